@@ -1,0 +1,4 @@
+//! The event bus: the publisher to Kafka, and the two sources of events, Kafka and the log.
+
+pub mod outbox;
+pub mod source;

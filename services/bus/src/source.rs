@@ -1,0 +1,122 @@
+//! Sources of events for the read side. Kafka and the log look the same from here.
+
+use std::fmt;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+
+/// A source of recorded events.
+///
+/// Law: events of one stream come in order of version; any event may come again; after a batch is
+/// applied, nothing up to its `position` is missing. A source may begin anew at an earlier point,
+/// never at a later one than the cursor it was opened with.
+pub trait Source: Send + 'static {
+    /// Waits for the next batch. Cancel-safe: a batch is lost only by dropping the source. After
+    /// an error the source must be opened again.
+    fn next(&mut self) -> BoxFuture<'_, Result<Batch, Error>>;
+}
+
+/// Opens sources; one for each reader.
+pub trait SourceFactory: Send + Sync + 'static {
+    /// `log` or `kafka`.
+    fn kind(&self) -> &'static str;
+
+    /// Opens a source that begins at a cursor; the default cursor is the beginning.
+    fn open(&self, cursor: &Cursor) -> BoxFuture<'_, Result<Box<dyn Source>, Error>>;
+}
+
+/// Reads from the log itself: for rebuilds, and to fill gaps.
+pub trait LogReader: Send + Sync + 'static {
+    /// The encoded events of a stream with versions `from..=to`, in order.
+    fn read_stream(
+        &self,
+        stream: String,
+        from: u64,
+        to: u64,
+    ) -> BoxFuture<'_, Result<Vec<Bytes>, Error>>;
+
+    /// The position of the end of the log.
+    fn head(&self) -> BoxFuture<'_, Result<u64, Error>>;
+
+    /// A source over the log after a position, whatever the live source is.
+    fn subscribe(&self, after: u64) -> BoxFuture<'_, Result<Box<dyn Source>, Error>>;
+}
+
+/// Some records, and how far they bring the reader.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// The records, maybe none.
+    pub records: Vec<Record>,
+    /// Nothing up to this position is missing once these records are applied. 0 when the source
+    /// cannot say yet.
+    pub position: u64,
+    /// The end of the log, as far as the source knows.
+    pub head: u64,
+    /// Where to begin after these records. To be stored in the same transaction as their effect.
+    pub cursor: Cursor,
+}
+
+/// A record of a source. From Kafka it may be anything; nothing is decoded yet.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// The encoded RecordedEvent, or what somebody else wrote to the topic.
+    pub bytes: Bytes,
+    /// Where it was found, for messages to people: `bank-events/3@1042` or `log@17`.
+    pub origin: String,
+}
+
+/// A place in a source: opaque to readers, stored with their checkpoint. It has a place for each
+/// kind of source, so that a reader can change from one to the other.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Cursor {
+    /// The position in the log after which the log source begins.
+    pub log_position: u64,
+    /// For each partition read so far.
+    pub partitions: Vec<PartitionCursor>,
+}
+
+/// A place in a Kafka partition.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PartitionCursor {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset to read next.
+    pub next_offset: i64,
+    /// The last watermark seen: everything up to this position has been seen on this partition.
+    pub watermark: u64,
+}
+
+/// Why a source gives nothing.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// It cannot be reached at the moment; trying again later may help.
+    #[error("{source_name} cannot be reached: {problem}")]
+    Unavailable {
+        /// Which source.
+        source_name: String,
+        /// What happened.
+        problem: String,
+    },
+    /// It does not have what the cursor asks for any more, or is another store's.
+    #[error("{source_name} cannot go on from here: {problem}")]
+    Lost {
+        /// Which source.
+        source_name: String,
+        /// What happened.
+        problem: String,
+    },
+    /// The log says that a record is damaged.
+    #[error("the log is damaged: {problem}")]
+    Damaged {
+        /// What happened.
+        problem: String,
+    },
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} bytes)", self.origin, self.bytes.len())
+    }
+}

@@ -1,0 +1,1 @@
+//! The command side: bus, commands, event log service.

@@ -1,0 +1,1 @@
+//! The domains of Daybook, one file an aggregate.

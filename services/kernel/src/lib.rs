@@ -1,0 +1,9 @@
+//! The pure kernel: what an aggregate is, money, names of streams, and specifications of rules.
+//!
+//! No I/O, no clock, no randomness: this crate depends on neither a runtime nor a database.
+
+pub mod aggregate;
+pub mod stream;
+
+pub use aggregate::{Aggregate, Context, Rejection, RejectionKind};
+pub use stream::StreamName;

@@ -1,0 +1,1 @@
+//! The query side: projections and typed queries.
