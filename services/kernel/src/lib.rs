@@ -3,7 +3,10 @@
 //! No I/O, no clock, no randomness: this crate depends on neither a runtime nor a database.
 
 pub mod aggregate;
+pub mod registry;
+pub mod spec;
 pub mod stream;
 
 pub use aggregate::{Aggregate, Context, Rejection, RejectionKind};
+pub use registry::Registry;
 pub use stream::StreamName;

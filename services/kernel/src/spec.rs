@@ -1,0 +1,205 @@
+//! Specifications of rules: *given* these events, *when* this command comes, *then* these events
+//! follow, or this rejection.
+//!
+//! The form is that of Greg Young's executable specifications of event-sourced aggregates, as
+//! Equinox (F#) and esrs (Rust) have it. A specification sees events and commands only, never the
+//! state, so it keeps its meaning when the state is laid out anew. There is no I/O and no test
+//! framework here: a specification that does not hold panics, which any test runner reports.
+//!
+//! Every run also holds the laws of [`Aggregate`]: each event survives being stored, and the same
+//! arguments give the same result twice.
+
+use std::fmt::{self, Write};
+
+use daybook_contract::contract::EventSet;
+use prost_types::Timestamp;
+
+use crate::{Aggregate, Context};
+
+/// The moment at which specifications decide, unless they say otherwise: 2026-01-02T03:04:05Z.
+pub const NOW: Timestamp = Timestamp { seconds: 1_767_323_045, nanos: 0 };
+
+/// The first part of a specification: what has happened.
+///
+/// ```
+/// # use daybook_contract::bank::v1::{account, AccountState, *};
+/// # use daybook_kernel::{Aggregate, Context, Rejection, RejectionKind, spec::Spec};
+/// # #[derive(Debug, PartialEq)] struct Never;
+/// # impl std::fmt::Display for Never {
+/// #     fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { Ok(()) }
+/// # }
+/// # impl Rejection for Never {
+/// #     fn reason(&self) -> &'static str { "NEVER" }
+/// #     fn kind(&self) -> RejectionKind { RejectionKind::FailedPrecondition }
+/// #     fn metadata(&self) -> Vec<(&'static str, String)> { Vec::new() }
+/// # }
+/// # struct Account;
+/// # impl account::Upcast for Account {
+/// #     fn money_deposited_v1(_: MoneyDepositedV1) -> MoneyDepositedV2 { Default::default() }
+/// #     fn money_deposited_v2(_: MoneyDepositedV2) -> MoneyDeposited { Default::default() }
+/// # }
+/// # impl Aggregate for Account {
+/// #     type Command = account::Command;
+/// #     type Event = account::Event;
+/// #     type State = AccountState;
+/// #     type Rejection = Never;
+/// #     fn decide(_: &AccountState, _: &account::Command, _: &Context)
+/// #         -> Result<Vec<account::Event>, Never> { Ok(vec![]) }
+/// #     fn evolve(_: &mut AccountState, _: &account::Event) {}
+/// # }
+/// # let close = account::Command::CloseAccount(CloseAccountRequest::default());
+/// Spec::<Account>::given([]).when(close).then_nothing();
+/// ```
+#[must_use = "a specification says nothing before its `then`"]
+pub struct Spec<A: Aggregate> {
+    given: Vec<A::Event>,
+    cx: Context,
+}
+
+/// The second part of a specification: what came of the command.
+#[must_use = "a specification says nothing before its `then`"]
+pub struct When<A: Aggregate> {
+    given: Vec<A::Event>,
+    cx: Context,
+    command: A::Command,
+    outcome: Result<Vec<A::Event>, A::Rejection>,
+    after: A::State,
+}
+
+impl<A: Aggregate> Spec<A> {
+    /// Begins with the events of the aggregate, in order; none means that it does not exist.
+    pub fn given(events: impl IntoIterator<Item = A::Event>) -> Self {
+        Self { given: events.into_iter().collect(), cx: context() }
+    }
+
+    /// Decides at another moment than [`NOW`].
+    pub fn at(mut self, now: Timestamp) -> Self {
+        self.cx.now = now;
+        self
+    }
+
+    /// Decides in another context than that of [`context`].
+    pub fn within(mut self, cx: Context) -> Self {
+        self.cx = cx;
+        self
+    }
+
+    /// Has the command decided.
+    #[track_caller]
+    pub fn when(self, command: impl Into<A::Command>) -> When<A> {
+        let command = command.into();
+        let before = fold::<A>(&self.given);
+        let outcome = A::decide(&before, &command, &self.cx);
+        assert_eq!(
+            A::decide(&before, &command, &self.cx),
+            outcome,
+            "decide is not pure: the same arguments gave another result"
+        );
+        let mut after = before;
+        if let Ok(events) = &outcome {
+            let all: Vec<_> = self.given.iter().chain(events).cloned().collect();
+            after = fold::<A>(&all);
+        }
+        When { given: self.given, cx: self.cx, command, outcome, after }
+    }
+}
+
+impl<A: Aggregate> When<A> {
+    /// The command is accepted and exactly these events are recorded, in this order.
+    #[track_caller]
+    pub fn then(self, events: impl IntoIterator<Item = A::Event>) {
+        let expected: Vec<_> = events.into_iter().collect();
+        if self.outcome.as_ref() != Ok(&expected) {
+            self.fail(&Recorded(&expected));
+        }
+    }
+
+    /// The command is accepted and nothing has to be recorded.
+    #[track_caller]
+    pub fn then_nothing(self) {
+        self.then([]);
+    }
+
+    /// The command is refused for this reason.
+    #[track_caller]
+    pub fn then_rejected(self, rejection: A::Rejection) {
+        if self.outcome.as_ref() != Err(&rejection) {
+            self.fail(&Rejected(&rejection));
+        }
+    }
+
+    /// The state afterwards. For what events do not show, such as what an upcast event did to it.
+    pub fn state(&self) -> &A::State {
+        &self.after
+    }
+
+    #[track_caller]
+    fn fail(&self, expected: &dyn fmt::Display) -> ! {
+        let outcome: &dyn fmt::Display = match &self.outcome {
+            Ok(events) => &Recorded(events),
+            Err(rejection) => &Rejected(rejection),
+        };
+        let given = Recorded(&self.given);
+        let mut text = format!("a specification of {} does not hold\n", A::Event::AGGREGATE);
+        for (label, part) in [
+            ("given", &given as &dyn fmt::Display),
+            ("when", &format_args!("{:?}", self.command)),
+            ("then", expected),
+            ("but was", outcome),
+            ("context", &format_args!("{:?}", self.cx)),
+        ] {
+            let _ = writeln!(text, "{label:>8}: {part}");
+        }
+        panic!("{text}");
+    }
+}
+
+/// The context in which specifications decide, unless they say otherwise.
+pub fn context() -> Context {
+    Context {
+        aggregate_id: "spec".to_owned(),
+        now: NOW,
+        command_id: "00000000-0000-7000-8000-000000000001".to_owned(),
+        actor: "spec".to_owned(),
+    }
+}
+
+/// The state after some events: a left fold of [`Aggregate::evolve`] from the default.
+///
+/// Panics when an event does not survive being stored, or when folding twice gives two states.
+#[track_caller]
+pub fn fold<A: Aggregate>(events: &[A::Event]) -> A::State {
+    let mut state = A::State::default();
+    let mut again = A::State::default();
+    for event in events {
+        let stored = A::Event::decode(event.name(), event.version(), event.encode().into());
+        assert_eq!(stored.as_ref(), Ok(event), "the event changes when it is stored");
+        A::evolve(&mut state, event);
+        A::evolve(&mut again, event);
+    }
+    assert!(again == state, "evolve is not deterministic: the same events gave two states");
+    state
+}
+
+struct Recorded<'a, E>(&'a [E]);
+
+impl<E: fmt::Debug> fmt::Display for Recorded<'_, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("no events");
+        }
+        for (number, event) in self.0.iter().enumerate() {
+            let gap = if number == 0 { "" } else { "\n          " };
+            write!(f, "{gap}{}. {event:?}", number + 1)?;
+        }
+        Ok(())
+    }
+}
+
+struct Rejected<'a, R>(&'a R);
+
+impl<R: crate::Rejection> fmt::Display for Rejected<'_, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rejected: {:?} ({})", self.0, self.0)
+    }
+}
