@@ -1,0 +1,32 @@
+//! The limits of the log, each with its reason.
+
+/// The most events of one submission: a command that records more is a batch job in disguise.
+pub const MAX_EVENTS_PER_SUBMISSION: usize = 100;
+
+/// The largest encoded record, in bytes: that of a message (DESIGN §5.6).
+pub const MAX_RECORD_BYTES: usize = 256 * 1024;
+
+/// The most submissions in one group: bounds what one commit writes and what one failure fails.
+pub const MAX_GROUP_SUBMISSIONS: usize = 1024;
+
+/// The most bytes of records in one group; a group ends with the submission that passes it.
+pub const MAX_GROUP_BYTES: usize = 8 * 1024 * 1024;
+
+/// The most submissions that wait for the writer; more are refused as overload.
+pub const MAX_QUEUED_SUBMISSIONS: usize = 16 * 1024;
+
+/// The most events of one read: bounds the memory of a page.
+pub const MAX_READ_EVENTS: usize = 500;
+
+/// The bytes of recent records kept in memory for those who follow the log.
+pub const RECENT_BYTES: usize = 8 * 1024 * 1024;
+
+/// The answers of recent requests kept in memory. It must be more than can be on the way between
+/// the look-up of a request and its decision.
+pub const RECENT_REQUESTS: usize = 2 * MAX_QUEUED_SUBMISSIONS;
+
+/// The streams whose state is kept in memory, by default.
+pub const CACHED_STREAMS: usize = 100_000;
+
+/// How many of the last records are checked when a log is opened.
+pub const CHECKED_AT_OPEN: usize = 1000;

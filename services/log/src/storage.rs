@@ -1,0 +1,136 @@
+//! The storage port: what the log needs of a database. SQLite is one; the contract suite in
+//! `tests/contract.rs` runs over every one.
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use uuid::Uuid;
+
+use crate::{Error, Record};
+
+/// Which way to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From old to new.
+    Forward,
+    /// From new to old.
+    Backward,
+}
+
+/// What the writer commits at once: all of it or nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Group {
+    /// Streams that begin with this group.
+    pub streams: Vec<(i64, String)>,
+    /// Events, in order of position.
+    pub events: Vec<EventRow>,
+    /// Answers to requests.
+    pub requests: Vec<RequestRow>,
+    /// The new published mark.
+    pub published: Option<u64>,
+}
+
+/// An event to store.
+#[derive(Debug, Clone)]
+pub struct EventRow {
+    /// The number of its stream.
+    pub stream_id: i64,
+    /// Its version in the stream.
+    pub version: u64,
+    /// Its hash.
+    pub leaf_hash: [u8; 32],
+    /// Position and encoding.
+    pub record: Record,
+}
+
+/// The answer to a request, to store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestRow {
+    /// The id that the caller chose.
+    pub id: Uuid,
+    /// The hash of its content.
+    pub fingerprint: [u8; 16],
+    /// What was answered.
+    pub answer: StoredAnswer,
+}
+
+/// What was answered to a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoredAnswer {
+    /// It recorded events; the last has this position.
+    Recorded(u64),
+    /// Anything else, in an encoding of the writer's.
+    Other(Bytes),
+}
+
+/// Where a stream stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamHead {
+    /// The number of the stream.
+    pub id: i64,
+    /// Its last version.
+    pub version: u64,
+}
+
+/// What a store says of itself when it is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreInfo {
+    /// The id made with the store.
+    pub store_id: Uuid,
+    /// When it was made, in microseconds since 1970.
+    pub created_micros: i64,
+    /// The position of the last event.
+    pub head: u64,
+    /// The largest number of a stream.
+    pub last_stream_id: i64,
+    /// The published mark.
+    pub published: u64,
+}
+
+/// The writing half; there is one.
+pub trait StorageWriter: Send + 'static {
+    /// Commits a group.
+    ///
+    /// Law: `Ok` says that all of it is durable. [`Error::DiskFull`] and [`Error::NotWritten`] say
+    /// that nothing of it was written and that the next commit may be tried. Any other error is
+    /// final: the outcome is not known and the writer must stop.
+    fn commit<'a>(&'a mut self, group: &'a Group) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Releases what it holds; everything committed is in the main file afterwards.
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()>;
+}
+
+/// The reading half. Every record is checked against its leaf hash; a mismatch is
+/// [`Error::Damaged`]. Reads see everything committed before they began.
+pub trait StorageReader: Send + Sync + 'static {
+    /// At most `limit` events from a position, inclusive.
+    fn read_all(
+        &self,
+        from: u64,
+        direction: Direction,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Record>, Error>>;
+
+    /// At most `limit` events of a stream from a version, inclusive; empty for an unknown stream.
+    fn read_stream<'a>(
+        &'a self,
+        stream: &'a str,
+        from: u64,
+        direction: Direction,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Record>, Error>>;
+
+    /// Where these streams stand, in the same order; `None` for those that do not exist.
+    fn stream_heads<'a>(
+        &'a self,
+        streams: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Option<StreamHead>>, Error>>;
+
+    /// The stored answers of those requests that have one, in any order.
+    fn find_requests<'a>(
+        &'a self,
+        ids: &'a [Uuid],
+    ) -> BoxFuture<'a, Result<Vec<RequestRow>, Error>>;
+
+    /// The published mark.
+    fn published(&self) -> BoxFuture<'_, Result<u64, Error>>;
+}

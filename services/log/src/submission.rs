@@ -1,0 +1,77 @@
+//! What is submitted to the writer: a stream, and a decision to be taken about it.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use daybook_contract::daybook::v1::{EventMetadata, Failure, RecordedEvent};
+use daybook_kernel::StreamName;
+use prost_types::Timestamp;
+use uuid::Uuid;
+
+use crate::NewEvent;
+
+/// The state of a stream in memory; only its [`Folder`] and [`Decider`] know what is in it.
+pub type State = Box<dyn Any + Send>;
+
+/// Something to decide and, if accepted, to append to one stream.
+pub struct Submission {
+    /// The stream.
+    pub stream: StreamName,
+    /// The version that the stream must have; `None` for any, 0 for a new stream.
+    pub expected_version: Option<u64>,
+    /// Makes it idempotent; `None` when the caller gave no request id.
+    pub request: Option<RequestKey>,
+    /// Goes into every event.
+    pub metadata: EventMetadata,
+    /// Takes the decision.
+    pub decider: Box<dyn Decider>,
+}
+
+/// The name of a request, and what it asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestKey {
+    /// The id that the caller chose.
+    pub id: Uuid,
+    /// A hash of the content: equal for equal requests.
+    pub fingerprint: [u8; 16],
+}
+
+/// Takes one decision. The writer calls it once, in the order of submissions, with the latest
+/// accepted state of the stream.
+pub trait Decider: Send {
+    /// How the state of the stream is made; `None` when the decision needs none.
+    fn folder(&self) -> Option<Arc<dyn Folder>>;
+
+    /// The events to append, or the answer that refuses them. Must not block.
+    fn decide(&mut self, state: Option<&State>, now: Timestamp) -> Result<Vec<NewEvent>, Failure>;
+
+    /// Folds what was decided into the state. Called after `decide` accepted, before the commit;
+    /// if the commit fails, the state is thrown away.
+    fn evolve(&mut self, state: &mut State);
+}
+
+/// Makes the state of a stream from its events.
+pub trait Folder: Send + Sync {
+    /// The state of a stream without events.
+    fn empty(&self) -> State;
+
+    /// Folds one stored event; an error says what is not understood.
+    fn fold(&self, state: &mut State, event: &RecordedEvent) -> Result<(), String>;
+}
+
+/// What a submission has done. Its events are durable.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Receipt {
+    /// The version of the stream after it.
+    pub version: u64,
+    /// The position of its last event, or of the end of the log when it recorded none.
+    pub position: u64,
+    /// The id part of the stream.
+    pub aggregate_id: String,
+    /// The ids of its events.
+    pub event_ids: Vec<String>,
+    /// When they were recorded.
+    pub recorded_time: Timestamp,
+    /// Whether this is the answer of an earlier request with the same id.
+    pub replayed: bool,
+}
