@@ -23,7 +23,8 @@ pub struct Error {
     reason: String,
     message: String,
     metadata: HashMap<String, String>,
-    details: ErrorDetails,
+    /// Boxed, so that an error is small enough to be returned by value.
+    details: Box<ErrorDetails>,
 }
 
 /// Which gRPC code a reason has.
@@ -69,7 +70,7 @@ impl Error {
             reason: reason.to_owned(),
             message: message.into(),
             metadata: HashMap::new(),
-            details: ErrorDetails::new(),
+            details: Box::new(ErrorDetails::new()),
         }
     }
 
@@ -166,7 +167,7 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let mut details = error.details;
         details.set_error_info(error.reason, DOMAIN, error.metadata);
-        Status::with_error_details(error.code, error.message, details)
+        Status::with_error_details(error.code, error.message, *details)
     }
 }
 
@@ -179,7 +180,7 @@ impl From<&Status> for Error {
             reason: info.as_ref().map(|i| i.reason.clone()).unwrap_or_default(),
             message: status.message().to_owned(),
             metadata: info.map(|i| i.metadata).unwrap_or_default(),
-            details,
+            details: Box::new(details),
         }
     }
 }

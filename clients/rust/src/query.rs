@@ -1,0 +1,289 @@
+//! Queries of the bank, and what they have in common.
+
+use std::collections::VecDeque;
+use std::future::IntoFuture;
+use std::time::Duration;
+
+use daybook_contract::bank::v1::{
+    Account, AccountStatus, GetAccountRequest, GetAccountResponse, GetDailySummaryRequest,
+    GetDailySummaryResponse, GetYearlyTotalsRequest, GetYearlyTotalsResponse, ListAccountsRequest,
+    ListAccountsResponse, ListTransactionsRequest, ListTransactionsResponse, Transaction,
+    TransactionKind,
+};
+use daybook_contract::daybook::v1::{CommandReceipt, ReadContext};
+use daybook_contract::error::Error;
+use futures::Stream;
+use futures::future::BoxFuture;
+use futures::stream::try_unfold;
+use prost::Message;
+use prost_types::Timestamp;
+
+use crate::call::Options;
+use crate::client::Daybook;
+
+/// How long a query waits for a position when it does not say; the server's default.
+const DEFAULT_WAIT: Duration = Duration::from_secs(5);
+
+/// The request of a query RPC.
+pub trait QueryRequest: Message + Default + Clone + 'static {
+    /// The answer.
+    type Response: Message + Default + 'static;
+    /// The path of the RPC, such as `/bank.v1.QueryService/GetAccount`.
+    const METHOD: &'static str;
+    /// The full name of the answer, such as `bank.v1.GetAccountResponse`.
+    const RESPONSE_NAME: &'static str;
+
+    /// How fresh the answer must be, made when nothing is said yet.
+    fn read_mut(&mut self) -> &mut ReadContext;
+}
+
+/// Says of each query which RPC of its package's QueryService it belongs to.
+macro_rules! queries {
+    ($package:literal: $($method:literal: $request:ident => $response:ident),+ $(,)?) => {
+        $(impl QueryRequest for $request {
+            type Response = $response;
+            const METHOD: &'static str = concat!("/", $package, ".QueryService/", $method);
+            const RESPONSE_NAME: &'static str = concat!($package, ".", stringify!($response));
+
+            fn read_mut(&mut self) -> &mut ReadContext {
+                self.read.get_or_insert_default()
+            }
+        })+
+    };
+}
+
+queries!("bank.v1":
+    "GetAccount": GetAccountRequest => GetAccountResponse,
+    "ListAccounts": ListAccountsRequest => ListAccountsResponse,
+    "ListTransactions": ListTransactionsRequest => ListTransactionsResponse,
+    "GetDailySummary": GetDailySummaryRequest => GetDailySummaryResponse,
+    "GetYearlyTotals": GetYearlyTotalsRequest => GetYearlyTotalsResponse,
+);
+
+/// A query that is sent when it is awaited.
+#[derive(Debug, Clone)]
+#[must_use = "a query is sent when it is awaited"]
+pub struct Query<R> {
+    client: Daybook,
+    request: R,
+    deadline: Option<Duration>,
+}
+
+impl Daybook {
+    /// Gets one account with its balance.
+    pub fn get_account(&self, account_id: impl Into<String>) -> Query<GetAccountRequest> {
+        self.query(GetAccountRequest { account_id: account_id.into(), ..Default::default() })
+    }
+
+    /// Lists accounts, by id.
+    pub fn list_accounts(&self) -> Query<ListAccountsRequest> {
+        self.query(ListAccountsRequest::default())
+    }
+
+    /// Lists the transactions of one account, newest first.
+    pub fn list_transactions(
+        &self,
+        account_id: impl Into<String>,
+    ) -> Query<ListTransactionsRequest> {
+        self.query(ListTransactionsRequest { account_id: account_id.into(), ..Default::default() })
+    }
+
+    /// Gets what happened on each day from the first to the last, both inclusive and in UTC, such
+    /// as `2026-11-21`.
+    pub fn daily_summary(
+        &self,
+        first_day: impl Into<String>,
+        last_day: impl Into<String>,
+    ) -> Query<GetDailySummaryRequest> {
+        self.query(GetDailySummaryRequest {
+            start_date: first_day.into(),
+            end_date: last_day.into(),
+            ..Default::default()
+        })
+    }
+
+    /// Gets the totals of a year in UTC.
+    pub fn yearly_totals(&self, year: i32) -> Query<GetYearlyTotalsRequest> {
+        self.query(GetYearlyTotalsRequest { year, ..Default::default() })
+    }
+
+    /// Any query of the contract, typed.
+    pub fn query<R: QueryRequest>(&self, request: R) -> Query<R> {
+        Query { client: self.clone(), request, deadline: None }
+    }
+}
+
+impl<R: QueryRequest> Query<R> {
+    /// The answer must reflect this command.
+    pub fn after(self, receipt: &CommandReceipt) -> Self {
+        self.min_position(receipt.position)
+    }
+
+    /// The answer must reflect the log at least up to this position.
+    pub fn min_position(mut self, position: u64) -> Self {
+        let read = self.request.read_mut();
+        read.min_position = read.min_position.max(position);
+        self
+    }
+
+    /// How long the query may wait for the position, at most 30 s; 5 s unless told otherwise.
+    pub fn max_wait(mut self, wait: Duration) -> Self {
+        // A wait beyond the range of a protobuf Duration is refused by the server like any other
+        // that is too long.
+        self.request.read_mut().max_wait =
+            Some(wait.try_into().unwrap_or(prost_types::Duration { seconds: i64::MAX, nanos: 0 }));
+        self
+    }
+
+    /// How long this query may take, all attempts together; the wait for a position comes on top.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    async fn send(mut self) -> Result<R::Response, Error> {
+        let written = self.client.written();
+        if written > 0 {
+            self = self.min_position(written);
+        }
+        let options = Options { deadline: self.time(), repeatable: true };
+        let service = &self.client.inner.query;
+        self.client.unary(service, R::METHOD, self.request, options).await
+    }
+
+    /// The deadline, and the wait for a position.
+    fn time(&mut self) -> Duration {
+        let deadline = self.deadline.unwrap_or(self.client.inner.deadline);
+        let read = self.request.read_mut();
+        if read.min_position == 0 {
+            return deadline;
+        }
+        let wait = read.max_wait.map_or(DEFAULT_WAIT, |wait| {
+            Duration::try_from(wait).unwrap_or(Duration::ZERO).min(Duration::from_secs(30))
+        });
+        deadline + wait
+    }
+}
+
+impl<R: QueryRequest> IntoFuture for Query<R> {
+    type Output = Result<R::Response, Error>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.send())
+    }
+}
+
+impl Query<ListAccountsRequest> {
+    /// Only accounts with this status.
+    pub fn status(mut self, status: AccountStatus) -> Self {
+        self.request.status = status.into();
+        self
+    }
+
+    /// Only accounts whose owner's name begins with this, ASCII letters in either case.
+    pub fn owner_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.request.owner_prefix = prefix.into();
+        self
+    }
+
+    /// The most accounts on a page, at most 500.
+    pub fn page_size(mut self, size: i32) -> Self {
+        self.request.page_size = size;
+        self
+    }
+
+    /// Goes on where the page before ended.
+    pub fn page_token(mut self, token: impl Into<String>) -> Self {
+        self.request.page_token = token.into();
+        self
+    }
+
+    /// All accounts from here on, page after page as they are wanted.
+    pub fn all(self) -> impl Stream<Item = Result<Account, Error>> + Send {
+        items(
+            self,
+            |answer| (answer.accounts, answer.next_page_token),
+            |query, token| query.page_token(token),
+        )
+    }
+}
+
+impl Query<ListTransactionsRequest> {
+    /// Only transactions of this kind.
+    pub fn kind(mut self, kind: TransactionKind) -> Self {
+        self.request.kind = kind.into();
+        self
+    }
+
+    /// Only transactions recorded at this time or later.
+    pub fn since(mut self, time: Timestamp) -> Self {
+        self.request.start_time = Some(time);
+        self
+    }
+
+    /// Only transactions recorded before this time.
+    pub fn until(mut self, time: Timestamp) -> Self {
+        self.request.end_time = Some(time);
+        self
+    }
+
+    /// The most transactions on a page, at most 500.
+    pub fn page_size(mut self, size: i32) -> Self {
+        self.request.page_size = size;
+        self
+    }
+
+    /// Goes on where the page before ended.
+    pub fn page_token(mut self, token: impl Into<String>) -> Self {
+        self.request.page_token = token.into();
+        self
+    }
+
+    /// All transactions from here on, page after page as they are wanted.
+    pub fn all(self) -> impl Stream<Item = Result<Transaction, Error>> + Send {
+        items(
+            self,
+            |answer| (answer.transactions, answer.next_page_token),
+            |query, token| query.page_token(token),
+        )
+    }
+}
+
+impl Query<GetDailySummaryRequest> {
+    /// Only this currency.
+    pub fn currency(mut self, code: impl Into<String>) -> Self {
+        self.request.currency_code = code.into();
+        self
+    }
+}
+
+impl Query<GetYearlyTotalsRequest> {
+    /// Only this currency.
+    pub fn currency(mut self, code: impl Into<String>) -> Self {
+        self.request.currency_code = code.into();
+        self
+    }
+}
+
+/// The items of all pages. `split` takes an answer apart into items and the next page token.
+fn items<R, T>(
+    query: Query<R>,
+    split: fn(R::Response) -> (Vec<T>, String),
+    with_token: fn(Query<R>, String) -> Query<R>,
+) -> impl Stream<Item = Result<T, Error>> + Send
+where
+    R: QueryRequest,
+    T: Send,
+{
+    let start = (VecDeque::new(), Some(query));
+    try_unfold(start, move |(mut page, mut next)| async move {
+        while page.is_empty() {
+            let Some(query) = next.take() else { return Ok(None) };
+            let (items, token) = split(query.clone().await?);
+            page = items.into();
+            next = (!token.is_empty()).then(|| with_token(query, token));
+        }
+        Ok(page.pop_front().map(|item| (item, (page, next))))
+    })
+}
