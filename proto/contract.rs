@@ -112,6 +112,19 @@ pub enum EventError {
     NotAnEvent,
 }
 
+/// Decodes one version of an event; for the generated [`EventSet::decode`].
+pub fn decode_event<M: prost::Message + Default>(
+    name: &str,
+    version: u32,
+    bytes: Bytes,
+) -> Result<M, EventError> {
+    M::decode(bytes).map_err(|source| EventError::Malformed {
+        name: name.to_owned(),
+        version,
+        source,
+    })
+}
+
 /// A request whose fields have rules in the contract.
 pub trait Validate {
     /// Adds every violation of the rules.

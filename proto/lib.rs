@@ -1,17 +1,24 @@
 //! The contract of Daybook: the protobuf messages and services of `proto/`, the code that
-//! `daybook-codegen` makes of their options, the traits of that code ([`contract`]) and the errors
-//! that callers see ([`error`]).
+//! `daybook-codegen` makes of their options, the traits of that code ([`contract`]), the checks it
+//! calls ([`rules`]), money ([`mod@money`]) and the errors that callers see ([`error`]).
 //!
 //! Nothing here is about storage, Kafka or a server: clients depend on this crate alone.
 
 pub mod contract;
 pub mod error;
+pub mod money;
+pub mod rules;
 
+// What prost and tonic write is not held to our lints.
+#[allow(missing_docs, clippy::all, rustdoc::all)]
 mod generated {
-    #![allow(missing_docs, clippy::all)]
     include!(concat!(env!("OUT_DIR"), "/contract.rs"));
 }
 pub use generated::*;
+
+/// The largest request that a server takes, in bytes. A business command is far smaller; what is
+/// larger is refused before it is decoded.
+pub const MAX_MESSAGE_BYTES: usize = 256 * 1024;
 
 /// The encoded FileDescriptorSet of the whole contract, custom options and comments included; for
 /// server reflection.

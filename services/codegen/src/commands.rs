@@ -1,0 +1,143 @@
+//! Writes the commands of an aggregate and the servers that route them to whoever decides.
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote};
+
+use crate::mistakes::Element;
+use crate::model::{Aggregate, Router};
+use crate::names::{camel, message_path, package_path, snake};
+
+/// The enum of the commands of an aggregate.
+pub fn command_set(aggregate: &Aggregate) -> TokenStream {
+    let doc = format!(" The commands of `{}`.", aggregate.name);
+    let variants = aggregate.commands.iter().map(|command| {
+        let (doc, variant) = (command.method.comment(), camel(command.method.name()));
+        let request = message_path(&command.request());
+        quote! { #[doc = #doc] #variant(#request) }
+    });
+    let conversions = aggregate.commands.iter().map(|command| {
+        let (variant, request) = (camel(command.method.name()), message_path(&command.request()));
+        quote! {
+            impl From<#request> for Command {
+                fn from(request: #request) -> Self {
+                    Self::#variant(request)
+                }
+            }
+        }
+    });
+    let implementation = implementation(aggregate);
+    quote! {
+        #[doc = #doc]
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Command { #(#variants,)* }
+        #(#conversions)*
+        #implementation
+    }
+}
+
+fn implementation(aggregate: &Aggregate) -> TokenStream {
+    let name = &aggregate.name;
+    let commands = &aggregate.commands;
+    let variants: Vec<_> = commands.iter().map(|command| camel(command.method.name())).collect();
+    let types: Vec<_> =
+        commands.iter().map(|command| command.request().full_name().to_owned()).collect();
+    let methods = commands.iter().map(|command| &command.path);
+    let keys: Vec<_> = commands.iter().map(|command| snake(&command.key)).collect();
+    let generates = commands.iter().map(|command| command.generate_key);
+    quote! {
+        impl crate::contract::CommandSet for Command {
+            const AGGREGATE: &'static str = #name;
+
+            fn decode(
+                type_name: &str,
+                bytes: bytes::Bytes,
+            ) -> Option<Result<Self, prost::DecodeError>> {
+                match type_name {
+                    #(#types => Some(prost::Message::decode(bytes).map(Self::#variants)),)*
+                    _ => None,
+                }
+            }
+
+            fn type_name(&self) -> &'static str {
+                match self { #(Self::#variants(_) => #types,)* }
+            }
+
+            fn method(&self) -> &'static str {
+                match self { #(Self::#variants(_) => #methods,)* }
+            }
+
+            fn context(&self) -> Option<&crate::daybook::v1::CommandContext> {
+                match self { #(Self::#variants(request) => request.context.as_ref(),)* }
+            }
+
+            fn key(&self) -> &str {
+                match self { #(Self::#variants(request) => &request.#keys,)* }
+            }
+
+            fn set_key(&mut self, key: String) {
+                match self { #(Self::#variants(request) => request.#keys = key,)* }
+            }
+
+            fn generates_key(&self) -> bool {
+                match self { #(Self::#variants(_) => #generates,)* }
+            }
+
+            fn content(&self) -> Vec<u8> {
+                match self {
+                    #(Self::#variants(request) => {
+                        let mut request = request.clone();
+                        request.context = None;
+                        prost::Message::encode_to_vec(&request)
+                    })*
+                }
+            }
+
+            fn validate(&self, violations: &mut crate::contract::Violations) {
+                match self {
+                    #(Self::#variants(request) => {
+                        crate::contract::Validate::validate(request, violations);
+                    })*
+                }
+            }
+        }
+    }
+}
+
+/// The implementation of a command service: every RPC goes to the dispatcher.
+pub fn router(router: &Router) -> TokenStream {
+    let name = router_name(router);
+    let doc = format!(
+        " Serves `{}`: hands every command to a [`Dispatch`](crate::contract::Dispatch).",
+        router.service.full_name()
+    );
+    let service = camel(router.service.name());
+    let server = format_ident!("{}_server", snake(router.service.name()));
+    let methods = router.methods.iter().map(|(method, aggregate)| {
+        let (name, request) = (snake(method.name()), message_path(&method.input()));
+        let (package, module) = (package_path(&aggregate.package), &aggregate.module);
+        quote! {
+            async fn #name(
+                &self,
+                request: tonic::Request<#request>,
+            ) -> Result<tonic::Response<crate::daybook::v1::CommandReceipt>, tonic::Status> {
+                self.0.dispatch(request.map(#package::#module::Command::from)).await
+            }
+        }
+    });
+    quote! {
+        #[doc = #doc]
+        #[derive(Debug, Clone)]
+        pub struct #name<D>(pub D);
+
+        #[tonic::async_trait]
+        impl<D: crate::contract::Dispatch> #server::#service for #name<D> {
+            #(#methods)*
+        }
+    }
+}
+
+/// `CommandRouter` for `CommandService`.
+pub fn router_name(router: &Router) -> proc_macro2::Ident {
+    let name = router.service.name();
+    camel(&format!("{}Router", name.strip_suffix("Service").unwrap_or(name)))
+}

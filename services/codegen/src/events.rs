@@ -1,0 +1,155 @@
+//! Writes the events of an aggregate: the enum of the current ones, the trait with an upcaster
+//! for each superseded version, and what the state says about its aggregate.
+
+use proc_macro2::{Ident, TokenStream};
+use quote::{format_ident, quote};
+
+use crate::mistakes::Element;
+use crate::model::{Aggregate, Event};
+use crate::names::{camel, message_path, snake};
+
+/// Everything about the events of an aggregate.
+pub fn event_set(aggregate: &Aggregate) -> TokenStream {
+    let enumeration = enumeration(aggregate);
+    let upcast = upcast(aggregate);
+    let implementation = implementation(aggregate);
+    let state = state(aggregate);
+    quote! { #enumeration #upcast #implementation #state }
+}
+
+fn enumeration(aggregate: &Aggregate) -> TokenStream {
+    let doc = format!(" The current events of `{}`.", aggregate.name);
+    let variants = aggregate.events.iter().map(|event| {
+        let (doc, variant) = (event.current().comment(), camel(&event.name));
+        let message = message_path(event.current());
+        quote! { #[doc = #doc] #variant(#message) }
+    });
+    let conversions = aggregate.events.iter().map(|event| {
+        let (variant, message) = (camel(&event.name), message_path(event.current()));
+        quote! {
+            impl From<#message> for Event {
+                fn from(event: #message) -> Self {
+                    Self::#variant(event)
+                }
+            }
+        }
+    });
+    quote! {
+        #[doc = #doc]
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Event { #(#variants,)* }
+        #(#conversions)*
+    }
+}
+
+fn upcast(aggregate: &Aggregate) -> TokenStream {
+    let doc = format!(
+        " Brings superseded versions of the events of `{}` up to the next one. Old records are \
+         read through it, so it must not change what it made of them once.",
+        aggregate.name
+    );
+    let methods = aggregate.events.iter().flat_map(|event| {
+        event.versions.windows(2).enumerate().map(|(index, pair)| {
+            let version = index + 1;
+            let doc =
+                format!(" Brings version {version} of `{}` to version {}.", event.name, index + 2);
+            let method = upcaster(event, version);
+            let (old, new) = (message_path(&pair[0]), message_path(&pair[1]));
+            quote! { #[doc = #doc] fn #method(old: #old) -> #new; }
+        })
+    });
+    quote! {
+        #[doc = #doc]
+        pub trait Upcast { #(#methods)* }
+    }
+}
+
+fn upcaster(event: &Event, version: usize) -> Ident {
+    format_ident!("{}_v{version}", snake(&event.name))
+}
+
+fn implementation(aggregate: &Aggregate) -> TokenStream {
+    let name = &aggregate.name;
+    let decode = decode(aggregate);
+    let variants: Vec<_> = aggregate.events.iter().map(|event| camel(&event.name)).collect();
+    let names = aggregate.events.iter().map(|event| &event.name);
+    let versions = aggregate.events.iter().map(Event::version);
+    let types = aggregate.events.iter().map(|event| event.current().full_name().to_owned());
+    quote! {
+        impl<U: Upcast> crate::contract::EventSet<U> for Event {
+            const AGGREGATE: &'static str = #name;
+
+            #decode
+
+            fn name(&self) -> &'static str {
+                match self { #(Self::#variants(_) => #names,)* }
+            }
+
+            fn version(&self) -> u32 {
+                match self { #(Self::#variants(_) => #versions,)* }
+            }
+
+            fn type_name(&self) -> &'static str {
+                match self { #(Self::#variants(_) => #types,)* }
+            }
+
+            fn encode(&self) -> Vec<u8> {
+                match self { #(Self::#variants(event) => prost::Message::encode_to_vec(event),)* }
+            }
+        }
+    }
+}
+
+fn decode(aggregate: &Aggregate) -> TokenStream {
+    let arms = aggregate.events.iter().flat_map(|event| {
+        let variant = camel(&event.name);
+        (1..=event.versions.len()).map(move |version| {
+            let mut value = quote!(crate::contract::decode_event(name, version, bytes)?);
+            for superseded in version..event.versions.len() {
+                let method = upcaster(event, superseded);
+                value = quote!(U::#method(#value));
+            }
+            let (name, version) = (&event.name, event_version(version));
+            quote! { (#name, #version) => Ok(Self::#variant(#value)) }
+        })
+    });
+    let names = aggregate.events.iter().map(|event| &event.name);
+    let aggregate = &aggregate.name;
+    quote! {
+        fn decode(
+            name: &str,
+            version: u32,
+            bytes: bytes::Bytes,
+        ) -> Result<Self, crate::contract::EventError> {
+            match (name, version) {
+                #(#arms,)*
+                (#(#names)|*, _) => Err(crate::contract::EventError::UnknownVersion {
+                    aggregate: #aggregate,
+                    name: name.to_owned(),
+                    version,
+                }),
+                _ => Err(crate::contract::EventError::UnknownName {
+                    aggregate: #aggregate,
+                    name: name.to_owned(),
+                }),
+            }
+        }
+    }
+}
+
+fn event_version(version: usize) -> u32 {
+    u32::try_from(version).expect("read from a uint32")
+}
+
+fn state(aggregate: &Aggregate) -> TokenStream {
+    let path = message_path(&aggregate.state);
+    let (name, topic) = (&aggregate.name, &aggregate.topic);
+    let type_name = aggregate.state.full_name();
+    quote! {
+        impl crate::contract::AggregateState for #path {
+            const AGGREGATE: &'static str = #name;
+            const TOPIC: &'static str = #topic;
+            const TYPE_NAME: &'static str = #type_name;
+        }
+    }
+}

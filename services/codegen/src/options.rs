@@ -1,0 +1,130 @@
+//! Reads Daybook's options (`daybook/v1/options.proto`) from descriptors.
+
+use prost_reflect::{
+    DynamicMessage, FieldDescriptor, MessageDescriptor, MethodDescriptor, ReflectMessage, Value,
+};
+
+/// `daybook.v1.CommandOptions`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandOptions {
+    /// The aggregate that decides the command.
+    pub aggregate: String,
+    /// The request field with its id.
+    pub key: String,
+    /// Whether an empty key is filled by the server.
+    pub generate_key: bool,
+}
+
+/// `daybook.v1.AggregateOptions`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AggregateOptions {
+    /// The name, such as `bank.account`.
+    pub name: String,
+    /// The Kafka topic of its events.
+    pub topic: String,
+}
+
+/// `daybook.v1.EventOptions`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventOptions {
+    /// The aggregate that records it.
+    pub aggregate: String,
+    /// The name, the same in all versions.
+    pub name: String,
+    /// The version of the schema, from 1.
+    pub version: u32,
+}
+
+/// `daybook.v1.FieldRules`; without any rule when the field has none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FieldRules {
+    /// Must be set.
+    pub required: bool,
+    /// The most characters; 0 when not said.
+    pub max_chars: u32,
+    /// Is an id.
+    pub id: bool,
+    /// Is a UUID.
+    pub uuid: bool,
+    /// The largest number; 0 when not said.
+    pub max: u64,
+}
+
+/// How a method is routed, when it is a command.
+pub fn command(method: &MethodDescriptor) -> Option<CommandOptions> {
+    let options = extension(&method.options(), "daybook.v1.command")?;
+    Some(CommandOptions {
+        aggregate: text(&options, "aggregate"),
+        key: text(&options, "key"),
+        generate_key: flag(&options, "generate_key"),
+    })
+}
+
+/// Which aggregate a message is the state of.
+pub fn aggregate(message: &MessageDescriptor) -> Option<AggregateOptions> {
+    let options = extension(&message.options(), "daybook.v1.aggregate")?;
+    Some(AggregateOptions { name: text(&options, "name"), topic: text(&options, "topic") })
+}
+
+/// Which event a message is.
+pub fn event(message: &MessageDescriptor) -> Option<EventOptions> {
+    let options = extension(&message.options(), "daybook.v1.event")?;
+    Some(EventOptions {
+        aggregate: text(&options, "aggregate"),
+        name: text(&options, "name"),
+        version: number(&options, "version").try_into().unwrap_or(u32::MAX),
+    })
+}
+
+/// The rules of a field.
+pub fn rules(field: &FieldDescriptor) -> FieldRules {
+    let Some(options) = extension(&field.options(), "daybook.v1.rules") else {
+        return FieldRules::default();
+    };
+    FieldRules {
+        required: flag(&options, "required"),
+        max_chars: number(&options, "max_chars").try_into().unwrap_or(u32::MAX),
+        id: flag(&options, "id"),
+        uuid: flag(&options, "uuid"),
+        max: number(&options, "max"),
+    }
+}
+
+/// Whether a field is read as bytes.
+pub fn verbatim(field: &FieldDescriptor) -> bool {
+    let options = field.options();
+    let Some(verbatim) =
+        options.descriptor().parent_pool().get_extension_by_name("daybook.v1.verbatim")
+    else {
+        return false;
+    };
+    options.get_extension(&verbatim).as_bool() == Some(true)
+}
+
+fn extension(options: &DynamicMessage, name: &str) -> Option<DynamicMessage> {
+    let extension = options.descriptor().parent_pool().get_extension_by_name(name)?;
+    if !options.has_extension(&extension) {
+        return None;
+    }
+    options.get_extension(&extension).as_message().cloned()
+}
+
+fn text(options: &DynamicMessage, field: &str) -> String {
+    get(options, field).as_str().unwrap_or_default().to_owned()
+}
+
+fn flag(options: &DynamicMessage, field: &str) -> bool {
+    get(options, field).as_bool().unwrap_or_default()
+}
+
+fn number(options: &DynamicMessage, field: &str) -> u64 {
+    match get(options, field) {
+        Value::U32(number) => number.into(),
+        Value::U64(number) => number,
+        _ => 0,
+    }
+}
+
+fn get(options: &DynamicMessage, field: &str) -> Value {
+    options.get_field_by_name(field).map_or(Value::Bool(false), |value| value.into_owned())
+}
