@@ -3,10 +3,12 @@
 //! No I/O, no clock, no randomness: this crate depends on neither a runtime nor a database.
 
 pub mod aggregate;
+pub mod money;
 pub mod registry;
 pub mod spec;
 pub mod stream;
 
 pub use aggregate::{Aggregate, Context, Rejection, RejectionKind};
+pub use money::{Currency, Money, MoneyError};
 pub use registry::Registry;
 pub use stream::StreamName;

@@ -21,34 +21,10 @@ pub const NOW: Timestamp = Timestamp { seconds: 1_767_323_045, nanos: 0 };
 
 /// The first part of a specification: what has happened.
 ///
-/// ```
-/// # use daybook_contract::bank::v1::{account, AccountState, *};
-/// # use daybook_kernel::{Aggregate, Context, Rejection, RejectionKind, spec::Spec};
-/// # #[derive(Debug, PartialEq)] struct Never;
-/// # impl std::fmt::Display for Never {
-/// #     fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { Ok(()) }
-/// # }
-/// # impl Rejection for Never {
-/// #     fn reason(&self) -> &'static str { "NEVER" }
-/// #     fn kind(&self) -> RejectionKind { RejectionKind::FailedPrecondition }
-/// #     fn metadata(&self) -> Vec<(&'static str, String)> { Vec::new() }
-/// # }
-/// # struct Account;
-/// # impl account::Upcast for Account {
-/// #     fn money_deposited_v1(_: MoneyDepositedV1) -> MoneyDepositedV2 { Default::default() }
-/// #     fn money_deposited_v2(_: MoneyDepositedV2) -> MoneyDeposited { Default::default() }
-/// # }
-/// # impl Aggregate for Account {
-/// #     type Command = account::Command;
-/// #     type Event = account::Event;
-/// #     type State = AccountState;
-/// #     type Rejection = Never;
-/// #     fn decide(_: &AccountState, _: &account::Command, _: &Context)
-/// #         -> Result<Vec<account::Event>, Never> { Ok(vec![]) }
-/// #     fn evolve(_: &mut AccountState, _: &account::Event) {}
-/// # }
-/// # let close = account::Command::CloseAccount(CloseAccountRequest::default());
-/// Spec::<Account>::given([]).when(close).then_nothing();
+/// ```text
+/// Spec::<Account>::given([opened(100)])
+///     .when(withdraw(101))
+///     .then_rejected(AccountRejection::InsufficientFunds { balance, requested });
 /// ```
 #[must_use = "a specification says nothing before its `then`"]
 pub struct Spec<A: Aggregate> {

@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("daybook-domain", &["daybook-contract", "daybook-kernel"]),
     ("daybook-log", &["daybook-contract", "daybook-kernel"]),
     ("daybook-bus", &["daybook-contract", "daybook-kernel"]),
-    ("daybook-command", &["daybook-contract", "daybook-kernel", "daybook-log"]),
+    ("daybook-command", &["daybook-contract", "daybook-kernel", "daybook-log", "daybook-bus"]),
     ("daybook-query", &["daybook-contract", "daybook-kernel", "daybook-domain", "daybook-bus"]),
     (
         "daybook-saga",

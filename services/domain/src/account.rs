@@ -1,0 +1,681 @@
+//! The bank account: money of one currency, never overdrawn.
+//!
+//! An account is opened once, with or without money on it, and closed once, when it is empty.
+//! Between the two, money comes and goes. Amounts are whole smallest units ([`Money`]), and both an
+//! amount and a balance stay within [`LIMIT_MINOR`], so that no sum ever overflows.
+//!
+//! *Not* here: transfers between two accounts, which are a saga's, and the form of requests, which
+//! the contract's rules check before a command comes here.
+
+use daybook_contract::bank::v1::account::{Command, Event, Upcast};
+use daybook_contract::bank::v1::{
+    AccountClosed, AccountOpened, AccountRejection as Reason, AccountState, AccountStatus,
+    CloseAccountRequest, DepositRequest, MoneyDeposited, MoneyDepositedV1, MoneyDepositedV2,
+    MoneyWithdrawn, MovementMethod, OpenAccountRequest, WithdrawRequest,
+};
+use daybook_contract::daybook::v1 as wire;
+use daybook_kernel::{Aggregate, Context, Currency, Money, Rejection, RejectionKind};
+
+/// The most smallest units of one amount, and of a balance: 10^15, ten trillion dollars. It is far
+/// from the limits of 64 bits, and JSON numbers up to 2^53 carry it exactly.
+pub const LIMIT_MINOR: i64 = 1_000_000_000_000_000;
+
+/// The aggregate `bank.account`.
+#[derive(Debug)]
+pub struct Account;
+
+// ---- State ------------------------------------------------------------------------------------
+
+fn currency(state: &AccountState) -> Currency {
+    // Only an account that does not exist has none.
+    Currency::new(&state.currency_code).unwrap_or(Currency::USD)
+}
+
+fn balance(state: &AccountState) -> Money {
+    Money::new(state.balance_minor, currency(state))
+}
+
+/// The smallest units of an amount in an event. It was checked before it was recorded; an amount
+/// that is none counts nothing, since a fact cannot be refused.
+fn minor(amount: Option<&wire::Money>) -> i64 {
+    amount.and_then(|amount| Money::try_from(amount).ok()).map_or(0, Money::minor)
+}
+
+// ---- Rejections, in order of precedence -------------------------------------------------------
+
+/// The rules that an account keeps. When several do not hold, the first is given.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AccountRejection {
+    /// There is no such account.
+    #[error("there is no account {account_id}")]
+    AccountNotFound {
+        /// The id that was asked for.
+        account_id: String,
+    },
+    /// There is an account with this id already, open or closed.
+    #[error("there is an account {account_id} already")]
+    AccountAlreadyOpen {
+        /// The id that is taken.
+        account_id: String,
+    },
+    /// The account is closed for good.
+    #[error("account {account_id} is closed")]
+    AccountClosed {
+        /// The id of the account.
+        account_id: String,
+    },
+    /// The amount is not in the currency of the account.
+    #[error("the amount is in {amount:?}, the account in {account}")]
+    WrongCurrency {
+        /// The currency of the account.
+        account: Currency,
+        /// The currency of the amount, as it was sent.
+        amount: String,
+    },
+    /// The amount is zero or negative; for a new account, the initial balance is negative.
+    #[error("the amount {amount} is not positive")]
+    AmountNotPositive {
+        /// The amount.
+        amount: String,
+    },
+    /// The amount, or the balance with it, is above the limit.
+    #[error("the amount, or the balance with it, is above the limit of {limit}")]
+    AmountTooLarge {
+        /// The limit.
+        limit: Money,
+    },
+    /// There is less on the account than is asked for.
+    #[error("the balance is {balance}, less than the {requested} asked for")]
+    InsufficientFunds {
+        /// What is on the account.
+        balance: Money,
+        /// What was asked for.
+        requested: Money,
+    },
+    /// There is still money on the account that should be closed.
+    #[error("there is still {balance} on the account")]
+    BalanceNotZero {
+        /// What is on the account.
+        balance: Money,
+    },
+}
+
+impl AccountRejection {
+    /// The same rule in the contract.
+    fn in_contract(&self) -> Reason {
+        match self {
+            Self::AccountNotFound { .. } => Reason::AccountNotFound,
+            Self::AccountAlreadyOpen { .. } => Reason::AccountAlreadyOpen,
+            Self::AccountClosed { .. } => Reason::AccountClosed,
+            Self::WrongCurrency { .. } => Reason::WrongCurrency,
+            Self::AmountNotPositive { .. } => Reason::AmountNotPositive,
+            Self::AmountTooLarge { .. } => Reason::AmountTooLarge,
+            Self::InsufficientFunds { .. } => Reason::InsufficientFunds,
+            Self::BalanceNotZero { .. } => Reason::BalanceNotZero,
+        }
+    }
+}
+
+impl Rejection for AccountRejection {
+    fn reason(&self) -> &'static str {
+        self.in_contract().as_str_name().trim_start_matches("ACCOUNT_REJECTION_")
+    }
+
+    fn kind(&self) -> RejectionKind {
+        match self {
+            Self::AccountNotFound { .. } => RejectionKind::NotFound,
+            Self::AccountAlreadyOpen { .. } => RejectionKind::AlreadyExists,
+            _ => RejectionKind::FailedPrecondition,
+        }
+    }
+
+    fn metadata(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::AccountNotFound { account_id }
+            | Self::AccountAlreadyOpen { account_id }
+            | Self::AccountClosed { account_id } => vec![("account_id", account_id.clone())],
+            Self::WrongCurrency { account, amount } => {
+                vec![("account_currency", account.to_string()), ("currency", amount.clone())]
+            }
+            Self::AmountNotPositive { amount } => vec![("amount", amount.clone())],
+            Self::AmountTooLarge { limit } => vec![("limit", limit.to_string())],
+            Self::InsufficientFunds { balance, requested } => {
+                vec![("balance", balance.to_string()), ("requested", requested.to_string())]
+            }
+            Self::BalanceNotZero { balance } => vec![("balance", balance.to_string())],
+        }
+    }
+}
+
+// ---- Decide -----------------------------------------------------------------------------------
+
+impl Aggregate for Account {
+    type Command = Command;
+    type Event = Event;
+    type State = AccountState;
+    type Rejection = AccountRejection;
+
+    fn decide(
+        state: &AccountState,
+        command: &Command,
+        cx: &Context,
+    ) -> Result<Vec<Event>, AccountRejection> {
+        let event = match command {
+            Command::OpenAccount(request) => open(state, request, cx)?,
+            Command::Deposit(request) => deposit(state, request, cx)?,
+            Command::Withdraw(request) => withdraw(state, request, cx)?,
+            Command::CloseAccount(request) => close(state, request, cx)?,
+        };
+        Ok(vec![event])
+    }
+
+    fn evolve(state: &mut AccountState, event: &Event) {
+        match event {
+            Event::AccountOpened(event) => {
+                state.set_status(AccountStatus::Open);
+                state.owner_name.clone_from(&event.owner_name);
+                if let Some(balance) = &event.initial_balance {
+                    state.currency_code.clone_from(&balance.currency_code);
+                }
+                state.balance_minor = minor(event.initial_balance.as_ref());
+                state.opened_time = event.opened_time;
+            }
+            Event::MoneyDeposited(event) => {
+                let amount = minor(event.amount.as_ref());
+                state.balance_minor = state.balance_minor.saturating_add(amount);
+            }
+            Event::MoneyWithdrawn(event) => {
+                let amount = minor(event.amount.as_ref());
+                state.balance_minor = state.balance_minor.saturating_sub(amount);
+            }
+            Event::AccountClosed(event) => {
+                state.set_status(AccountStatus::Closed);
+                state.closed_time = event.closed_time;
+            }
+        }
+    }
+}
+
+fn open(
+    state: &AccountState,
+    request: &OpenAccountRequest,
+    cx: &Context,
+) -> Result<Event, AccountRejection> {
+    if state.status() != AccountStatus::Unspecified {
+        return Err(AccountRejection::AccountAlreadyOpen { account_id: cx.aggregate_id.clone() });
+    }
+    let initial = match &request.initial_balance {
+        Some(amount) => {
+            let currency = Currency::new(&amount.currency_code).unwrap_or(Currency::USD);
+            not_negative(amount, currency)?
+        }
+        None => Money::zero(Currency::USD),
+    };
+    Ok(Event::AccountOpened(AccountOpened {
+        owner_name: request.owner_name.clone(),
+        initial_balance: Some(initial.into()),
+        opened_time: Some(cx.now),
+    }))
+}
+
+fn deposit(
+    state: &AccountState,
+    request: &DepositRequest,
+    cx: &Context,
+) -> Result<Event, AccountRejection> {
+    must_be_open(state, cx)?;
+    let amount = positive(request.amount.as_ref(), currency(state))?;
+    let after = balance(state).checked_add(amount);
+    if after.map_or(true, |after| after.minor() > LIMIT_MINOR) {
+        return Err(too_large(currency(state)));
+    }
+    Ok(Event::MoneyDeposited(MoneyDeposited {
+        amount: Some(amount.into()),
+        description: request.description.clone(),
+        method: request.method,
+    }))
+}
+
+fn withdraw(
+    state: &AccountState,
+    request: &WithdrawRequest,
+    cx: &Context,
+) -> Result<Event, AccountRejection> {
+    must_be_open(state, cx)?;
+    let amount = positive(request.amount.as_ref(), currency(state))?;
+    let balance = balance(state);
+    if amount > balance {
+        return Err(AccountRejection::InsufficientFunds { balance, requested: amount });
+    }
+    Ok(Event::MoneyWithdrawn(MoneyWithdrawn {
+        amount: Some(amount.into()),
+        description: request.description.clone(),
+        method: request.method,
+    }))
+}
+
+fn close(
+    state: &AccountState,
+    request: &CloseAccountRequest,
+    cx: &Context,
+) -> Result<Event, AccountRejection> {
+    must_be_open(state, cx)?;
+    let balance = balance(state);
+    if !balance.is_zero() {
+        return Err(AccountRejection::BalanceNotZero { balance });
+    }
+    Ok(Event::AccountClosed(AccountClosed {
+        reason: request.reason.clone(),
+        closed_time: Some(cx.now),
+    }))
+}
+
+fn must_be_open(state: &AccountState, cx: &Context) -> Result<(), AccountRejection> {
+    let account_id = || cx.aggregate_id.clone();
+    match state.status() {
+        AccountStatus::Unspecified => {
+            Err(AccountRejection::AccountNotFound { account_id: account_id() })
+        }
+        AccountStatus::Closed => Err(AccountRejection::AccountClosed { account_id: account_id() }),
+        AccountStatus::Open => Ok(()),
+    }
+}
+
+/// An amount to move: in the currency, more than zero, within the limit.
+fn positive(amount: Option<&wire::Money>, currency: Currency) -> Result<Money, AccountRejection> {
+    // A missing amount is refused before it comes here; it would be one without a currency.
+    let amount = not_negative(&amount.cloned().unwrap_or_default(), currency)?;
+    if amount.is_zero() {
+        return Err(AccountRejection::AmountNotPositive { amount: amount.to_string() });
+    }
+    Ok(amount)
+}
+
+/// An amount to begin with: in the currency, zero or more, within the limit.
+fn not_negative(amount: &wire::Money, currency: Currency) -> Result<Money, AccountRejection> {
+    if amount.currency_code != currency.code() {
+        let amount = amount.currency_code.clone();
+        return Err(AccountRejection::WrongCurrency { account: currency, amount });
+    }
+    let money = Money::try_from(amount);
+    if amount.units < 0 || amount.nanos < 0 {
+        // What does not fit into 64 bits is shown in whole units.
+        let whole = || format!("{} {currency}", amount.units);
+        let amount = money.map_or_else(|_| whole(), |money| money.to_string());
+        return Err(AccountRejection::AmountNotPositive { amount });
+    }
+    // The form was checked before: what is no money now has too many smallest units to count.
+    money.ok().filter(|money| money.minor() <= LIMIT_MINOR).ok_or_else(|| too_large(currency))
+}
+
+fn too_large(currency: Currency) -> AccountRejection {
+    AccountRejection::AmountTooLarge { limit: Money::new(LIMIT_MINOR, currency) }
+}
+
+// ---- Old events -------------------------------------------------------------------------------
+
+impl Upcast for Account {
+    /// Before there were currencies, every account was in USD.
+    fn money_deposited_v1(old: MoneyDepositedV1) -> MoneyDepositedV2 {
+        MoneyDepositedV2 {
+            amount_minor: old.amount_minor,
+            currency_code: Currency::USD.to_string(),
+            description: old.description,
+        }
+    }
+
+    /// Before there were methods, nobody recorded one.
+    fn money_deposited_v2(old: MoneyDepositedV2) -> MoneyDeposited {
+        // A currency that ISO 4217 does not have was never recorded.
+        let amount = Currency::new(&old.currency_code)
+            .map(|currency| Money::new(old.amount_minor, currency).into())
+            .ok();
+        MoneyDeposited {
+            amount,
+            description: old.description,
+            method: MovementMethod::Unspecified.into(),
+        }
+    }
+}
+
+// ---- Specifications ---------------------------------------------------------------------------
+
+#[cfg(test)]
+mod specs {
+    use daybook_contract::contract::EventSet;
+    use daybook_kernel::spec::{NOW, Spec, context, fold};
+    use prost::Message;
+
+    use super::*;
+
+    fn wire(minor: i64, code: &str) -> wire::Money {
+        Money::new(minor, Currency::new(code).unwrap()).into()
+    }
+
+    fn usd(minor: i64) -> Money {
+        Money::new(minor, Currency::USD)
+    }
+
+    fn opened(minor: i64, code: &str) -> Event {
+        Event::AccountOpened(AccountOpened {
+            owner_name: "Ada".to_owned(),
+            initial_balance: Some(wire(minor, code)),
+            opened_time: Some(NOW),
+        })
+    }
+
+    fn deposited(minor: i64, code: &str) -> Event {
+        Event::MoneyDeposited(MoneyDeposited {
+            amount: Some(wire(minor, code)),
+            description: "wages".to_owned(),
+            method: MovementMethod::Transfer.into(),
+        })
+    }
+
+    fn withdrawn(minor: i64, code: &str) -> Event {
+        Event::MoneyWithdrawn(MoneyWithdrawn {
+            amount: Some(wire(minor, code)),
+            description: "rent".to_owned(),
+            method: MovementMethod::Cash.into(),
+        })
+    }
+
+    fn closed() -> Event {
+        Event::AccountClosed(AccountClosed { reason: "moved".to_owned(), closed_time: Some(NOW) })
+    }
+
+    fn open(initial_balance: Option<wire::Money>) -> OpenAccountRequest {
+        let owner_name = "Ada".to_owned();
+        OpenAccountRequest { owner_name, initial_balance, ..Default::default() }
+    }
+
+    fn deposit(amount: wire::Money) -> DepositRequest {
+        DepositRequest {
+            amount: Some(amount),
+            description: "wages".to_owned(),
+            method: MovementMethod::Transfer.into(),
+            ..Default::default()
+        }
+    }
+
+    fn withdraw(amount: wire::Money) -> WithdrawRequest {
+        WithdrawRequest {
+            amount: Some(amount),
+            description: "rent".to_owned(),
+            method: MovementMethod::Cash.into(),
+            ..Default::default()
+        }
+    }
+
+    fn close() -> CloseAccountRequest {
+        CloseAccountRequest { reason: "moved".to_owned(), ..Default::default() }
+    }
+
+    fn given(events: impl IntoIterator<Item = Event>) -> Spec<Account> {
+        Spec::given(events)
+    }
+
+    fn not_found() -> AccountRejection {
+        AccountRejection::AccountNotFound { account_id: context().aggregate_id }
+    }
+
+    fn already_open() -> AccountRejection {
+        AccountRejection::AccountAlreadyOpen { account_id: context().aggregate_id }
+    }
+
+    fn is_closed() -> AccountRejection {
+        AccountRejection::AccountClosed { account_id: context().aggregate_id }
+    }
+
+    fn wrong_currency(amount: &str) -> AccountRejection {
+        let amount = amount.to_owned();
+        AccountRejection::WrongCurrency { account: Currency::USD, amount }
+    }
+
+    fn not_positive(amount: &str) -> AccountRejection {
+        AccountRejection::AmountNotPositive { amount: amount.to_owned() }
+    }
+
+    fn above_limit() -> AccountRejection {
+        AccountRejection::AmountTooLarge { limit: usd(LIMIT_MINOR) }
+    }
+
+    fn insufficient(balance: i64, requested: i64) -> AccountRejection {
+        let (balance, requested) = (usd(balance), usd(requested));
+        AccountRejection::InsufficientFunds { balance, requested }
+    }
+
+    // What is accepted.
+
+    #[test]
+    fn an_account_is_opened_with_what_is_paid_in() {
+        given([]).when(open(Some(wire(1234, "EUR")))).then([opened(1234, "EUR")]);
+        given([]).when(open(Some(wire(0, "JPY")))).then([opened(0, "JPY")]);
+        given([]).when(open(Some(wire(LIMIT_MINOR, "USD")))).then([opened(LIMIT_MINOR, "USD")]);
+    }
+
+    #[test]
+    fn an_account_opened_without_money_is_in_usd() {
+        given([]).when(open(None)).then([opened(0, "USD")]);
+    }
+
+    #[test]
+    fn the_time_of_opening_and_closing_is_the_servers() {
+        let when = given([opened(0, "USD")]).when(close());
+        assert_eq!((when.state().opened_time, when.state().closed_time), (Some(NOW), Some(NOW)));
+        assert_eq!(when.state().status(), AccountStatus::Closed);
+    }
+
+    #[test]
+    fn money_comes_in() {
+        given([opened(0, "KWD")]).when(deposit(wire(1, "KWD"))).then([deposited(1, "KWD")]);
+    }
+
+    #[test]
+    fn the_balance_may_reach_the_limit() {
+        given([opened(LIMIT_MINOR - 1, "USD")])
+            .when(deposit(wire(1, "USD")))
+            .then([deposited(1, "USD")]);
+    }
+
+    #[test]
+    fn money_goes_out_to_the_last_cent() {
+        given([opened(100, "USD"), deposited(50, "USD")])
+            .when(withdraw(wire(150, "USD")))
+            .then([withdrawn(150, "USD")]);
+    }
+
+    #[test]
+    fn an_empty_account_is_closed() {
+        given([opened(50, "USD"), withdrawn(50, "USD")]).when(close()).then([closed()]);
+    }
+
+    // What is refused, in order of precedence.
+
+    #[test]
+    fn an_account_that_does_not_exist_is_not_found() {
+        given([]).when(deposit(wire(1, "USD"))).then_rejected(not_found());
+        given([]).when(withdraw(wire(1, "USD"))).then_rejected(not_found());
+        given([]).when(close()).then_rejected(not_found());
+    }
+
+    #[test]
+    fn an_id_is_used_once_even_after_closing() {
+        given([opened(0, "USD")]).when(open(None)).then_rejected(already_open());
+        given([opened(0, "USD"), closed()]).when(open(None)).then_rejected(already_open());
+    }
+
+    #[test]
+    fn a_closed_account_refuses_everything() {
+        let gone = || given([opened(0, "USD"), closed()]);
+        gone().when(deposit(wire(1, "USD"))).then_rejected(is_closed());
+        gone().when(withdraw(wire(1, "USD"))).then_rejected(is_closed());
+        gone().when(close()).then_rejected(is_closed());
+    }
+
+    #[test]
+    fn an_amount_in_another_currency_is_refused() {
+        let account = || given([opened(100, "USD")]);
+        account().when(deposit(wire(1, "EUR"))).then_rejected(wrong_currency("EUR"));
+        account().when(withdraw(wire(1, "EUR"))).then_rejected(wrong_currency("EUR"));
+        account().when(DepositRequest::default()).then_rejected(wrong_currency(""));
+    }
+
+    #[test]
+    fn an_amount_of_nothing_or_less_is_refused() {
+        let account = || given([opened(100, "USD")]);
+        account().when(deposit(wire(0, "USD"))).then_rejected(not_positive("0.00 USD"));
+        account().when(deposit(wire(-1, "USD"))).then_rejected(not_positive("-0.01 USD"));
+        account().when(withdraw(wire(0, "USD"))).then_rejected(not_positive("0.00 USD"));
+        account().when(withdraw(wire(-1, "USD"))).then_rejected(not_positive("-0.01 USD"));
+        given([]).when(open(Some(wire(-1, "USD")))).then_rejected(not_positive("-0.01 USD"));
+    }
+
+    #[test]
+    fn an_amount_or_balance_above_the_limit_is_refused() {
+        let (above, huge) = (wire(LIMIT_MINOR + 1, "USD"), uncountable(i64::MAX));
+        for amount in [above, huge] {
+            given([]).when(open(Some(amount.clone()))).then_rejected(above_limit());
+            given([opened(0, "USD")]).when(deposit(amount.clone())).then_rejected(above_limit());
+            given([opened(0, "USD")]).when(withdraw(amount)).then_rejected(above_limit());
+        }
+        given([opened(LIMIT_MINOR, "USD")])
+            .when(deposit(wire(1, "USD")))
+            .then_rejected(above_limit());
+    }
+
+    #[test]
+    fn a_withdrawal_beyond_the_balance_is_refused() {
+        given([opened(100, "USD"), withdrawn(1, "USD")])
+            .when(withdraw(wire(100, "USD")))
+            .then_rejected(insufficient(99, 100));
+    }
+
+    #[test]
+    fn an_account_with_money_on_it_is_not_closed() {
+        given([opened(1, "USD")])
+            .when(close())
+            .then_rejected(AccountRejection::BalanceNotZero { balance: usd(1) });
+    }
+
+    /// Well formed, but with more cents than 64 bits can count.
+    fn uncountable(units: i64) -> wire::Money {
+        wire::Money { currency_code: "USD".to_owned(), units, nanos: 0 }
+    }
+
+    #[test]
+    fn of_two_rules_that_do_not_hold_the_earlier_is_given() {
+        let account = || given([opened(100, "USD")]);
+        let gone = || given([opened(0, "USD"), closed()]);
+        let (negative, above) = (wire(-1, "USD"), wire(LIMIT_MINOR + 1, "USD"));
+
+        given([]).when(deposit(negative.clone())).then_rejected(not_found());
+        given([]).when(withdraw(above.clone())).then_rejected(not_found());
+
+        account().when(open(Some(negative.clone()))).then_rejected(already_open());
+        gone().when(open(Some(above.clone()))).then_rejected(already_open());
+
+        gone().when(deposit(wire(1, "EUR"))).then_rejected(is_closed());
+        gone().when(deposit(negative)).then_rejected(is_closed());
+        gone().when(withdraw(above.clone())).then_rejected(is_closed());
+
+        let euros = |minor| deposit(wire(minor, "EUR"));
+        account().when(euros(-1)).then_rejected(wrong_currency("EUR"));
+        account().when(euros(LIMIT_MINOR + 1)).then_rejected(wrong_currency("EUR"));
+        account().when(withdraw(wire(101, "EUR"))).then_rejected(wrong_currency("EUR"));
+
+        let least = not_positive("-9223372036854775808 USD");
+        account().when(deposit(uncountable(i64::MIN))).then_rejected(least.clone());
+        account().when(withdraw(uncountable(i64::MIN))).then_rejected(least.clone());
+        given([]).when(open(Some(uncountable(i64::MIN)))).then_rejected(least);
+
+        account().when(withdraw(above)).then_rejected(above_limit());
+    }
+
+    #[test]
+    fn the_rejections_are_those_of_the_contract_in_its_order() {
+        let here = [
+            not_found(),
+            already_open(),
+            is_closed(),
+            wrong_currency("EUR"),
+            not_positive("0.00 USD"),
+            above_limit(),
+            insufficient(1, 2),
+            AccountRejection::BalanceNotZero { balance: usd(1) },
+        ];
+        let contract: Vec<_> = (1..).map_while(|number| Reason::try_from(number).ok()).collect();
+        assert_eq!(here.each_ref().map(AccountRejection::in_contract).as_slice(), contract);
+        for (rejection, in_contract) in here.iter().zip(contract) {
+            let variant = format!("{in_contract:?}");
+            assert!(format!("{rejection:?}").starts_with(&variant), "{rejection:?}");
+            let prefixed = format!("ACCOUNT_REJECTION_{}", rejection.reason());
+            assert_eq!(prefixed, in_contract.as_str_name());
+        }
+    }
+
+    #[test]
+    fn a_rejection_tells_people_and_machines_the_values() {
+        let rejection = insufficient(1234, 2000);
+        assert_eq!(
+            rejection.to_string(),
+            "the balance is 12.34 USD, less than the 20.00 USD asked for"
+        );
+        assert_eq!(
+            rejection.metadata(),
+            [("balance", "12.34 USD".to_owned()), ("requested", "20.00 USD".to_owned())]
+        );
+        assert_eq!(
+            [not_found().kind(), already_open().kind(), rejection.kind()],
+            [
+                RejectionKind::NotFound,
+                RejectionKind::AlreadyExists,
+                RejectionKind::FailedPrecondition
+            ]
+        );
+    }
+
+    // Events of earlier versions.
+
+    fn stored<M: Message>(name: &str, version: u32, message: &M) -> Event {
+        let bytes = message.encode_to_vec().into();
+        <Event as EventSet<Account>>::decode(name, version, bytes).unwrap()
+    }
+
+    #[test]
+    fn deposits_of_every_version_count() {
+        let description = || "wages".to_owned();
+        let v1 = MoneyDepositedV1 { amount_minor: 100, description: description() };
+        let v2 = MoneyDepositedV2 {
+            amount_minor: 20,
+            currency_code: "USD".to_owned(),
+            description: description(),
+        };
+        let state = fold::<Account>(&[
+            opened(0, "USD"),
+            stored("MoneyDeposited", 1, &v1),
+            stored("MoneyDeposited", 2, &v2),
+            deposited(3, "USD"),
+        ]);
+        assert_eq!(state.balance_minor, 123);
+    }
+
+    #[test]
+    fn an_old_deposit_is_brought_up_to_date() {
+        let v1 = MoneyDepositedV1 { amount_minor: 1234, description: "wages".to_owned() };
+        let v2 = MoneyDepositedV2 {
+            amount_minor: 1234,
+            currency_code: "KWD".to_owned(),
+            description: "wages".to_owned(),
+        };
+        let current = |code| {
+            Event::MoneyDeposited(MoneyDeposited {
+                amount: Some(wire(1234, code)),
+                description: "wages".to_owned(),
+                method: MovementMethod::Unspecified.into(),
+            })
+        };
+        assert_eq!(stored("MoneyDeposited", 1, &v1), current("USD"));
+        assert_eq!(stored("MoneyDeposited", 2, &v2), current("KWD"));
+    }
+}
