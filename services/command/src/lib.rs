@@ -1,1 +1,17 @@
-//! The command side: bus, commands, event log service.
+//! The command side: the bus that routes commands to their aggregates, the services over it and
+//! over the event log, and the outbox for the publisher. It knows aggregates by their traits
+//! alone; which ones there are is registered by the composition root.
+
+pub mod actor;
+mod bus;
+mod errors;
+mod event_log_service;
+mod execute_service;
+mod outbox;
+mod raw;
+
+pub use bus::CommandBus;
+pub use errors::from_log;
+pub use event_log_service::{EventLogServer, PublishingView};
+pub use execute_service::ExecuteServer;
+pub use outbox::LogOutbox;

@@ -1,0 +1,100 @@
+//! daybook.v1.CommandService: any command of any domain.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use daybook_contract::daybook::v1::execute_stream_response::Outcome;
+use daybook_contract::daybook::v1::{
+    CommandReceipt, ExecuteRequest, ExecuteStreamRequest, ExecuteStreamResponse, Failure,
+    command_service_server,
+};
+use daybook_contract::error::Error;
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::bus::to_receipt;
+use crate::{CommandBus, actor, from_log};
+
+/// The commands of one stream that may be under way: enough to fill two groups.
+const MAX_IN_FLIGHT: usize = 2048;
+
+type Answer = Pin<Box<dyn Future<Output = ExecuteStreamResponse> + Send>>;
+
+/// The service over a bus.
+pub struct ExecuteServer {
+    bus: CommandBus,
+}
+
+impl ExecuteServer {
+    /// The service over a bus.
+    pub fn new(bus: CommandBus) -> Self {
+        Self { bus }
+    }
+}
+
+#[tonic::async_trait]
+impl command_service_server::CommandService for ExecuteServer {
+    async fn execute(
+        &self,
+        request: Request<ExecuteRequest>,
+    ) -> Result<Response<CommandReceipt>, Status> {
+        let actor = actor::of(request.metadata())?;
+        let submission = self.bus.submission(request.into_inner().command, &actor)?;
+        let receipt = self.bus.log().submit(submission).await.map_err(from_log)?;
+        Ok(Response::new(to_receipt(receipt)))
+    }
+
+    type ExecuteStreamStream =
+        Pin<Box<dyn Stream<Item = Result<ExecuteStreamResponse, Status>> + Send>>;
+
+    async fn execute_stream(
+        &self,
+        request: Request<Streaming<ExecuteStreamRequest>>,
+    ) -> Result<Response<Self::ExecuteStreamStream>, Status> {
+        let actor = actor::of(request.metadata())?;
+        let (answers, waiting) = mpsc::channel(MAX_IN_FLIGHT);
+        tokio::spawn(feed(self.bus.clone(), actor, request.into_inner(), answers));
+        let answers = ReceiverStream::new(waiting).buffered(MAX_IN_FLIGHT).map(Ok);
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+/// Submits the commands of a stream in order, until it or the caller ends.
+async fn feed(
+    bus: CommandBus,
+    actor: String,
+    mut commands: Streaming<ExecuteStreamRequest>,
+    answers: mpsc::Sender<Answer>,
+) {
+    // The room for the answer is taken first: a caller that does not read its answers is not
+    // allowed to fill the queue of the log.
+    while let Ok(room) = answers.reserve().await {
+        let Ok(Some(request)) = commands.message().await else { return };
+        room.send(submit(&bus, &actor, request).await);
+    }
+}
+
+async fn submit(bus: &CommandBus, actor: &str, request: ExecuteStreamRequest) -> Answer {
+    let submission = match bus.submission(request.command, actor) {
+        Ok(submission) => submission,
+        Err(error) => return Box::pin(std::future::ready(failure(error.into()))),
+    };
+    match bus.log().enqueue(submission).await {
+        Ok(answer) => Box::pin(async move {
+            match answer.await {
+                Ok(receipt) => {
+                    ExecuteStreamResponse { outcome: Some(Outcome::Receipt(to_receipt(receipt))) }
+                }
+                Err(error) => failure(from_log(error)),
+            }
+        }),
+        Err(error) => Box::pin(std::future::ready(failure(from_log(error)))),
+    }
+}
+
+fn failure(status: Status) -> ExecuteStreamResponse {
+    let failure = Failure::from(Error::from(&status));
+    ExecuteStreamResponse { outcome: Some(Outcome::Failure(failure)) }
+}

@@ -1,0 +1,24 @@
+//! Appending events that no aggregate decides.
+
+use std::sync::Arc;
+
+use daybook_contract::daybook::v1::Failure;
+use daybook_log::{Decider, Folder, NewEvent, State};
+use prost_types::Timestamp;
+
+/// A decision that is taken already.
+pub(crate) struct Raw {
+    pub events: Vec<NewEvent>,
+}
+
+impl Decider for Raw {
+    fn folder(&self) -> Option<Arc<dyn Folder>> {
+        None
+    }
+
+    fn decide(&mut self, _: Option<&State>, _: Timestamp) -> Result<Vec<NewEvent>, Failure> {
+        Ok(std::mem::take(&mut self.events))
+    }
+
+    fn evolve(&mut self, _: &mut State) {}
+}

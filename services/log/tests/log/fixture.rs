@@ -1,0 +1,150 @@
+//! A tiny domain: a counter that must not go below zero.
+
+use std::sync::Arc;
+
+use daybook_contract::daybook::v1::{EventMetadata, Failure, RecordedEvent, recorded_event};
+use daybook_kernel::StreamName;
+use daybook_log::{
+    Config, Decider, Error, EventLog, Folder, NewEvent, Payload, Receipt, RequestKey, State,
+    Submission,
+};
+use prost_types::Timestamp;
+use uuid::Uuid;
+
+/// What a test wants the counter to do.
+#[derive(Clone)]
+pub enum Ask {
+    /// Add these, an event each; refused when the sum would be below zero at the end.
+    Add(Vec<i64>),
+    /// Run into a fault of the domain.
+    Panic,
+    /// Record one event of this many bytes.
+    Bytes(usize),
+}
+
+struct Counter {
+    ask: Ask,
+    decided: Vec<i64>,
+}
+
+struct Sum;
+
+impl Folder for Sum {
+    fn empty(&self) -> State {
+        Box::new(0i64)
+    }
+
+    fn fold(&self, state: &mut State, event: &RecordedEvent) -> Result<(), String> {
+        let Some(recorded_event::Payload::Raw(raw)) = &event.payload else {
+            return Err("not a number".into());
+        };
+        let text = std::str::from_utf8(&raw.data).map_err(|error| error.to_string())?;
+        let number: i64 = text.trim().parse().map_err(|_| format!("{text:?} is no number"))?;
+        *state.downcast_mut::<i64>().unwrap() += number;
+        Ok(())
+    }
+}
+
+impl Decider for Counter {
+    fn folder(&self) -> Option<Arc<dyn Folder>> {
+        Some(Arc::new(Sum))
+    }
+
+    fn decide(&mut self, state: Option<&State>, _: Timestamp) -> Result<Vec<NewEvent>, Failure> {
+        let sum = *state.unwrap().downcast_ref::<i64>().unwrap();
+        let padding = match &self.ask {
+            Ask::Panic => panic!("a fault of the domain"),
+            Ask::Bytes(bytes) => {
+                self.decided = vec![0];
+                *bytes
+            }
+            Ask::Add(numbers) if sum + numbers.iter().sum::<i64>() < 0 => {
+                let message = format!("the sum is {sum}");
+                return Err(Failure { code: 9, message, details: Vec::new() });
+            }
+            Ask::Add(numbers) => {
+                self.decided = numbers.clone();
+                0
+            }
+        };
+        let event = |number: &i64| NewEvent {
+            name: "Added".into(),
+            version: 1,
+            payload: Payload::Raw {
+                content_type: "text/plain".into(),
+                data: format!("{number}{}", " ".repeat(padding)).into(),
+            },
+        };
+        Ok(self.decided.iter().map(event).collect())
+    }
+
+    fn evolve(&mut self, state: &mut State) {
+        *state.downcast_mut::<i64>().unwrap() += self.decided.iter().sum::<i64>();
+    }
+}
+
+pub fn stream(id: impl std::fmt::Display) -> StreamName {
+    StreamName::new("counter", &id.to_string()).unwrap()
+}
+
+/// A submission; the fingerprint of a request follows from what is asked.
+pub fn submission(id: impl std::fmt::Display, ask: Ask, request: Option<Uuid>) -> Submission {
+    let mut fingerprint = [0; 16];
+    if let Ask::Add(numbers) = &ask {
+        for (at, number) in numbers.iter().take(16).enumerate() {
+            fingerprint[at] = number.to_le_bytes()[0];
+        }
+    }
+    Submission {
+        stream: stream(id),
+        expected_version: None,
+        request: request.map(|id| RequestKey { id, fingerprint }),
+        metadata: EventMetadata {
+            request_id: request.unwrap_or_else(Uuid::now_v7).to_string(),
+            ..EventMetadata::default()
+        },
+        decider: Box::new(Counter { ask, decided: Vec::new() }),
+    }
+}
+
+pub async fn add(
+    log: &EventLog,
+    id: impl std::fmt::Display,
+    number: i64,
+) -> Result<Receipt, Error> {
+    log.submit(submission(id, Ask::Add(vec![number]), None)).await
+}
+
+pub async fn add_as(
+    log: &EventLog,
+    id: impl std::fmt::Display,
+    number: i64,
+    request: Uuid,
+) -> Result<Receipt, Error> {
+    log.submit(submission(id, Ask::Add(vec![number]), Some(request))).await
+}
+
+pub async fn open(dir: &tempfile::TempDir) -> EventLog {
+    EventLog::open(Config::new(dir.path())).await.unwrap()
+}
+
+/// Every event of the log, checked for gaps in positions and in the versions of each stream.
+pub async fn all_events(log: &EventLog) -> Vec<RecordedEvent> {
+    let mut events: Vec<RecordedEvent> = Vec::new();
+    let mut versions = std::collections::HashMap::new();
+    loop {
+        let from = events.len() as u64 + 1;
+        let page = log.read_all(from, daybook_log::Direction::Forward, 500).await.unwrap();
+        if page.is_empty() {
+            return events;
+        }
+        for record in page {
+            let event = record.decode().unwrap();
+            assert_eq!(event.position, events.len() as u64 + 1, "positions have no gap");
+            let version = versions.entry(event.aggregate_id.clone()).or_insert(0);
+            *version += 1;
+            assert_eq!(event.version, *version, "versions of {} have no gap", event.aggregate_id);
+            events.push(event);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What every storage must do. SQLite is one; another adds a line to `every_storage!`.
+
+use bytes::Bytes;
+use daybook_log::record::leaf_hash;
+use daybook_log::sqlite::{self, Options};
+use daybook_log::storage::{
+    Direction, EventRow, Group, RequestRow, StorageReader, StorageWriter, StoredAnswer, StreamHead,
+};
+use daybook_log::{Error, Record};
+use uuid::Uuid;
+
+/// A storage under test, and what keeps its files.
+struct Opened {
+    writer: Box<dyn StorageWriter>,
+    reader: Box<dyn StorageReader>,
+    _files: tempfile::TempDir,
+}
+
+async fn sqlite() -> Opened {
+    let files = tempfile::tempdir().unwrap();
+    let options = Options { directory: files.path().into(), max_pages: None };
+    let opened = sqlite::open(options).await.unwrap();
+    Opened { writer: Box::new(opened.writer), reader: Box::new(opened.reader), _files: files }
+}
+
+fn event(position: u64, stream_id: i64, version: u64) -> EventRow {
+    let bytes = Bytes::from(format!("event {position}"));
+    EventRow {
+        stream_id,
+        version,
+        leaf_hash: leaf_hash(&bytes),
+        record: Record { position, bytes },
+    }
+}
+
+fn two_streams() -> Group {
+    Group {
+        streams: vec![(1, "a.b-x".into()), (2, "a.b-y".into())],
+        events: vec![event(1, 1, 1), event(2, 2, 1), event(3, 1, 2), event(4, 1, 3)],
+        requests: vec![
+            request(1, StoredAnswer::Recorded(3)),
+            request(2, StoredAnswer::Other(Bytes::from_static(b"no"))),
+        ],
+        published: None,
+    }
+}
+
+fn request(id: u128, answer: StoredAnswer) -> RequestRow {
+    RequestRow { id: Uuid::from_u128(id), fingerprint: [7; 16], answer }
+}
+
+fn positions(records: &[Record]) -> Vec<u64> {
+    records.iter().map(|record| record.position).collect()
+}
+
+async fn reads_back_what_was_committed(mut storage: Opened) {
+    storage.writer.commit(&two_streams()).await.unwrap();
+    let reader = &storage.reader;
+    let (forward, backward) = (Direction::Forward, Direction::Backward);
+    let all = reader.read_all(1, forward, 10).await.unwrap();
+    assert_eq!(positions(&all), [1, 2, 3, 4]);
+    assert_eq!(all[2].bytes, Bytes::from("event 3"));
+    assert_eq!(positions(&reader.read_all(2, forward, 2).await.unwrap()), [2, 3]);
+    assert_eq!(positions(&reader.read_all(3, backward, 2).await.unwrap()), [3, 2]);
+    assert!(reader.read_all(5, forward, 10).await.unwrap().is_empty());
+    assert_eq!(positions(&reader.read_stream("a.b-x", 1, forward, 10).await.unwrap()), [1, 3, 4]);
+    assert_eq!(positions(&reader.read_stream("a.b-x", 2, backward, 10).await.unwrap()), [3, 1]);
+    assert!(reader.read_stream("a.b-z", 1, forward, 10).await.unwrap().is_empty());
+    let heads = reader.stream_heads(&["a.b-y".into(), "no-no".into(), "a.b-x".into()]).await;
+    let head = |id, version| Some(StreamHead { id, version });
+    assert_eq!(heads.unwrap(), [head(2, 1), None, head(1, 3)]);
+}
+
+async fn finds_requests_by_id(mut storage: Opened) {
+    storage.writer.commit(&two_streams()).await.unwrap();
+    let ids = [1, 2, 3].map(Uuid::from_u128);
+    let mut found = storage.reader.find_requests(&ids).await.unwrap();
+    found.sort_by_key(|row| row.id);
+    assert_eq!(found, two_streams().requests);
+    assert!(storage.reader.find_requests(&[]).await.unwrap().is_empty());
+}
+
+async fn refuses_a_second_event_of_a_version_and_writes_nothing_of_the_group(mut storage: Opened) {
+    storage.writer.commit(&two_streams()).await.unwrap();
+    let group = Group {
+        streams: vec![(3, "a.b-z".into())],
+        events: vec![event(5, 3, 1), event(6, 1, 3)],
+        requests: vec![request(9, StoredAnswer::Recorded(6))],
+        published: Some(4),
+    };
+    let refused = storage.writer.commit(&group).await;
+    assert!(matches!(refused, Err(Error::NotWritten { .. })), "{refused:?}");
+    assert_eq!(storage.reader.read_all(5, Direction::Forward, 10).await.unwrap(), []);
+    assert!(storage.reader.find_requests(&[Uuid::from_u128(9)]).await.unwrap().is_empty());
+    assert_eq!(storage.reader.stream_heads(&["a.b-z".into()]).await.unwrap(), [None]);
+    assert_eq!(storage.reader.published().await.unwrap(), 0);
+    // The storage goes on with the next group.
+    let group = Group { events: vec![event(5, 2, 2)], ..Group::default() };
+    storage.writer.commit(&group).await.unwrap();
+}
+
+async fn keeps_the_published_mark(mut storage: Opened) {
+    storage.writer.commit(&two_streams()).await.unwrap();
+    assert_eq!(storage.reader.published().await.unwrap(), 0);
+    let group = Group { published: Some(3), ..Group::default() };
+    storage.writer.commit(&group).await.unwrap();
+    assert_eq!(storage.reader.published().await.unwrap(), 3);
+}
+
+async fn takes_a_group_of_any_size(mut storage: Opened) {
+    let events: Vec<EventRow> = (1..=5003).map(|at| event(at, 1, at)).collect();
+    let streams = vec![(1, "a.b-x".into())];
+    storage.writer.commit(&Group { streams, events, ..Group::default() }).await.unwrap();
+    let last = storage.reader.read_all(u64::MAX, Direction::Backward, 1).await.unwrap();
+    assert_eq!(positions(&last), [5003]);
+}
+
+macro_rules! every_storage {
+    ($($law:ident),* $(,)?) => {
+        mod over_sqlite {
+            $(#[tokio::test] async fn $law() { super::$law(super::sqlite().await).await; })*
+        }
+    };
+}
+
+every_storage!(
+    reads_back_what_was_committed,
+    finds_requests_by_id,
+    refuses_a_second_event_of_a_version_and_writes_nothing_of_the_group,
+    keeps_the_published_mark,
+    takes_a_group_of_any_size,
+);

@@ -1,0 +1,386 @@
+//! The laws of the writer.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use daybook_log::sqlite::{self, Options};
+use daybook_log::storage::{Group, StorageWriter};
+use daybook_log::{Config, Direction, Error, EventLog};
+use futures::future::{BoxFuture, join_all};
+use proptest::prelude::*;
+use sqlx::Connection;
+use uuid::Uuid;
+
+use crate::fixture::{Ask, add, add_as, all_events, open, submission};
+
+#[tokio::test]
+async fn versions_and_positions_count_from_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir).await;
+    let first = add(&log, "a", 1).await.unwrap();
+    assert_eq!((first.version, first.position, first.replayed), (1, 1, false));
+    let other = add(&log, "b", 1).await.unwrap();
+    assert_eq!((other.version, other.position), (1, 2));
+    let both = log.submit(submission("a", Ask::Add(vec![1, 2]), None)).await.unwrap();
+    assert_eq!((both.version, both.position, both.event_ids.len()), (3, 4, 2));
+    let none = log.submit(submission("a", Ask::Add(vec![]), None)).await.unwrap();
+    assert_eq!((none.version, none.position, none.event_ids.len()), (3, 4, 0));
+    assert_eq!(all_events(&log).await.len(), 4);
+}
+
+#[tokio::test]
+async fn a_stale_version_is_a_conflict_that_says_what_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir).await;
+    let expect = |expected| {
+        let mut submission = submission("a", Ask::Add(vec![1]), None);
+        submission.expected_version = Some(expected);
+        log.submit(submission)
+    };
+    expect(0).await.unwrap();
+    expect(1).await.unwrap();
+    let conflict = expect(1).await.unwrap_err();
+    let stream = "counter-a".to_owned();
+    assert_eq!(conflict, Error::VersionConflict { stream, expected: 1, actual: 2 });
+    assert!(expect(0).await.is_err());
+    assert_eq!(all_events(&log).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_repeated_request_gets_its_first_answer_even_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir).await;
+    let (accepted, refused, empty) = (Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7());
+    let pair = || submission("a", Ask::Add(vec![3, 4]), Some(accepted));
+    let nothing = || submission("a", Ask::Add(vec![]), Some(empty));
+    let first = log.submit(pair()).await.unwrap();
+    let no = add_as(&log, "a", -50, refused).await.unwrap_err();
+    let idle = log.submit(nothing()).await.unwrap();
+    add(&log, "a", 100).await.unwrap();
+    for restart in [false, true] {
+        let log = match restart {
+            true => {
+                log.close().await;
+                open(&dir).await
+            }
+            false => log.clone(),
+        };
+        let mut again = log.submit(pair()).await.unwrap();
+        assert!(again.replayed);
+        again.replayed = false;
+        assert_eq!(again, first);
+        // By now the sum would allow it: the first answer holds all the same.
+        let Err(Error::Refused { failure, replayed: true }) = add_as(&log, "a", -50, refused).await
+        else {
+            panic!("the refusal was not replayed")
+        };
+        assert_eq!(no, Error::Refused { failure, replayed: false });
+        let mut idle_again = log.submit(nothing()).await.unwrap();
+        assert!(idle_again.replayed);
+        idle_again.replayed = false;
+        assert_eq!(idle_again, idle);
+        let reused = add_as(&log, "a", 5, accepted).await.unwrap_err();
+        assert_eq!(reused, Error::RequestIdReused { request_id: accepted.to_string() });
+        assert_eq!(all_events(&log).await.len(), 3);
+        log.close().await;
+    }
+}
+
+#[tokio::test]
+async fn the_same_request_at_the_same_time_has_one_effect() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir).await;
+    let id = Uuid::now_v7();
+    let answers = join_all((0..50).map(|_| add_as(&log, "a", 7, id))).await;
+    let fresh = answers.iter().filter(|answer| !answer.as_ref().unwrap().replayed).count();
+    assert_eq!(fresh, 1);
+    assert!(answers.iter().all(|answer| answer.as_ref().unwrap().position == 1));
+    assert_eq!(all_events(&log).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_hot_stream_and_many_cold_ones_have_no_gaps() {
+    let dir = tempfile::tempdir().unwrap();
+    let config =
+        Config { cached_streams: NonZeroUsize::new(3).unwrap(), ..Config::new(dir.path()) };
+    let log = EventLog::open(config).await.unwrap();
+    let hot = join_all((0..500).map(|_| add(&log, "hot", 1)));
+    let cold = join_all((0..500).map(|at| add(&log, at % 40, 1)));
+    let (hot, cold) = tokio::join!(hot, cold);
+    let mut versions: Vec<u64> = hot.into_iter().map(|receipt| receipt.unwrap().version).collect();
+    versions.sort_unstable();
+    assert_eq!(versions, (1..=500).collect::<Vec<_>>());
+    assert!(cold.iter().all(Result::is_ok));
+    assert_eq!(all_events(&log).await.len(), 1000);
+}
+
+#[tokio::test]
+async fn the_state_is_folded_again_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir).await;
+    for _ in 0..3 {
+        add(&log, "a", 10).await.unwrap();
+    }
+    log.close().await;
+    let log = open(&dir).await;
+    assert!(add(&log, "a", -31).await.is_err());
+    assert_eq!(add(&log, "a", -30).await.unwrap().version, 4);
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_up_does_not_take_its_submission_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir).await;
+    let mut head = log.head();
+    {
+        let mut call = Box::pin(add(&log, "a", 1));
+        let _ = futures::poll!(&mut call);
+    }
+    head.wait_for(|head| *head == 1).await.unwrap();
+    assert_eq!(add(&log, "a", 1).await.unwrap().version, 2);
+}
+
+#[tokio::test]
+async fn a_fault_of_the_domain_fails_one_submission_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir).await;
+    add(&log, "a", 1).await.unwrap();
+    let fault = log.submit(submission("a", Ask::Panic, None)).await;
+    assert!(matches!(fault, Err(Error::NotUnderstood { .. })), "{fault:?}");
+    assert_eq!(add(&log, "a", 1).await.unwrap().version, 2);
+}
+
+#[tokio::test]
+async fn what_is_beyond_a_limit_is_refused_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir).await;
+    let many = log.submit(submission("a", Ask::Add(vec![1; 101]), None)).await.unwrap_err();
+    let what = "number of events";
+    assert_eq!(many, Error::LimitExceeded { what, actual: 101, limit: 100 });
+    let large = log.submit(submission("a", Ask::Bytes(300 * 1024), None)).await.unwrap_err();
+    assert!(matches!(large, Error::LimitExceeded { limit: 262_144, .. }), "{large:?}");
+    assert!(add(&log, "a", -1).await.is_err());
+    assert_eq!(add(&log, "a", 1).await.unwrap().version, 1);
+}
+
+#[tokio::test]
+async fn a_second_process_is_kept_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir).await;
+    let second = EventLog::open(Config::new(dir.path())).await.err().unwrap();
+    assert!(matches!(second, Error::InUse { .. }), "{second}");
+    log.close().await;
+    drop(log);
+    open(&dir).await;
+}
+
+#[tokio::test]
+async fn a_tampered_record_is_found_when_it_is_read_and_when_the_log_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir).await;
+    for _ in 0..3 {
+        add(&log, "a", 10).await.unwrap();
+    }
+    log.close().await;
+    drop(log);
+    let url = format!("sqlite://{}", dir.path().join(sqlite::FILE_NAME).display());
+    let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    let change = "UPDATE events SET record = CAST(replace(record, x'3130', x'3939') AS BLOB) WHERE position = 2";
+    assert_eq!(sqlx::query(change).execute(&mut connection).await.unwrap().rows_affected(), 1);
+    connection.close().await.unwrap();
+    let refused = EventLog::open(Config::new(dir.path())).await.err().unwrap();
+    assert!(matches!(refused, Error::Damaged { position: 2, .. }), "{refused}");
+    let reader = sqlite::open_reader(dir.path()).await.unwrap();
+    use daybook_log::storage::StorageReader;
+    let read = reader.read_all(1, Direction::Forward, 10).await.unwrap_err();
+    assert!(matches!(read, Error::Damaged { position: 2, .. }), "{read}");
+    assert_eq!(reader.read_all(3, Direction::Forward, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_commands_and_keeps_what_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir).await;
+    add(&log, "a", 1).await.unwrap();
+    log.close().await;
+    drop(log);
+    let config = Config { max_pages: Some(40), ..Config::new(dir.path()) };
+    let log = EventLog::open(config).await.unwrap();
+    let mut recorded = 1;
+    let full = loop {
+        // Whole groups at once, so that the statements before the failing one are at stake too.
+        let group = (0..8).map(|at| log.submit(submission(at, Ask::Bytes(9000), None)));
+        let answers = join_all(group).await;
+        recorded += answers.iter().filter(|answer| answer.is_ok()).count();
+        if let Some(full) = answers.into_iter().find_map(Result::err) {
+            break full;
+        }
+        assert!(recorded < 1000, "the limit of the size has no effect");
+    };
+    assert_eq!(full, Error::DiskFull);
+    assert_eq!(all_events(&log).await.len(), recorded, "exactly what was acknowledged is there");
+    assert!(log.submit(submission("b", Ask::Bytes(90_000), None)).await.is_err());
+    log.close().await;
+    drop(log);
+    let log = open(&dir).await;
+    assert_eq!(all_events(&log).await.len(), recorded);
+    assert_eq!(add(&log, "a", 1).await.unwrap().version, 2);
+}
+
+#[tokio::test]
+async fn an_event_is_found_by_its_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir).await;
+    add(&log, "a", 1).await.unwrap();
+    let id: Uuid = add(&log, "b", 1).await.unwrap().event_ids[0].parse().unwrap();
+    assert_eq!(log.find(&id).await.unwrap().unwrap().position, 2);
+    assert_eq!(log.find(&Uuid::now_v7()).await.unwrap(), None);
+    assert_eq!(log.get(3).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn the_published_mark_survives_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir).await;
+    add(&log, "a", 1).await.unwrap();
+    log.set_published(1);
+    log.close().await;
+    drop(log);
+    assert_eq!(open(&dir).await.published(), 1);
+}
+
+/// A storage whose n-th commit fails.
+struct Faulty {
+    inner: Box<dyn StorageWriter>,
+    left: Arc<AtomicUsize>,
+    fault: Error,
+    /// Whether the group is written all the same, as when the answer to COMMIT was lost.
+    written: bool,
+}
+
+impl StorageWriter for Faulty {
+    fn commit<'a>(&'a mut self, group: &'a Group) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            if self.left.fetch_sub(1, Ordering::SeqCst) != 1 {
+                return self.inner.commit(group).await;
+            }
+            if self.written {
+                self.inner.commit(group).await?;
+            }
+            Err(self.fault.clone())
+        })
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        self.inner.close()
+    }
+}
+
+async fn faulty(dir: &tempfile::TempDir, nth: usize, fault: Error, written: bool) -> EventLog {
+    let options = Options { directory: dir.path().into(), max_pages: None };
+    let opened = sqlite::open(options).await.unwrap();
+    let left = Arc::new(AtomicUsize::new(nth));
+    let storage = Faulty { inner: Box::new(opened.writer), left, fault, written };
+    let cached = NonZeroUsize::new(100).unwrap();
+    EventLog::start(opened.info, Box::new(storage), Arc::new(opened.reader), cached).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_failed_group_fails_all_its_commands_and_leaves_no_trace_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let fault = Error::NotWritten { problem: "as the test wants it".into() };
+    let log = faulty(&dir, 2, fault.clone(), false).await;
+    add(&log, "a", 5).await.unwrap();
+    let id = Uuid::now_v7();
+    let group = join_all([
+        log.submit(submission("a", Ask::Add(vec![10]), Some(id))),
+        log.submit(submission("a", Ask::Add(vec![10]), Some(id))),
+        log.submit(submission("a", Ask::Add(vec![-12]), None)),
+        log.submit(submission("a", Ask::Add(vec![-99]), None)),
+    ])
+    .await;
+    assert_eq!(group, vec![Err(fault); 4], "even the refusal was decided on what failed");
+    assert!(add(&log, "a", -6).await.is_err(), "the ten that failed are not in the state");
+    let retried = add_as(&log, "a", 10, id).await.unwrap();
+    assert_eq!((retried.version, retried.position, retried.replayed), (2, 2, false));
+    assert_eq!(all_events(&log).await.len(), 2);
+}
+
+#[tokio::test]
+async fn after_a_fault_of_unknown_outcome_the_log_stops_and_a_retry_finds_out() {
+    for written in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let fault = Error::Stopped { problem: "fsync failed".into() };
+        let log = faulty(&dir, 2, fault.clone(), written).await;
+        let mut stopped = log.stopped();
+        add(&log, "a", 5).await.unwrap();
+        let id = Uuid::now_v7();
+        assert_eq!(add_as(&log, "a", 10, id).await.unwrap_err(), fault);
+        assert_eq!(stopped.wait_for(Option::is_some).await.unwrap().clone(), Some(fault.clone()));
+        assert_eq!(add(&log, "a", 1).await.unwrap_err(), fault, "nothing more is taken");
+        log.close().await;
+        drop(log);
+        let log = open(&dir).await;
+        let retried = add_as(&log, "a", 10, id).await.unwrap();
+        assert_eq!((retried.version, retried.replayed), (2, written), "one effect either way");
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Add(u8, i64),
+    Again(usize),
+    Restart,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => (0u8..4, -20i64..20).prop_map(|(id, number)| Step::Add(id, number)),
+        3 => (0usize..20).prop_map(Step::Again),
+        1 => Just(Step::Restart),
+    ];
+    proptest::collection::vec(step, 1..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn the_log_agrees_with_a_model_over_repeats_and_restarts(steps in steps()) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let mut log = open(&dir).await;
+            let mut sums = [0i64; 4];
+            let mut sent: Vec<(Uuid, u8, i64, bool)> = Vec::new();
+            let mut events = 0;
+            for step in steps {
+                match step {
+                    Step::Add(id, number) => {
+                        let request = Uuid::now_v7();
+                        let accepted = add_as(&log, id, number, request).await.is_ok();
+                        let sum = &mut sums[usize::from(id)];
+                        assert_eq!(accepted, *sum + number >= 0);
+                        if accepted {
+                            *sum += number;
+                            events += 1;
+                        }
+                        sent.push((request, id, number, accepted));
+                    }
+                    Step::Again(at) if !sent.is_empty() => {
+                        let (request, id, number, accepted) = sent[at % sent.len()];
+                        let answer = add_as(&log, id, number, request).await;
+                        assert_eq!(answer.is_ok(), accepted);
+                    }
+                    Step::Again(_) => {}
+                    Step::Restart => {
+                        log.close().await;
+                        drop(log);
+                        log = open(&dir).await;
+                    }
+                }
+            }
+            assert_eq!(all_events(&log).await.len(), events);
+        });
+    }
+}
