@@ -1,0 +1,293 @@
+//! Settings, in layers: flag over environment over file over default.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use figment::Figment;
+use figment::providers::{Env, Format, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+/// What stands before the name of a setting in the environment.
+const ENV_PREFIX: &str = "DAYBOOK_";
+
+/// The file that is read when none is named.
+const DEFAULT_FILE: &str = "daybook.toml";
+
+/// Variables with the prefix that belong to the client commands.
+const CLIENT_VARIABLES: &[&str] =
+    &["command_url", "query_url", "http_url", "config", "actor", "output", "timeout", "bin"];
+
+/// Every setting with its value.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// Where the data lives.
+    pub data: PathBuf,
+    /// Where the command service listens.
+    pub command_listen: SocketAddr,
+    /// Where the query service listens.
+    pub query_listen: SocketAddr,
+    /// Where metrics and health are served.
+    pub http_listen: SocketAddr,
+    /// Kafka brokers, `HOST:PORT,…`; empty for none.
+    pub brokers: String,
+    /// The partitions of a topic that has to be made.
+    pub topic_partitions: i32,
+    /// The replicas of a topic that has to be made.
+    pub topic_replication: i32,
+    /// Where a query process finds the event log.
+    pub log_url: String,
+    /// The events that a projection applies in one transaction.
+    pub batch_size: usize,
+    /// The streams whose state the command side keeps in memory.
+    pub cached_streams: usize,
+    /// The largest size of the log in pages of 4 KiB; 0 for what the disk holds.
+    pub max_log_pages: u32,
+    /// The requests that are worked on at once; more are refused as overload.
+    pub max_requests: usize,
+    /// The longest that a unary request may take.
+    pub request_timeout_ms: u64,
+    /// The longest that a shutdown waits for requests under way.
+    pub drain_timeout_ms: u64,
+    /// `text` or `json`.
+    pub log_format: String,
+    /// Which log lines are written, such as `info` or `daybook=debug`.
+    pub log_filter: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data: PathBuf::from("data"),
+            command_listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
+            query_listen: SocketAddr::from(([127, 0, 0, 1], 50052)),
+            http_listen: SocketAddr::from(([127, 0, 0, 1], 8088)),
+            brokers: String::new(),
+            topic_partitions: 12,
+            topic_replication: 1,
+            log_url: "http://127.0.0.1:50051".to_owned(),
+            batch_size: 1000,
+            cached_streams: 100_000,
+            max_log_pages: 0,
+            max_requests: 4096,
+            request_timeout_ms: 30_000,
+            drain_timeout_ms: 10_000,
+            log_format: "text".to_owned(),
+            log_filter: "info".to_owned(),
+        }
+    }
+}
+
+/// Every setting as a flag. What is not given stays as the other layers have it.
+#[derive(Debug, Clone, Default, Args, Serialize)]
+#[command(next_help_heading = "Settings")]
+pub struct Flags {
+    /// The file with settings [default: daybook.toml, if there is one]
+    #[arg(long, value_name = "FILE", env = "DAYBOOK_CONFIG")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Where the data lives [default: data]
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<PathBuf>,
+    /// Where the command service listens [default: 127.0.0.1:50051]
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command_listen: Option<String>,
+    /// Where the query service listens [default: 127.0.0.1:50052]
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query_listen: Option<String>,
+    /// Where metrics and health are served [default: 127.0.0.1:8088]
+    #[arg(long = "http", value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_listen: Option<String>,
+    /// Kafka brokers; without them events reach the queries from the log directly
+    #[arg(long, value_name = "HOST:PORT,…")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub brokers: Option<String>,
+    /// The partitions of a topic that has to be made [default: 12]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic_partitions: Option<i32>,
+    /// The replicas of a topic that has to be made [default: 1]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic_replication: Option<i32>,
+    /// Where a query process finds the event log [default: http://127.0.0.1:50051]
+    #[arg(long = "log", value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_url: Option<String>,
+    /// The events that a projection applies in one transaction [default: 1000]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<usize>,
+    /// The streams whose state is kept in memory [default: 100000]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cached_streams: Option<usize>,
+    /// The largest size of the log in pages of 4 KiB; 0 for what the disk holds [default: 0]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_log_pages: Option<u32>,
+    /// The requests that are worked on at once; more are refused as overload [default: 4096]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_requests: Option<usize>,
+    /// The longest that a unary request may take [default: 30000]
+    #[arg(long, value_name = "MS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_timeout_ms: Option<u64>,
+    /// The longest that a shutdown waits for requests under way [default: 10000]
+    #[arg(long, value_name = "MS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain_timeout_ms: Option<u64>,
+    /// How log lines look: text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_format: Option<String>,
+    /// Which log lines are written, such as info or daybook=debug [default: info]
+    #[arg(long, value_name = "FILTER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_filter: Option<String>,
+}
+
+/// A setting, its value, and where the value came from.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Setting {
+    /// The name in the file; in the environment with `DAYBOOK_` and in capitals.
+    pub name: String,
+    /// The value.
+    pub value: String,
+    /// `flag`, `environment`, `file …` or `default`.
+    pub source: String,
+}
+
+/// Puts the layers together.
+pub fn load(flags: &Flags) -> anyhow::Result<Config> {
+    let config: Config = figment(flags)?.extract().map_err(readable)?;
+    check(&config)?;
+    Ok(config)
+}
+
+/// Every setting with its source.
+pub fn explain(flags: &Flags) -> anyhow::Result<Vec<Setting>> {
+    let config = load(flags)?;
+    let figment = figment(flags)?;
+    let serde_json::Value::Object(values) = serde_json::to_value(&config)? else {
+        bail!("the settings are no table")
+    };
+    let setting = |(name, value): (String, serde_json::Value)| {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        Setting { source: source(&figment, &name), name, value }
+    };
+    Ok(values.into_iter().map(setting).collect())
+}
+
+fn figment(flags: &Flags) -> anyhow::Result<Figment> {
+    let file = match &flags.config {
+        Some(file) if !file.exists() => bail!("there is no file {}", file.display()),
+        Some(file) => file.clone(),
+        None => PathBuf::from(DEFAULT_FILE),
+    };
+    let mut figment = Figment::from(Serialized::defaults(Config::default()));
+    if file.exists() {
+        refuse_unknown(&file)?;
+        figment = figment.merge(Toml::file_exact(file));
+    }
+    Ok(figment
+        .merge(Env::prefixed(ENV_PREFIX).ignore(CLIENT_VARIABLES))
+        .merge(Serialized::defaults(flags.clone())))
+}
+
+/// A misspelt setting in the file would silently be without effect.
+fn refuse_unknown(file: &Path) -> anyhow::Result<()> {
+    let known = serde_json::to_value(Config::default())?;
+    let written: figment::value::Dict = Figment::from(Toml::file_exact(file))
+        .extract()
+        .map_err(readable)
+        .with_context(|| format!("{} cannot be read", file.display()))?;
+    for name in written.keys() {
+        if known.get(name).is_none() {
+            bail!("{} has an unknown setting {name:?}; `daybook config` lists all", file.display());
+        }
+    }
+    Ok(())
+}
+
+fn source(figment: &Figment, name: &str) -> String {
+    let Some(metadata) = figment.find_metadata(name) else { return "default".to_owned() };
+    if metadata.name.contains("Flags") {
+        return "flag".to_owned();
+    }
+    if metadata.name.contains("environment") {
+        return format!("environment {ENV_PREFIX}{}", name.to_uppercase());
+    }
+    match metadata.source.as_ref().and_then(|source| source.file_path()) {
+        Some(path) => format!("file {}", path.display()),
+        None => "default".to_owned(),
+    }
+}
+
+fn check(config: &Config) -> anyhow::Result<()> {
+    if !matches!(config.log_format.as_str(), "text" | "json") {
+        bail!("log_format is {:?}; it must be text or json", config.log_format);
+    }
+    let at_least_one = [
+        ("batch_size", config.batch_size),
+        ("cached_streams", config.cached_streams),
+        ("max_requests", config.max_requests),
+        ("topic_partitions", usize::try_from(config.topic_partitions).unwrap_or(0)),
+        ("topic_replication", usize::try_from(config.topic_replication).unwrap_or(0)),
+    ];
+    for (name, value) in at_least_one {
+        if value == 0 {
+            bail!("{name} must be at least 1");
+        }
+    }
+    Ok(())
+}
+
+fn readable(error: figment::Error) -> anyhow::Error {
+    let found: Vec<String> = error.into_iter().map(|error| error.to_string()).collect();
+    anyhow::anyhow!("{}", found.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_wins_over_the_file_which_wins_over_the_default() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("d.toml");
+        std::fs::write(&file, "batch_size = 7\nmax_requests = 9\n").unwrap();
+        let flags = Flags { config: Some(file), batch_size: Some(5), ..Flags::default() };
+        let config = load(&flags).unwrap();
+        assert_eq!((config.batch_size, config.max_requests), (5, 9));
+        let settings = explain(&flags).unwrap();
+        let source = |name: &str| {
+            settings.iter().find(|setting| setting.name == name).unwrap().source.clone()
+        };
+        assert_eq!(source("batch_size"), "flag");
+        assert!(source("max_requests").starts_with("file "));
+        assert_eq!(source("data"), "default");
+    }
+
+    #[test]
+    fn a_misspelt_setting_in_the_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("d.toml");
+        std::fs::write(&file, "batchsize = 7\n").unwrap();
+        let flags = Flags { config: Some(file), ..Flags::default() };
+        assert!(load(&flags).unwrap_err().to_string().contains("batchsize"));
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_refused_with_its_name() {
+        let flags = Flags { http_listen: Some("nowhere".into()), ..Flags::default() };
+        let text = load(&flags).unwrap_err().to_string();
+        assert!(text.contains("http_listen"), "{text}");
+    }
+}
