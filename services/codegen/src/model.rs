@@ -121,12 +121,15 @@ impl Model {
         read_events(pool, &mut aggregates, &mut mistakes);
         let routers = read_commands(pool, &mut aggregates, &mut mistakes);
         for aggregate in aggregates.values() {
-            if aggregate.events.is_empty() || aggregate.commands.is_empty() {
-                let mend = "declare at least one of each with (daybook.v1.command) and \
-                            (daybook.v1.event)";
+            let parts = [
+                ("command", aggregate.commands.is_empty()),
+                ("event", aggregate.events.is_empty()),
+            ];
+            for (part, _) in parts.into_iter().filter(|(_, is_missing)| *is_missing) {
+                let mend = format!("declare one with (daybook.v1.{part})");
                 mistakes.add(
                     &aggregate.state,
-                    format!("aggregate {:?} has no command or no event; {mend}", aggregate.name),
+                    format!("aggregate {:?} has no {part}; {mend}", aggregate.name),
                 );
             }
         }
@@ -154,20 +157,21 @@ fn read_aggregates(pool: &DescriptorPool, mistakes: &mut Mistakes) -> Aggregates
     let mut aggregates = Aggregates::new();
     for state in messages(pool) {
         let Some(options) = options::aggregate(&state) else { continue };
-        if let Some(problem) = name_problem(&options.name) {
-            mistakes.add(&state, problem);
-            continue;
+        // An aggregate with a mistake is kept, so that what refers to it is not blamed as well.
+        let mut module = names::snake(state.name());
+        match name_problem(&options.name) {
+            Some(problem) => mistakes.add(&state, problem),
+            None => module = names::snake(options.name.rsplit('.').next().unwrap_or_default()),
         }
         if !is_topic(&options.topic) {
             let mend = "give it a Kafka topic of letters, digits, '.', '_' and '-', such as \
                         bank-events";
             mistakes.add(&state, format!("topic {:?} is not one; {mend}", options.topic));
         }
-        let last = options.name.rsplit('.').next().expect("split gives at least one part");
         let aggregate = Aggregate {
             name: options.name.clone(),
             package: state.package_name().to_owned(),
-            module: names::snake(last),
+            module,
             topic: options.topic,
             state: state.clone(),
             commands: Vec::new(),
@@ -263,6 +267,7 @@ fn read_events(pool: &DescriptorPool, aggregates: &mut Aggregates, mistakes: &mu
     let mut order = Vec::new();
     let mut versions: BTreeMap<(String, String), BTreeMap<u32, MessageDescriptor>> =
         BTreeMap::new();
+    let mut doubled = BTreeSet::new();
     for message in messages(pool) {
         let Some(event) = options::event(&message) else { continue };
         if let Some(problem) = event_problem(&event, aggregates) {
@@ -272,7 +277,7 @@ fn read_events(pool: &DescriptorPool, aggregates: &mut Aggregates, mistakes: &mu
         let key = (event.aggregate.clone(), event.name.clone());
         let of_event = versions.entry(key.clone()).or_default();
         if of_event.is_empty() {
-            order.push(key);
+            order.push(key.clone());
         }
         if let Some(other) = of_event.get(&event.version) {
             mistakes.add(
@@ -284,10 +289,13 @@ fn read_events(pool: &DescriptorPool, aggregates: &mut Aggregates, mistakes: &mu
                     other.full_name()
                 ),
             );
+            doubled.insert(key);
             continue;
         }
         of_event.insert(event.version, message);
     }
+    // A version that is there twice probably leaves a hole elsewhere: one mistake is enough.
+    order.retain(|key| !doubled.contains(key));
     for (aggregate, name) in order {
         let of_event = &versions[&(aggregate.clone(), name.clone())];
         if let Some(missing) = (1..).zip(of_event.keys()).find(|(due, version)| due != *version) {
@@ -329,10 +337,10 @@ fn event_problem(event: &EventOptions, aggregates: &Aggregates) -> Option<String
 
 fn unknown_aggregate(name: &str, aggregates: &Aggregates) -> String {
     let known: Vec<_> = aggregates.keys().map(String::as_str).collect();
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
     format!(
-        "there is no aggregate {name:?}; known: {}. An aggregate is declared by (daybook.v1.\
-         aggregate) on the message of its state",
-        known.join(", ")
+        "there is no aggregate {name:?}; known: {known}. Correct the name, or declare the \
+         aggregate by (daybook.v1.aggregate) on the message of its state"
     )
 }
 

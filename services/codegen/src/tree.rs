@@ -28,15 +28,16 @@ pub fn include_file(out: &Path, packages: &[String]) -> String {
             .filter(|file| out.join(file).exists())
             .collect();
     }
-    crate::pretty(code(&root))
+    crate::pretty(code("", &root))
 }
 
-fn code(module: &Module) -> TokenStream {
+fn code(name: &str, module: &Module) -> TokenStream {
     let files = &module.files;
     let children = module.children.iter().map(|(segment, child)| {
-        let name = names::snake(segment);
-        let code = code(child);
-        quote!(pub mod #name { #code })
+        let name = if name.is_empty() { segment.clone() } else { format!("{name}.{segment}") };
+        let (module, code) = (names::snake(segment), code(&name, child));
+        let doc = format!(" The package `{name}` of the contract.");
+        quote! { #[doc = #doc] pub mod #module { #code } }
     });
     quote! { #(include!(#files);)* #(#children)* }
 }

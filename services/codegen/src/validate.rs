@@ -246,28 +246,15 @@ fn in_block(checks: &TokenStream, head: TokenStream) -> TokenStream {
 }
 
 fn oneof_checks(message: &MessageDescriptor, oneof: &OneofDescriptor) -> TokenStream {
-    let path = oneof_path(message, oneof.name());
-    let fields: Vec<_> = oneof.fields().collect();
-    let arms: Vec<_> = fields
-        .iter()
-        .filter(|field| !options::verbatim(field))
-        .filter_map(|field| {
-            let checks = Element::bound(Name::Plain(field.name().to_owned()), "value")
-                .checks(&field.kind(), &options::rules(field));
-            let variant = camel(field.name());
-            (!checks.is_empty()).then(|| quote!(Some(#path::#variant(value)) => { #checks }))
-        })
-        .collect();
-    if arms.is_empty() {
-        return TokenStream::new();
-    }
-    let member = snake(oneof.name());
-    quote! {
-        match &self.#member {
-            #(#arms)*
-            _ => {}
-        }
-    }
+    let (path, member) = (oneof_path(message, oneof.name()), snake(oneof.name()));
+    let fields: Vec<_> = oneof.fields().filter(|field| !options::verbatim(field)).collect();
+    let checks = fields.iter().map(|field| {
+        let checks = Element::bound(Name::Plain(field.name().to_owned()), "value")
+            .checks(&field.kind(), &options::rules(field));
+        let variant = camel(field.name());
+        in_block(&checks, quote!(if let Some(#path::#variant(value)) = &self.#member))
+    });
+    quote!(#(#checks)*)
 }
 
 /// How a value is named to people.
@@ -276,6 +263,24 @@ enum Name {
     Plain(String),
     /// The name of an element, with its key or index still to be filled in: `events[{index}]`.
     Pattern(String),
+}
+
+impl Name {
+    /// An expression for a `&str`.
+    fn by_ref(&self) -> TokenStream {
+        match self {
+            Self::Plain(name) => quote!(#name),
+            Self::Pattern(pattern) => quote!(&format!(#pattern)),
+        }
+    }
+
+    /// An expression for something that becomes a String.
+    fn owned(&self) -> TokenStream {
+        match self {
+            Self::Plain(name) => quote!(#name),
+            Self::Pattern(pattern) => quote!(format!(#pattern)),
+        }
+    }
 }
 
 /// One value: its name, and Rust expressions for a reference to it and for itself.
@@ -294,10 +299,7 @@ impl Element {
 
     fn checks(&self, kind: &Kind, rules: &FieldRules) -> TokenStream {
         let Self { by_ref, by_value, .. } = self;
-        let name = match &self.name {
-            Name::Plain(name) => quote!(#name),
-            Name::Pattern(pattern) => quote!(&format!(#pattern)),
-        };
+        let name = self.name.by_ref();
         match kind {
             Kind::String if rules.id => quote!(rules::id(violations, #name, #by_ref);),
             Kind::String if rules.uuid => quote!(rules::uuid(violations, #name, #by_ref);),
@@ -312,7 +314,7 @@ impl Element {
                 let path = enum_path(descriptor);
                 quote!(rules::known::<#path>(violations, #name, #by_value);)
             }
-            Kind::Message(message) => self.message_checks(message, &name),
+            Kind::Message(message) => self.message_checks(message),
             kind if rules.max > 0 && is_integer(kind) => {
                 let max = Literal::u64_unsuffixed(rules.max);
                 quote!(rules::at_most(violations, #name, #by_value, #max);)
@@ -321,16 +323,17 @@ impl Element {
         }
     }
 
-    fn message_checks(&self, message: &MessageDescriptor, name: &TokenStream) -> TokenStream {
-        let value = &self.by_ref;
+    fn message_checks(&self, message: &MessageDescriptor) -> TokenStream {
+        let (name, value) = (self.name.by_ref(), &self.by_ref);
         match message.full_name() {
             MONEY => quote!(rules::money(violations, #name, #value);),
             "google.protobuf.Timestamp" => quote!(rules::timestamp(violations, #name, #value);),
             "google.protobuf.Duration" => quote!(rules::duration(violations, #name, #value);),
             _ if names::is_google(message.package_name()) => TokenStream::new(),
-            _ => quote! {
-                violations.within(#name, |violations| #value.validate(violations));
-            },
+            _ => {
+                let name = self.name.owned();
+                quote!(violations.within(#name, |violations| #value.validate(violations));)
+            }
         }
     }
 }
