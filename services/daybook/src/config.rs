@@ -33,9 +33,11 @@ pub struct Config {
     /// Kafka brokers, `HOST:PORT,…`; empty for none.
     pub brokers: String,
     /// The partitions of a topic that has to be made.
-    pub topic_partitions: i32,
+    pub topic_partitions: u32,
     /// The replicas of a topic that has to be made.
-    pub topic_replication: i32,
+    pub topic_replication: u32,
+    /// What stands before the name of every topic.
+    pub topic_prefix: String,
     /// Where a query process finds the event log.
     pub log_url: String,
     /// The events that a projection applies in one transaction.
@@ -66,6 +68,7 @@ impl Default for Config {
             brokers: String::new(),
             topic_partitions: 12,
             topic_replication: 1,
+            topic_prefix: String::new(),
             log_url: "http://127.0.0.1:50051".to_owned(),
             batch_size: 1000,
             cached_streams: 100_000,
@@ -110,11 +113,15 @@ pub struct Flags {
     /// The partitions of a topic that has to be made [default: 12]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub topic_partitions: Option<i32>,
+    pub topic_partitions: Option<u32>,
     /// The replicas of a topic that has to be made [default: 1]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub topic_replication: Option<i32>,
+    pub topic_replication: Option<u32>,
+    /// What stands before the name of every topic, for several systems on one cluster
+    #[arg(long, value_name = "TEXT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic_prefix: Option<String>,
     /// Where a query process finds the event log [default: http://127.0.0.1:50051]
     #[arg(long = "log", value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -238,8 +245,8 @@ fn check(config: &Config) -> anyhow::Result<()> {
         ("batch_size", config.batch_size),
         ("cached_streams", config.cached_streams),
         ("max_requests", config.max_requests),
-        ("topic_partitions", usize::try_from(config.topic_partitions).unwrap_or(0)),
-        ("topic_replication", usize::try_from(config.topic_replication).unwrap_or(0)),
+        ("topic_partitions", config.topic_partitions as usize),
+        ("topic_replication", config.topic_replication as usize),
     ];
     for (name, value) in at_least_one {
         if value == 0 {

@@ -1,31 +1,75 @@
 //! The publisher of this process, if brokers are configured.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use daybook_command::PublishingView;
+use daybook_bus::publisher::{Publisher, PublisherConfig, PublisherStatus};
+use daybook_bus::settings::{Kafka, Topics};
+use daybook_command::{LogOutbox, PublishingView};
 use daybook_log::EventLog;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
 use crate::config::Config;
 
+/// The topic of events of streams that no aggregate owns, before the prefix.
+const RAW_TOPIC: &str = "raw-events";
+
 /// The publisher, or none.
-pub struct Publishing {}
+pub struct Publishing {
+    status: Option<watch::Receiver<PublisherStatus>>,
+    running: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
+}
+
+/// The topics of the contract, with the prefix of the configuration.
+pub fn topics(config: &Config) -> Topics {
+    let prefix = &config.topic_prefix;
+    let aggregates = daybook_contract::AGGREGATES
+        .iter()
+        .map(|aggregate| (aggregate.name, format!("{prefix}{}", aggregate.topic)));
+    Topics::new(aggregates, &format!("{prefix}{RAW_TOPIC}"))
+}
 
 impl Publishing {
-    /// Starts it.
-    pub fn start(_: &Config, _: &EventLog) -> Self {
-        Self {}
+    /// Starts a publisher when there are brokers to publish to.
+    pub fn start(config: &Config, log: &EventLog) -> Self {
+        if config.brokers.is_empty() {
+            return Self { status: None, running: Mutex::new(None) };
+        }
+        let settings = PublisherConfig {
+            partitions: config.topic_partitions,
+            replication: config.topic_replication,
+            shutdown_timeout: Duration::from_millis(config.drain_timeout_ms),
+            ..PublisherConfig::new(Kafka::new(&config.brokers))
+        };
+        let outbox = Arc::new(LogOutbox(log.clone()));
+        let publisher = Publisher::new(settings, outbox, topics(config));
+        let status = publisher.status();
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(publisher.run(async {
+            let _ = stopped.await;
+        }));
+        Self { status: Some(status), running: Mutex::new(Some((stop, task))) }
     }
 
-    /// Stops it.
-    pub async fn stop(&self, _: Duration) {}
+    /// Publishes what is in the log, as far as the deadline allows; the rest is published at the
+    /// next start.
+    pub async fn stop(&self, deadline: Duration) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((stop, task)) = running {
+            let _ = stop.send(());
+            let _ = tokio::time::timeout(deadline, task).await;
+        }
+    }
 }
 
 impl PublishingView for Publishing {
     fn publishing(&self) -> bool {
-        false
+        self.status.is_some()
     }
 
     fn problem(&self) -> String {
-        String::new()
+        let status = self.status.as_ref().map(|status| status.borrow().clone());
+        status.and_then(|status| status.problem).unwrap_or_default()
     }
 }

@@ -3,10 +3,12 @@
 pub mod broker;
 mod kafka;
 mod redpanda;
+pub mod server;
 pub mod topic;
 pub mod wait;
 
 pub use broker::Broker;
+pub use server::{Daybook, Ports, http_get};
 pub use tempfile::{TempDir, tempdir};
 pub use topic::{TopicReader, TopicRecord};
 pub use wait::{eventually, free_port, unique};
