@@ -1,0 +1,103 @@
+//! Where answers go: tables for people, JSON for programs.
+
+use std::io::{self, IsTerminal, Write};
+
+use clap::ValueEnum;
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde_json::Value;
+
+/// The form of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A table, for people
+    Table,
+    /// Proto3 JSON, for programs
+    Json,
+}
+
+/// Writes to standard output.
+pub(crate) fn bytes(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()
+}
+
+/// Writes a line to standard output.
+pub(crate) fn line(text: &str) -> io::Result<()> {
+    bytes(format!("{text}\n").as_bytes())
+}
+
+/// Writes a hint to standard error, where it does not mix with the answer.
+pub(crate) fn hint(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Writes one JSON document, indented.
+pub(crate) fn document(value: &Value) -> io::Result<()> {
+    line(&format!("{value:#}"))
+}
+
+/// Writes one JSON document of a stream of them, on a line of its own.
+pub(crate) fn stream_document(value: &Value) -> io::Result<()> {
+    line(&value.to_string())
+}
+
+/// A table with a header. The numbers are the columns to align to the right.
+pub(crate) fn table(header: &[&str], right: &[usize], rows: Vec<Vec<String>>) -> io::Result<()> {
+    let mut table = plain_table();
+    table.set_header(header.iter().map(|name| name.to_uppercase()));
+    table.add_rows(rows);
+    for index in right {
+        if let Some(column) = table.column_mut(*index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    line(&table.trim_fmt())
+}
+
+/// A table of names and values.
+pub(crate) fn fields(rows: &[(&str, String)]) -> io::Result<()> {
+    let mut table = plain_table();
+    for (name, value) in rows.iter().filter(|(_, value)| !value.is_empty()) {
+        table.add_row([(*name).to_owned(), value.clone()]);
+    }
+    line(&table.trim_fmt())
+}
+
+/// Columns without lines: easy to read, and easy to cut apart. On a terminal they fit its width.
+fn plain_table() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    let arrangement = if io::stdout().is_terminal() {
+        ContentArrangement::Dynamic
+    } else {
+        ContentArrangement::Disabled
+    };
+    table.set_content_arrangement(arrangement);
+    table
+}
+
+/// Whether colour is wanted on a stream: it is a terminal, and nobody objects
+/// (<https://no-color.org>).
+pub(crate) fn colour(terminal: bool) -> bool {
+    terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// The text in bold red, when colour is wanted.
+pub(crate) fn red(text: &str, colour: bool) -> String {
+    paint("1;31", text, colour)
+}
+
+/// The text in green, when colour is wanted.
+pub(crate) fn green(text: &str, colour: bool) -> String {
+    paint("32", text, colour)
+}
+
+/// The text in bold, when colour is wanted.
+pub(crate) fn bold(text: &str, colour: bool) -> String {
+    paint("1", text, colour)
+}
+
+fn paint(code: &str, text: &str, colour: bool) -> String {
+    if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+}

@@ -1,0 +1,246 @@
+//! What went wrong, for the person at the terminal: what, why, and what next.
+
+use std::io::{self, IsTerminal};
+
+use daybook_client::{Error, UNREACHABLE};
+use serde_json::json;
+
+use crate::exit::Exit;
+use crate::output;
+
+/// Something went wrong.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    exit: Exit,
+    what: String,
+    /// The reason and its values.
+    why: Vec<String>,
+    /// Commands that can be copied, or what else to do.
+    next: Vec<String>,
+    /// The error of the server behind it.
+    error: Option<Box<Error>>,
+}
+
+impl Problem {
+    /// A problem that was found here.
+    pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
+        Self { exit, what: what.into(), why: Vec::new(), next: Vec::new(), error: None }
+    }
+
+    /// A request that cannot be sent as it is.
+    pub(crate) fn invalid(what: impl Into<String>) -> Self {
+        Self::new(Exit::Invalid, what)
+    }
+
+    /// Adds a reason.
+    pub(crate) fn why(mut self, why: impl Into<String>) -> Self {
+        self.why.push(why.into());
+        self
+    }
+
+    /// Adds something to do next.
+    pub(crate) fn next(mut self, next: impl Into<String>) -> Self {
+        self.next.push(next.into());
+        self
+    }
+
+    /// Says what the request was about, so that the advice can name it: the id of an account, a
+    /// stream or a projection.
+    pub(crate) fn about(mut self, subject: &str) -> Self {
+        for next in &mut self.next {
+            *next = next.replace("SUBJECT", subject);
+        }
+        self
+    }
+
+    /// Says with which request id to send the command again, when its outcome is not known.
+    pub(crate) fn repeat_with(mut self, request_id: &str) -> Self {
+        if self.error.as_ref().is_some_and(|error| error.is_retryable()) {
+            self.next.push(format!(
+                "then repeat the command with --request-id {request_id}: it has its effect once"
+            ));
+        }
+        self
+    }
+
+    /// Writes it to standard error.
+    pub(crate) fn report(self, json: bool) -> Exit {
+        if self.exit == Exit::Done {
+            return Exit::Done;
+        }
+        let text = if json { self.to_json().to_string() } else { self.to_text() };
+        eprintln!("{text}");
+        self.exit
+    }
+
+    fn to_text(&self) -> String {
+        let colour = output::colour(io::stderr().is_terminal());
+        let mut text = format!("{} {}", output::red("error:", colour), self.what);
+        for (index, why) in self.why.iter().enumerate() {
+            text += if index == 0 { "\n  why:  " } else { "\n        " };
+            text += why;
+        }
+        for (index, next) in self.next.iter().enumerate() {
+            text += if index == 0 { "\n  next: " } else { "\n        " };
+            text += &output::bold(next, colour);
+        }
+        text
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        let mut value = json!({
+            "error": self.what,
+            "why": self.why,
+            "next": self.next,
+            "exitCode": self.exit as u8,
+        });
+        if let Some(error) = &self.error {
+            value["code"] = code_name(error.code()).into();
+            value["reason"] = error.reason().into();
+            value["metadata"] = json!(error.metadata());
+        }
+        value
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let mut problem = Self::new(Exit::of(&error), error.message());
+        let mut reason = match error.reason() {
+            "" => code_name(error.code()).to_owned(),
+            reason => reason.to_owned(),
+        };
+        let mut values: Vec<_> = error.metadata().iter().collect();
+        values.sort();
+        for (name, value) in values {
+            reason += &format!(", {name}={value}");
+        }
+        problem.why.push(reason);
+        for violation in error.details().bad_request().iter().flat_map(|b| &b.field_violations) {
+            problem.why.push(format!("{}: {}", violation.field, violation.description));
+        }
+        problem.next.extend(advice(&error));
+        problem.error = Some(Box::new(error));
+        problem
+    }
+}
+
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Self {
+        // Whoever read our output has seen enough, such as `head`: that is no problem.
+        let exit = match error.kind() {
+            io::ErrorKind::BrokenPipe => Exit::Done,
+            _ => Exit::Unexpected,
+        };
+        Self::new(exit, format!("the output could not be written: {error}"))
+    }
+}
+
+/// What to do about an error. `SUBJECT` is replaced with what the request was about.
+fn advice(error: &Error) -> Option<String> {
+    let value = |name: &str| error.metadata().get(name).map_or("", String::as_str);
+    let text = match error.reason() {
+        UNREACHABLE => {
+            let flag = if value("service") == "query" { "--query-url" } else { "--command-url" };
+            return Some(format!("daybook dev    (or say where it runs: {flag} URL)"));
+        }
+        "ACCOUNT_NOT_FOUND" | "NOT_FOUND" => "daybook account list",
+        "ACCOUNT_ALREADY_OPEN" | "WRONG_CURRENCY" | "AMOUNT_TOO_LARGE" | "INSUFFICIENT_FUNDS" => {
+            "daybook account show SUBJECT"
+        }
+        "AMOUNT_NOT_POSITIVE" => "give an amount above zero",
+        "ACCOUNT_CLOSED" => "daybook account history SUBJECT",
+        "BALANCE_NOT_ZERO" => {
+            "daybook account withdraw SUBJECT AMOUNT    (all of it; see daybook account show SUBJECT)"
+        }
+        "VERSION_CONFLICT" => {
+            "look at it again, decide again, and repeat with the new --expected-version"
+        }
+        "REQUEST_ID_REUSED" => "repeat the command without --request-id: it is another command",
+        "UNKNOWN_COMMAND" | "NOT_SUPPORTED" => "daybook call    (lists what the server offers)",
+        "STREAM_OWNED_BY_AGGREGATE" => "use the commands of the domain: daybook account --help",
+        "EVENT_NOT_FOUND" => "daybook events tail --no-follow",
+        "STREAM_NOT_FOUND" => "daybook events read --limit 20",
+        "PROJECTION_NOT_FOUND" | "PROJECTION_STATE" | "PROJECTION_REBUILDING" => {
+            "daybook projection list"
+        }
+        "PROJECTION_LAGGING" => "daybook projection list    (or wait longer: --wait 30s)",
+        "QUARANTINED_EVENT_NOT_FOUND" => "daybook projection quarantine SUBJECT",
+        "INVALID_PAGE_TOKEN" => "repeat the command without --page-token",
+        "DAMAGED_RECORD" => "daybook doctor --data ./data",
+        "DISK_FULL" => "make room on the disk of the server; queries go on",
+        "INTERNAL" | "STORE_UNAVAILABLE" | "NOT_SERVING" | "OVERLOADED" | "DEADLINE_EXCEEDED" => {
+            "daybook doctor"
+        }
+        _ => return None,
+    };
+    Some(text.to_owned())
+}
+
+/// The name of a code as the gRPC documentation writes it.
+pub(crate) fn code_name(code: tonic::Code) -> &'static str {
+    use tonic::Code::*;
+    match code {
+        Ok => "OK",
+        Cancelled => "CANCELLED",
+        Unknown => "UNKNOWN",
+        InvalidArgument => "INVALID_ARGUMENT",
+        DeadlineExceeded => "DEADLINE_EXCEEDED",
+        NotFound => "NOT_FOUND",
+        AlreadyExists => "ALREADY_EXISTS",
+        PermissionDenied => "PERMISSION_DENIED",
+        ResourceExhausted => "RESOURCE_EXHAUSTED",
+        FailedPrecondition => "FAILED_PRECONDITION",
+        Aborted => "ABORTED",
+        OutOfRange => "OUT_OF_RANGE",
+        Unimplemented => "UNIMPLEMENTED",
+        Internal => "INTERNAL",
+        Unavailable => "UNAVAILABLE",
+        DataLoss => "DATA_LOSS",
+        Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use daybook_contract::daybook::v1::ErrorReason;
+    use tonic::Code;
+
+    #[test]
+    fn a_refusal_says_what_why_and_what_next() {
+        let error = Error::custom(Code::FailedPrecondition, "INSUFFICIENT_FUNDS", "too little")
+            .with("requested", "50.00 USD")
+            .with("balance", "12.34 USD");
+        let text = Problem::from(error).about("ada").repeat_with("id").to_text();
+        assert_eq!(
+            text,
+            "error: too little\n  \
+             why:  INSUFFICIENT_FUNDS, balance=12.34 USD, requested=50.00 USD\n  \
+             next: daybook account show ada"
+        );
+    }
+
+    #[test]
+    fn a_command_with_an_unknown_outcome_is_to_be_repeated_with_its_request_id() {
+        let error = Error::new(ErrorReason::StoreUnavailable, "the disk is gone");
+        let text = Problem::from(error).about("ada").repeat_with("0190-7").to_text();
+        assert!(text.contains("--request-id 0190-7"), "{text}");
+    }
+
+    #[test]
+    fn every_violation_is_listed() {
+        let error = Error::new(ErrorReason::InvalidRequest, "two fields are wrong")
+            .with_violation("amount", "is required")
+            .with_violation("account_id", "is no id");
+        let problem = Problem::from(error);
+        assert_eq!(problem.exit, Exit::Invalid);
+        assert_eq!(problem.why, ["INVALID_REQUEST", "amount: is required", "account_id: is no id"]);
+    }
+
+    #[test]
+    fn a_reader_who_has_seen_enough_is_no_problem() {
+        let closed = io::Error::from(io::ErrorKind::BrokenPipe);
+        assert_eq!(Problem::from(closed).report(false), Exit::Done);
+    }
+}
