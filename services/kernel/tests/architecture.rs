@@ -46,7 +46,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// The only foreign crates that pure code may use: encodings, errors, nothing that acts.
 const PURE: &[(&str, &[&str])] = &[
     ("daybook-kernel", &["prost", "prost-types", "thiserror"]),
-    ("daybook-domain", &["prost", "prost-types", "thiserror"]),
+    ("daybook-domain", &["thiserror"]),
 ];
 
 /// Foreign crates that only these may use, each for a reason of its own.
