@@ -15,6 +15,7 @@ pub mod record;
 pub mod sqlite;
 pub mod storage;
 pub mod submission;
+pub mod verify;
 pub mod writer;
 
 pub use error::Error;

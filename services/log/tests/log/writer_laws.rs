@@ -384,3 +384,40 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn a_check_of_the_whole_log_finds_every_kind_of_tampering() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir).await;
+    for at in 0..6 {
+        add(&log, at % 2, 10).await.unwrap();
+    }
+    log.close().await;
+    drop(log);
+    let check = || daybook_log::verify::verify(dir.path(), |_| ());
+    let clean = check().await.unwrap();
+    assert_eq!((clean.events, clean.streams, clean.problem_count), (6, 2, 0), "{clean:?}");
+    let url = format!("sqlite://{}", dir.path().join(sqlite::FILE_NAME).display());
+    let found_after = |change: &'static str| {
+        let url = url.clone();
+        async move {
+            let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+            assert!(
+                sqlx::query(change).execute(&mut connection).await.unwrap().rows_affected() > 0
+            );
+            connection.close().await.unwrap();
+            let texts: Vec<String> =
+                check().await.unwrap().problems.into_iter().map(|problem| problem.text).collect();
+            texts.join("; ")
+        }
+    };
+    let found = found_after("UPDATE events SET leaf_hash = zeroblob(32) WHERE position = 2").await;
+    assert!(found.contains("leaf hash"), "{found}");
+    let swap = "UPDATE events SET (record, leaf_hash) =
+        (SELECT record, leaf_hash FROM events WHERE position = 3) WHERE position = 1";
+    let found = found_after(swap).await;
+    assert!(found.contains("the record says position 3"), "{found}");
+    let found = found_after("DELETE FROM events WHERE position = 4").await;
+    assert!(found.contains("positions 4 to 4 are missing"), "{found}");
+    assert!(found.contains("version 3 stands where 2 belongs"), "{found}");
+}

@@ -1,0 +1,123 @@
+//! Checks a whole log, row by row, without changing it: for `daybook doctor`. It may run while a
+//! process writes to the log; then it checks what was there when it came by.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use daybook_contract::daybook::v1::RecordedEvent;
+use prost::Message;
+
+use crate::Error;
+use crate::record::{leaf_hash, stream_name};
+use crate::sqlite::{self, RawRow, SqliteReader};
+
+/// The rows that are checked at a time.
+const PAGE: usize = 1000;
+
+/// The problems that are listed; further ones are only counted.
+pub const MAX_LISTED: usize = 100;
+
+/// What a check found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// How many events were checked.
+    pub events: u64,
+    /// How many streams they belong to.
+    pub streams: u64,
+    /// How many things are wrong.
+    pub problem_count: u64,
+    /// The first of them.
+    pub problems: Vec<Problem>,
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The position of the record; 0 when it is about the file as a whole.
+    pub position: u64,
+    /// The stream of the record; empty when it is about the file as a whole.
+    pub stream: String,
+    /// What is wrong.
+    pub text: String,
+}
+
+/// Checks the log in a directory. `progress` is told how many events are done.
+pub async fn verify(directory: &Path, mut progress: impl FnMut(u64)) -> Result<Findings, Error> {
+    let reader = sqlite::open_reader(directory).await?;
+    let findings = check(&reader, &mut progress).await;
+    reader.close().await;
+    findings
+}
+
+async fn check(reader: &SqliteReader, progress: &mut impl FnMut(u64)) -> Result<Findings, Error> {
+    let mut findings = Findings::default();
+    for text in reader.integrity_problems().await? {
+        findings.add(0, "", text);
+    }
+    let mut after = 0;
+    let mut versions: HashMap<String, u64> = HashMap::new();
+    let mut last_time = (0, 0);
+    loop {
+        let rows = reader.raw_events(after, PAGE).await?;
+        let Some(last) = rows.last().map(|row| row.position) else { break };
+        for row in rows {
+            if row.position != after + 1 {
+                let text = format!("positions {} to {} are missing", after + 1, row.position - 1);
+                findings.add(row.position, &row.stream, text);
+            }
+            after = row.position;
+            check_row(&row, &mut versions, &mut last_time, &mut findings);
+            findings.events += 1;
+        }
+        progress(last);
+    }
+    findings.streams = versions.len() as u64;
+    Ok(findings)
+}
+
+fn check_row(
+    row: &RawRow,
+    versions: &mut HashMap<String, u64>,
+    last_time: &mut (i64, i32),
+    findings: &mut Findings,
+) {
+    let mut wrong = |text: String| findings.add(row.position, &row.stream, text);
+    let version = versions.entry(row.stream.clone()).or_insert(0);
+    *version += 1;
+    if row.version != *version {
+        wrong(format!("version {} stands where {version} belongs", row.version));
+        *version = row.version;
+    }
+    if leaf_hash(&row.record) != row.leaf_hash.as_slice() {
+        wrong("the record does not match its leaf hash".to_owned());
+        return;
+    }
+    let event = match RecordedEvent::decode(row.record.clone()) {
+        Ok(event) => event,
+        Err(error) => {
+            wrong(format!("the record is no RecordedEvent: {error}"));
+            return;
+        }
+    };
+    let inside = (event.position, event.version, stream_name(&event));
+    if inside != (row.position, row.version, row.stream.clone()) {
+        wrong(format!(
+            "the record says position {}, version {}, stream {}; its row says version {}, stream {}",
+            inside.0, inside.1, inside.2, row.version, row.stream
+        ));
+    }
+    let time = event.recorded_time.map_or((0, 0), |time| (time.seconds, time.nanos));
+    if time < *last_time {
+        wrong("it was recorded before the record at the position before".to_owned());
+    }
+    *last_time = time;
+}
+
+impl Findings {
+    fn add(&mut self, position: u64, stream: &str, text: String) {
+        self.problem_count += 1;
+        if self.problems.len() < MAX_LISTED {
+            self.problems.push(Problem { position, stream: stream.to_owned(), text });
+        }
+    }
+}
