@@ -1,4 +1,20 @@
 //! The event bus: the publisher to Kafka, and the two sources of events, Kafka and the log.
+//!
+//! Nothing here knows what an event means: records are bytes, a stream and a position.
 
+mod admin;
+mod assignment;
+pub mod kafka;
+pub mod log;
 pub mod outbox;
+pub mod partition;
+mod prefix;
+pub mod publisher;
+pub mod record;
+mod session;
+pub mod settings;
 pub mod source;
+mod tail;
+
+pub use publisher::{Publisher, PublisherConfig, PublisherStatus};
+pub use settings::{Kafka, Topics};

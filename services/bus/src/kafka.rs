@@ -1,0 +1,399 @@
+//! Kafka as a source.
+//!
+//! A reader owns its partitions by manual assignment and begins where its own cursor says: the
+//! broker's consumer groups and offsets play no part. Its position is the least watermark over all
+//! partitions of all its topics; events do not move it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use rdkafka::consumer::StreamConsumer;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, warn};
+
+use crate::assignment;
+use crate::record::{
+    PARTITIONS_HEADER, POSITION_HEADER, STORE_ID_HEADER, header, watermark_position,
+};
+use crate::settings::Kafka;
+use crate::source::{Batch, Cursor, Error, PartitionCursor, Record, Source, SourceFactory};
+
+/// How the Kafka source reads.
+#[derive(Debug, Clone)]
+pub struct KafkaSourceConfig {
+    /// Where Kafka is.
+    pub kafka: Kafka,
+    /// The topics to read.
+    pub topics: Vec<String>,
+    /// The id of the store whose events are wanted. Those of other stores are dropped. `None`
+    /// takes the events of any store, for a reader that does not know yet.
+    pub store_id: Option<String>,
+    /// The most records in a batch.
+    pub max_batch: usize,
+    /// When nothing comes for so long although there is something, the source gives up, and the
+    /// reader opens another.
+    pub stall_timeout: Duration,
+}
+
+impl KafkaSourceConfig {
+    /// The defaults, for these topics.
+    pub fn new(kafka: Kafka, topics: Vec<String>, store_id: Option<String>) -> Self {
+        Self { kafka, topics, store_id, max_batch: 2000, stall_timeout: Duration::from_secs(30) }
+    }
+}
+
+/// Opens sources over Kafka.
+#[derive(Debug, Clone)]
+pub struct KafkaSourceFactory {
+    config: KafkaSourceConfig,
+}
+
+impl KafkaSourceFactory {
+    /// A factory for these topics.
+    pub fn new(config: KafkaSourceConfig) -> Self {
+        Self { config }
+    }
+}
+
+impl SourceFactory for KafkaSourceFactory {
+    fn kind(&self) -> &'static str {
+        "kafka"
+    }
+
+    /// A partition that the cursor does not know is read from its first record. When records have
+    /// been deleted before that, they must be ones which the cursor's log position covers; else
+    /// the source is lost as soon as it notices.
+    fn open(&self, cursor: &Cursor) -> BoxFuture<'_, Result<Box<dyn Source>, Error>> {
+        let (config, cursor) = (self.config.clone(), cursor.clone());
+        async move {
+            let stall_timeout = config.stall_timeout;
+            let reading = {
+                let config = config.clone();
+                spawn_blocking(move || assignment::open(&config, &cursor))
+            };
+            let opened = reading.await.map_err(|error| unavailable(&error))??;
+            let reader = Reader::new(config, opened.log_position, opened.partitions);
+            let source: Box<dyn Source> = Box::new(KafkaSource {
+                consumer: Some(Arc::new(opened.consumer)),
+                reader,
+                failed: None,
+                check: None,
+                check_at: Instant::now() + stall_timeout,
+                offsets_at_check: Vec::new(),
+            });
+            Ok(source)
+        }
+        .boxed()
+    }
+}
+
+/// Reads the assigned partitions.
+struct KafkaSource {
+    /// Always there, until this is dropped.
+    consumer: Option<Arc<StreamConsumer>>,
+    reader: Reader,
+    /// What came after the batch that was returned last.
+    failed: Option<Error>,
+    /// Looks whether there is something that does not come.
+    check: Option<JoinHandle<Result<bool, KafkaError>>>,
+    check_at: Instant,
+    offsets_at_check: Vec<i64>,
+}
+
+/// What has been read, and how far that brings the reader.
+struct Reader {
+    config: KafkaSourceConfig,
+    /// For each topic its partitions.
+    partitions: HashMap<String, Vec<Partition>>,
+    records: Vec<Record>,
+    /// The position that the cursor came with.
+    begin: u64,
+    /// Nothing up to this position is missing.
+    position: u64,
+    /// The position of the last batch.
+    returned: Option<u64>,
+    head: u64,
+}
+
+/// A partition under way.
+#[derive(Debug, Clone)]
+pub(crate) struct Partition {
+    pub next_offset: i64,
+    pub watermark: u64,
+    /// Records before the first have been deleted, and it is not proved yet that the reader knows
+    /// them.
+    pub unproved: bool,
+    /// A record of another store has been reported.
+    pub foreign_seen: bool,
+}
+
+impl Source for KafkaSource {
+    fn next(&mut self) -> BoxFuture<'_, Result<Batch, Error>> {
+        async {
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+            loop {
+                self.drain()?;
+                if let Some(batch) = self.reader.batch() {
+                    return Ok(batch);
+                }
+                if let Some(error) = self.failed.take() {
+                    return Err(error);
+                }
+                self.wait().await?;
+            }
+        }
+        .boxed()
+    }
+}
+
+impl KafkaSource {
+    /// Takes what is there. What went wrong after some records is kept for the next call.
+    fn drain(&mut self) -> Result<(), Error> {
+        let consumer = self.consumer.as_ref().expect("it is there until the drop");
+        let mut stream = consumer.stream();
+        while self.failed.is_none() && self.reader.records.len() < self.reader.config.max_batch {
+            let Some(Some(result)) = stream.next().now_or_never() else { break };
+            self.failed = self.reader.take(result).err();
+        }
+        Ok(())
+    }
+
+    /// Waits for the next record. Cancel-safe: a record that comes is taken at once.
+    async fn wait(&mut self) -> Result<(), Error> {
+        let consumer = self.consumer.as_ref().expect("it is there until the drop");
+        tokio::select! {
+            result = consumer.recv() => return self.reader.take(result),
+            () = sleep_until(self.check_at), if self.check.is_none() => {}
+            result = finished(&mut self.check) => {
+                self.check = None;
+                self.check_at = Instant::now() + self.reader.config.stall_timeout;
+                return match result {
+                    Ok(true) if self.reader.offsets() == self.offsets_at_check => {
+                        Err(unavailable(&format!(
+                            "there are records that have not come for {:?}",
+                            self.reader.config.stall_timeout
+                        )))
+                    }
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(unavailable(&error)),
+                };
+            }
+        }
+        let offsets = self.reader.offsets();
+        if offsets == self.offsets_at_check {
+            // Nothing has come since the last check.
+            let (consumer, expected) = (Arc::clone(consumer), self.reader.next_offsets());
+            self.check = Some(spawn_blocking(move || assignment::is_behind(&consumer, &expected)));
+        } else {
+            self.check_at = Instant::now() + self.reader.config.stall_timeout;
+        }
+        self.offsets_at_check = offsets;
+        Ok(())
+    }
+}
+
+impl Drop for KafkaSource {
+    fn drop(&mut self) {
+        let consumer = self.consumer.take();
+        // Closing a consumer waits for its threads.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || drop(consumer));
+        }
+    }
+}
+
+impl Reader {
+    fn new(
+        config: KafkaSourceConfig,
+        begin: u64,
+        partitions: HashMap<String, Vec<Partition>>,
+    ) -> Self {
+        let mut reader = Self {
+            config,
+            partitions,
+            records: Vec::new(),
+            begin,
+            position: begin,
+            returned: None,
+            head: begin,
+        };
+        reader.advance();
+        reader
+    }
+
+    /// Takes one record from Kafka.
+    fn take(&mut self, result: Result<BorrowedMessage<'_>, KafkaError>) -> Result<(), Error> {
+        let message = match result {
+            Ok(message) => message,
+            Err(error) => return trouble(&error),
+        };
+        let index = usize::try_from(message.partition()).ok();
+        let partitions = self.partitions.get_mut(message.topic());
+        let count = partitions.as_ref().map_or(0, |partitions| partitions.len());
+        let Some(partition) = partitions.zip(index).and_then(|(all, index)| all.get_mut(index))
+        else {
+            return Ok(());
+        };
+        if message.offset() < partition.next_offset {
+            return Ok(());
+        }
+        let headers = message.headers();
+        let store_id = header(headers, STORE_ID_HEADER);
+        let payload = message.payload().unwrap_or_default();
+        let is_ours = match (&self.config.store_id, store_id) {
+            (Some(ours), Some(theirs)) => ours == theirs,
+            (None, Some(_)) => true,
+            (_, None) => false,
+        };
+        let watermark = if is_ours { watermark_position(payload) } else { None };
+        if let Some(position) = watermark {
+            let known = header(headers, PARTITIONS_HEADER).and_then(|text| text.parse().ok());
+            if known.is_some_and(|known: usize| known > count) {
+                // Events may be in a partition that is not read here: the watermark, read again
+                // with all partitions, is right.
+                return Err(unavailable(&format!(
+                    "topic {} has more than {count} partitions now",
+                    message.topic()
+                )));
+            }
+            partition.prove(position, self.begin, &message)?;
+            partition.next_offset = message.offset() + 1;
+            partition.watermark = partition.watermark.max(position);
+            self.head = self.head.max(position);
+            self.advance();
+            return Ok(());
+        }
+        if is_ours {
+            let position = header(headers, POSITION_HEADER).and_then(|text| text.parse().ok());
+            if let Some(position) = position {
+                // The events before it on this partition.
+                partition.prove(position.saturating_sub(1), self.begin, &message)?;
+                self.head = self.head.max(position);
+            }
+        }
+        partition.next_offset = message.offset() + 1;
+        let origin = origin(&message);
+        if store_id.is_some() && !is_ours {
+            metrics::counter!("daybook_foreign_records_total", "topic" => message.topic().to_owned())
+                .increment(1);
+            if !partition.foreign_seen {
+                partition.foreign_seen = true;
+                warn!(%origin, store_id, "dropped a record of another store; more are not reported");
+            }
+            return Ok(());
+        }
+        self.records.push(Record { bytes: Bytes::copy_from_slice(payload), origin });
+        Ok(())
+    }
+
+    /// Moves the position to the least watermark.
+    fn advance(&mut self) {
+        let least = self.partitions.values().flatten().map(|p| p.watermark).min().unwrap_or(0);
+        // A partition that is new to the reader does not take back what it has seen already.
+        self.position = self.position.max(least);
+        self.head = self.head.max(self.position);
+    }
+
+    /// What there is to hand on: records, or a new position.
+    fn batch(&mut self) -> Option<Batch> {
+        if self.records.is_empty() && self.returned == Some(self.position) {
+            return None;
+        }
+        self.returned = Some(self.position);
+        let cursor = Cursor { log_position: self.position, partitions: self.next_offsets() };
+        let records = std::mem::take(&mut self.records);
+        Some(Batch { records, position: self.position, head: self.head, cursor })
+    }
+
+    fn next_offsets(&self) -> Vec<PartitionCursor> {
+        let mut cursors = Vec::new();
+        for (topic, partitions) in &self.partitions {
+            for (partition, state) in (0..).zip(partitions) {
+                // What is not proved yet must be proved by the next source too.
+                if !state.unproved {
+                    let (next_offset, watermark) = (state.next_offset, state.watermark);
+                    let topic = topic.clone();
+                    cursors.push(PartitionCursor { topic, partition, next_offset, watermark });
+                }
+            }
+        }
+        cursors
+    }
+
+    fn offsets(&self) -> Vec<i64> {
+        self.partitions.values().flatten().map(|partition| partition.next_offset).collect()
+    }
+}
+
+impl Partition {
+    /// Sees whether the reader knows what was deleted before the first record: at most the events
+    /// up to `deleted`, since the records of a partition come in order of position, and what was
+    /// repeated comes again later.
+    fn prove(
+        &mut self,
+        deleted: u64,
+        known: u64,
+        message: &BorrowedMessage<'_>,
+    ) -> Result<(), Error> {
+        if self.unproved && deleted > known {
+            return Err(lost(format!(
+                "records before {} have been deleted, with events up to position {deleted}; the \
+                 reader knows those up to {known}",
+                origin(message)
+            )));
+        }
+        self.unproved = false;
+        Ok(())
+    }
+}
+
+/// What an error of the consumer means. Most of them are news about connections, which it mends
+/// itself.
+fn trouble(error: &KafkaError) -> Result<(), Error> {
+    use RDKafkaErrorCode::{
+        AllBrokersDown, AutoOffsetReset, BrokerTransportFailure, OffsetOutOfRange,
+        OperationTimedOut, RequestTimedOut, Resolve,
+    };
+    match error.rdkafka_error_code() {
+        Some(AutoOffsetReset | OffsetOutOfRange) => {
+            Err(lost(format!("an offset is not there any more: {error}")))
+        }
+        Some(BrokerTransportFailure | OperationTimedOut | RequestTimedOut | Resolve) => {
+            debug!(%error, "the consumer has a problem");
+            Ok(())
+        }
+        Some(AllBrokersDown) => Err(unavailable(&"no broker answers")),
+        _ => Err(unavailable(error)),
+    }
+}
+
+fn origin(message: &BorrowedMessage<'_>) -> String {
+    format!("{}/{}@{}", message.topic(), message.partition(), message.offset())
+}
+
+/// Waits for a check, if there is one.
+async fn finished(
+    check: &mut Option<JoinHandle<Result<bool, KafkaError>>>,
+) -> Result<bool, KafkaError> {
+    match check {
+        Some(handle) => handle.await.unwrap_or(Err(KafkaError::Canceled)),
+        None => std::future::pending().await,
+    }
+}
+
+pub(crate) fn unavailable(problem: &impl ToString) -> Error {
+    Error::Unavailable { source_name: "Kafka".to_owned(), problem: problem.to_string() }
+}
+
+pub(crate) fn lost(problem: String) -> Error {
+    Error::Lost { source_name: "Kafka".to_owned(), problem }
+}

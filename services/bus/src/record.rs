@@ -1,0 +1,118 @@
+//! Records as they are on Kafka: events, and watermarks.
+
+use bytes::Bytes;
+use daybook_contract::daybook::v1::RecordedEvent;
+use daybook_contract::daybook::v1::recorded_event::Payload;
+use prost::Message;
+use rdkafka::message::{Header, Headers, OwnedHeaders};
+
+/// The position of the event in the log.
+pub const POSITION_HEADER: &str = "daybook_position";
+
+/// The id of the store that wrote the record.
+pub const STORE_ID_HEADER: &str = "daybook_store_id";
+
+/// On a watermark: the number of partitions of the topic that the publisher writes to. A reader
+/// that knows of fewer must look again before it believes the watermark.
+pub const PARTITIONS_HEADER: &str = "daybook_partitions";
+
+/// A watermark has only this field of RecordedEvent: its tag, and at most ten bytes.
+const WATERMARK_TAG: u8 = 5 << 3;
+const WATERMARK_MAX_BYTES: usize = 11;
+
+/// The position of an encoded RecordedEvent, without decoding the rest.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Position {
+    #[prost(uint64, tag = "5")]
+    position: u64,
+}
+
+/// The position in an encoded RecordedEvent; `None` when it is none.
+pub(crate) fn position_of(bytes: &Bytes) -> Option<u64> {
+    Position::decode(bytes.clone()).ok().map(|message| message.position)
+}
+
+/// The encoded watermark of a position.
+pub(crate) fn watermark(position: u64) -> Vec<u8> {
+    RecordedEvent { position, ..Default::default() }.encode_to_vec()
+}
+
+/// The position of a watermark; `None` when the bytes are anything else.
+pub(crate) fn watermark_position(bytes: &[u8]) -> Option<u64> {
+    if bytes.len() > WATERMARK_MAX_BYTES || bytes.first() != Some(&WATERMARK_TAG) {
+        return None;
+    }
+    let event = RecordedEvent::decode(bytes).ok()?;
+    (event == RecordedEvent { position: event.position, ..Default::default() })
+        .then_some(event.position)
+}
+
+/// The name of the stream, which is the key of the record.
+pub(crate) fn stream_of(event: &RecordedEvent) -> String {
+    format!("{}-{}", event.aggregate_type, event.aggregate_id)
+}
+
+/// The headers of an event: CloudEvents 1.0 in binary mode, and our own.
+pub(crate) fn event_headers(event: &RecordedEvent, store_id: &str, source: &str) -> OwnedHeaders {
+    let time = event.recorded_time.as_ref().map(ToString::to_string);
+    let position = event.position.to_string();
+    let kind = match &event.payload {
+        Some(Payload::Event(any)) => any.type_url.rsplit('/').next().unwrap_or_default(),
+        _ => &event.event_name,
+    };
+    let headers = [
+        ("ce_specversion", Some("1.0")),
+        ("ce_id", Some(event.event_id.as_str())),
+        ("ce_type", Some(kind)),
+        ("ce_source", Some(source)),
+        ("ce_time", time.as_deref()),
+        (POSITION_HEADER, Some(position.as_str())),
+        (STORE_ID_HEADER, Some(store_id)),
+    ];
+    let with = |to: OwnedHeaders, (key, value): (&str, Option<&str>)| match value {
+        Some(_) => to.insert(Header { key, value }),
+        None => to,
+    };
+    headers.into_iter().fold(OwnedHeaders::new_with_capacity(headers.len()), with)
+}
+
+/// The headers of a watermark.
+pub(crate) fn watermark_headers(store_id: &str, partitions: u32) -> OwnedHeaders {
+    OwnedHeaders::new_with_capacity(2)
+        .insert(Header { key: STORE_ID_HEADER, value: Some(store_id) })
+        .insert(Header { key: PARTITIONS_HEADER, value: Some(&partitions.to_string()) })
+}
+
+/// The value of a header, if it is there and text.
+pub(crate) fn header<'a, H: Headers>(headers: Option<&'a H>, key: &str) -> Option<&'a str> {
+    let header = headers?.iter().find(|header| header.key == key)?;
+    std::str::from_utf8(header.value?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watermark_is_a_position_and_nothing_else() {
+        for position in [1, 127, 128, u64::MAX] {
+            assert_eq!(watermark_position(&watermark(position)), Some(position));
+        }
+        let event = RecordedEvent { position: 1, version: 1, ..Default::default() };
+        assert_eq!(watermark_position(&event.encode_to_vec()), None);
+        assert_eq!(watermark_position(b""), None);
+        assert_eq!(watermark_position(b"(poison"), None);
+    }
+
+    #[test]
+    fn the_position_is_found_in_an_encoded_event() {
+        let event = RecordedEvent {
+            event_id: "id".to_owned(),
+            position: 17,
+            event_name: "Happened".to_owned(),
+            ..Default::default()
+        };
+        assert_eq!(position_of(&event.encode_to_vec().into()), Some(17));
+        assert_eq!(position_of(&Bytes::from_static(b"poison")), None);
+    }
+}

@@ -1,0 +1,570 @@
+//! The life of one producer, from the published mark to its first failure.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use daybook_contract::daybook::v1::RecordedEvent;
+use prost::Message;
+use rdkafka::client::ClientContext;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{debug, info, warn};
+
+use crate::admin::{self, PartitionCounts};
+use crate::outbox::Outbox;
+use crate::partition::partition_of;
+use crate::prefix::Prefix;
+use crate::publisher::{PublisherConfig, PublisherStatus, Stop};
+use crate::record::{event_headers, stream_of, watermark, watermark_headers};
+use crate::settings::Topics;
+use crate::tail;
+
+/// How many events are read from the log at a time.
+const READ_LIMIT: usize = 500;
+
+/// How long to wait when the queue of the producer is full.
+const QUEUE_FULL_WAIT: Duration = Duration::from_millis(1);
+
+/// How often the broker is asked for a sign of life while there is a problem.
+const PROBLEM_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The memory for records that wait to be sent, in KiB.
+const QUEUE_KIB: &str = "65536";
+
+/// The opaque value of watermarks; events have their position.
+const WATERMARK: usize = 0;
+
+/// How a session ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// As wished, at shutdown.
+    Done,
+    /// A topic has another number of partitions.
+    TopicsChanged(String),
+    /// A delivery failed, or what is needed cannot be reached.
+    Failed(String),
+}
+
+/// What a session works with.
+pub(crate) struct Session<'a, O> {
+    pub config: &'a PublisherConfig,
+    pub outbox: &'a O,
+    pub topics: &'a Topics,
+    pub status: &'a watch::Sender<PublisherStatus>,
+}
+
+/// What the delivery callbacks and the session share.
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// The prefix has grown, or something is wrong.
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    prefix: Prefix,
+    /// The session must end.
+    failure: Option<String>,
+    /// The broker cannot be reached; the producer goes on trying.
+    problem: Option<String>,
+}
+
+/// The callbacks of the producer. They run on its thread.
+struct Callbacks(Arc<Shared>);
+
+/// A topic, and the watermarks on it.
+struct Topic {
+    name: String,
+    partitions: u32,
+    /// Up to here events need not be sent: they are there.
+    skip_until: u64,
+    /// The position of the last event sent to it.
+    last_event: u64,
+    /// The last watermark sent to it.
+    watermark: u64,
+    watermark_at: Option<Instant>,
+}
+
+/// A session under way.
+struct Running<'a, O> {
+    session: &'a Session<'a, O>,
+    producer: Arc<ThreadedProducer<Callbacks>>,
+    shared: Arc<Shared>,
+    topics: Vec<Topic>,
+    counts: PartitionCounts,
+    head: watch::Receiver<u64>,
+    store_id: String,
+    source: String,
+    reported: Option<u64>,
+    reported_at: Instant,
+    check: Option<JoinHandle<Result<PartitionCounts, KafkaError>>>,
+    checked_at: Instant,
+}
+
+impl<O: Outbox> Session<'_, O> {
+    pub async fn run(&self, stop: &mut Stop<'_>) -> Outcome {
+        let started = tokio::select! {
+            started = self.start() => started,
+            () = stop.over() => return Outcome::Done,
+        };
+        let mut running = match started {
+            Ok(running) => running,
+            Err(problem) => return Outcome::Failed(problem),
+        };
+        let outcome = running.run(stop).await;
+        let producer = running.producer;
+        // Dropping a producer waits for its thread.
+        let _ = spawn_blocking(move || drop(producer)).await;
+        outcome
+    }
+
+    async fn start(&self) -> Result<Running<'_, O>, String> {
+        let shared = Arc::new(Shared::new());
+        let producer = Arc::new(self.producer(&shared).map_err(|error| error.to_string())?);
+        let counts = self.prepare_topics(&producer).await?;
+        let store_id = self.outbox.store_id();
+        let mark = self.outbox.published().await.map_err(|e| format!("reading the mark: {e}"))?;
+        let head = self.outbox.head();
+        let end = *head.borrow();
+        if mark > end {
+            return Err(format!(
+                "the published mark {mark} is beyond the end of the log, {end}: this log is an \
+                 older copy of the one that was published"
+            ));
+        }
+        let positions = {
+            let (kafka, counts, id) = (self.config.kafka.clone(), counts.clone(), store_id.clone());
+            blocking(move || tail::published_positions(&kafka, &counts, &id, mark)).await?
+        };
+        let begin = positions.values().copied().min().unwrap_or(mark);
+        let least = positions.iter().min_by_key(|(_, position)| **position);
+        if let Some((topic, &0)) = least.filter(|_| mark > 0) {
+            warn!(%topic, mark, "nothing of the log is on the topic; publishing it all again");
+        }
+        info!(begin, mark, end, brokers = %self.config.kafka.brokers, "publishing");
+        shared.lock().prefix = Prefix::new(begin);
+        let topics = counts
+            .iter()
+            .map(|(name, &partitions)| Topic::new(name, partitions, positions[name]))
+            .collect();
+        let source = format!("/daybook/{store_id}");
+        let now = Instant::now();
+        Ok(Running {
+            session: self,
+            producer,
+            shared,
+            topics,
+            counts,
+            head,
+            store_id,
+            source,
+            reported: None,
+            reported_at: now,
+            check: None,
+            checked_at: now,
+        })
+    }
+
+    fn producer(&self, shared: &Arc<Shared>) -> Result<ThreadedProducer<Callbacks>, KafkaError> {
+        let mut config = self.config.kafka.client();
+        config
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "1")
+            .set("queue.buffering.max.kbytes", QUEUE_KIB)
+            .set("message.timeout.ms", self.config.delivery_timeout.as_millis().to_string());
+        ThreadedProducer::from_config_and_context(&config, Callbacks(Arc::clone(shared)))
+    }
+
+    /// Makes the missing topics; returns how many partitions each has.
+    async fn prepare_topics(
+        &self,
+        producer: &Arc<ThreadedProducer<Callbacks>>,
+    ) -> Result<PartitionCounts, String> {
+        let names = self.topics.all();
+        let found = {
+            let (producer, names) = (Arc::clone(producer), names.clone());
+            blocking(move || {
+                admin::partition_counts(producer.client(), &names).map_err(|e| e.to_string())
+            })
+            .await?
+        };
+        let missing: Vec<_> =
+            names.iter().filter(|name| !found.contains_key(*name)).cloned().collect();
+        let config = self.config;
+        admin::create_missing(&config.kafka, &missing, config.partitions, config.replication)
+            .await?;
+        let producer = Arc::clone(producer);
+        let counts = blocking(move || admin::await_topics(producer.client(), &names)).await?;
+        for (topic, &partitions) in &counts {
+            if partitions != config.partitions {
+                let configured = config.partitions;
+                warn!(%topic, partitions, configured, "the topic has its own number of partitions");
+            }
+        }
+        Ok(counts)
+    }
+}
+
+impl<O: Outbox> Running<'_, O> {
+    async fn run(&mut self, stop: &mut Stop<'_>) -> Outcome {
+        match self.publish(stop).await {
+            Ok(outcome) => outcome,
+            Err(problem) => Outcome::Failed(problem),
+        }
+    }
+
+    async fn publish(&mut self, stop: &mut Stop<'_>) -> Result<Outcome, String> {
+        let mut until = None;
+        loop {
+            let (delivered, sent, in_flight) = {
+                let mut state = self.shared.lock();
+                if let Some(failure) = state.failure.take() {
+                    return Err(failure);
+                }
+                (state.prefix.delivered(), state.prefix.sent(), state.prefix.in_flight())
+            };
+            let head = *self.head.borrow_and_update();
+            if stop.has_begun() && until.is_none() {
+                until = Some(head);
+            }
+            self.report(delivered, head).await?;
+            self.write_watermarks(delivered, false).await?;
+            if until.is_some_and(|until| delivered >= until) {
+                self.finish(delivered, stop).await?;
+                return Ok(Outcome::Done);
+            }
+            let room = self.session.config.max_in_flight.saturating_sub(in_flight);
+            // Reading a handful of events for each delivery would be slow.
+            let enough = room >= READ_LIMIT.min(self.session.config.max_in_flight / 2);
+            if enough && sent < until.unwrap_or(head) {
+                self.send_some(sent, room.min(READ_LIMIT)).await?;
+                continue;
+            }
+            if let Some(outcome) = self.wait(stop, delivered).await? {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    /// Waits until there is something to do.
+    async fn wait(
+        &mut self,
+        stop: &mut Stop<'_>,
+        delivered: u64,
+    ) -> Result<Option<Outcome>, String> {
+        let problem = self.shared.lock().problem.clone();
+        self.show_problem(problem.clone());
+        let config = self.session.config;
+        let interval = match problem {
+            Some(_) => PROBLEM_CHECK_INTERVAL.min(config.topic_check_interval),
+            None => config.topic_check_interval,
+        };
+        let next_check = self.checked_at + interval;
+        let next_write = self.next_write(delivered);
+        tokio::select! {
+            () = self.shared.changed.notified() => {}
+            changed = self.head.changed() => {
+                if changed.is_err() {
+                    return Err("the log has been closed".to_owned());
+                }
+            }
+            () = sleep_until(next_write.unwrap_or(next_check)), if next_write.is_some() => {}
+            over = stop.next() => {
+                if over {
+                    warn!(delivered, "not all events were published in time");
+                    return Ok(Some(Outcome::Done));
+                }
+            }
+            () = sleep_until(next_check), if self.check.is_none() => self.begin_check(),
+            result = finished(&mut self.check) => return self.end_check(result),
+        }
+        Ok(None)
+    }
+
+    /// Reads events and gives them to the producer.
+    async fn send_some(&mut self, after: u64, limit: usize) -> Result<(), String> {
+        let events = self
+            .session
+            .outbox
+            .read_after(after, limit)
+            .await
+            .map_err(|error| format!("reading the log after position {after}: {error}"))?;
+        if events.is_empty() {
+            return Err(format!("the log has nothing after position {after}, before its end"));
+        }
+        for bytes in events {
+            self.send(bytes).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, bytes: Bytes) -> Result<(), String> {
+        let position = {
+            let mut state = self.shared.lock();
+            let position = state.prefix.sent() + 1;
+            state.prefix.send(position);
+            position
+        };
+        let event = RecordedEvent::decode(bytes.clone())
+            .map_err(|error| format!("the event at position {position} is malformed: {error}"))?;
+        if event.position != position {
+            return Err(format!(
+                "the log gives position {} where {position} belongs",
+                event.position
+            ));
+        }
+        let name = self.session.topics.of(&event.aggregate_type);
+        let topic = self
+            .topics
+            .iter_mut()
+            .find(|topic| topic.name == name)
+            .expect("all topics were looked up at the start");
+        if position <= topic.skip_until {
+            self.shared.lock().prefix.deliver(position);
+            return Ok(());
+        }
+        topic.last_event = position;
+        let stream = stream_of(&event);
+        let opaque = usize::try_from(position).map_err(|error| error.to_string())?;
+        let record = BaseRecord::with_opaque_to(&topic.name, opaque)
+            .partition(partition_of(&stream, topic.partitions))
+            .key(stream.as_str())
+            .payload(bytes.as_ref())
+            .headers(event_headers(&event, &self.store_id, &self.source));
+        produce(&self.producer, &self.shared, record).await
+    }
+
+    /// Moves the published mark, and tells how far we are.
+    async fn report(&mut self, delivered: u64, head: u64) -> Result<(), String> {
+        let config = self.session.config;
+        metrics::gauge!("daybook_publisher_lag_events").set(head.saturating_sub(delivered) as f64);
+        let moved = self.reported != Some(delivered);
+        let due = self.reported.is_none()
+            || self.reported_at.elapsed() >= config.watermark_interval
+            || delivered == head;
+        if !moved || !due {
+            return Ok(());
+        }
+        self.session
+            .outbox
+            .set_published(delivered)
+            .await
+            .map_err(|error| format!("moving the published mark: {error}"))?;
+        self.reported = Some(delivered);
+        self.reported_at = Instant::now();
+        metrics::gauge!("daybook_published_position").set(delivered as f64);
+        self.session.status.send_if_modified(|status| {
+            let before = status.published_position;
+            status.published_position = delivered;
+            before != delivered
+        });
+        Ok(())
+    }
+
+    fn show_problem(&self, problem: Option<String>) {
+        self.session.status.send_if_modified(|status| {
+            let connected = problem.is_none();
+            let changed = status.connected != connected || status.problem != problem;
+            status.connected = connected;
+            status.problem = problem;
+            changed
+        });
+    }
+
+    /// Writes watermarks to the topics where they are due.
+    async fn write_watermarks(&mut self, position: u64, all: bool) -> Result<(), String> {
+        let now = Instant::now();
+        for index in 0..self.topics.len() {
+            let topic = &self.topics[index];
+            let due = topic.due(position, self.session.config).is_some_and(|due| due <= now);
+            let wanted = due || (all && topic.watermark < position);
+            if !wanted {
+                continue;
+            }
+            let payload = watermark(position);
+            for partition in 0..topic.partitions {
+                let partition = i32::try_from(partition).expect("Kafka counts them in an i32");
+                let record = BaseRecord::<str, [u8], usize>::with_opaque_to(&topic.name, WATERMARK)
+                    .partition(partition)
+                    .payload(&payload)
+                    .headers(watermark_headers(&self.store_id, topic.partitions));
+                produce(&self.producer, &self.shared, record).await?;
+            }
+            let topic = &mut self.topics[index];
+            topic.watermark = position;
+            topic.watermark_at = Some(now);
+        }
+        Ok(())
+    }
+
+    /// When the mark or a watermark is to be written next, if one is.
+    fn next_write(&self, delivered: u64) -> Option<Instant> {
+        let config = self.session.config;
+        let report = (self.reported != Some(delivered))
+            .then_some(self.reported_at + config.watermark_interval);
+        self.topics.iter().filter_map(|topic| topic.due(delivered, config)).chain(report).min()
+    }
+
+    /// Everything has been delivered: the last watermarks, so that readers need not wait for the
+    /// next start.
+    async fn finish(&mut self, delivered: u64, stop: &Stop<'_>) -> Result<(), String> {
+        self.write_watermarks(delivered, true).await?;
+        let (producer, time_left) = (Arc::clone(&self.producer), stop.time_left());
+        blocking(move || producer.flush(time_left).map_err(|error| error.to_string())).await
+    }
+
+    fn begin_check(&mut self) {
+        let (producer, names) = (Arc::clone(&self.producer), self.session.topics.all());
+        self.check =
+            Some(spawn_blocking(move || admin::partition_counts(producer.client(), &names)));
+    }
+
+    fn end_check(
+        &mut self,
+        result: Result<PartitionCounts, KafkaError>,
+    ) -> Result<Option<Outcome>, String> {
+        self.check = None;
+        self.checked_at = Instant::now();
+        let counts = match result {
+            Ok(counts) => counts,
+            Err(error) => {
+                self.shared.lock().problem = Some(format!("the broker does not answer: {error}"));
+                return Ok(None);
+            }
+        };
+        self.shared.lock().problem = None;
+        for (topic, count) in &self.counts {
+            match counts.get(topic) {
+                Some(now) if now != count => {
+                    let change = format!("topic {topic} had {count} partitions and has {now}");
+                    return Ok(Some(Outcome::TopicsChanged(change)));
+                }
+                Some(_) => {}
+                None => return Err(format!("topic {topic} is not there any more")),
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Topic {
+    fn new(name: &str, partitions: u32, skip_until: u64) -> Self {
+        Self {
+            name: name.to_owned(),
+            partitions,
+            skip_until,
+            last_event: 0,
+            watermark: 0,
+            watermark_at: None,
+        }
+    }
+
+    /// When a watermark for this position is to be written; `None` when there is no need.
+    fn due(&self, position: u64, config: &PublisherConfig) -> Option<Instant> {
+        if self.watermark >= position {
+            return None;
+        }
+        // Readers of an idle topic wait a little longer, so that the broker has less to do.
+        let interval = match self.last_event > self.watermark {
+            true => config.watermark_interval,
+            false => config.idle_watermark_interval,
+        };
+        Some(self.watermark_at.map_or_else(Instant::now, |at| at + interval))
+    }
+}
+
+impl Shared {
+    fn new() -> Self {
+        let state = State { prefix: Prefix::new(0), failure: None, problem: None };
+        Self { state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fail(&self, failure: String) {
+        self.lock().failure.get_or_insert(failure);
+        self.changed.notify_one();
+    }
+}
+
+impl ClientContext for Callbacks {
+    fn error(&self, error: KafkaError, reason: &str) {
+        let problem = format!("{error}: {reason}");
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            self.0.fail(problem);
+            return;
+        }
+        debug!(%problem, "the producer has a problem");
+        self.0.lock().problem = Some(problem);
+        self.0.changed.notify_one();
+    }
+}
+
+impl ProducerContext for Callbacks {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
+        if let Err((error, _)) = result {
+            self.0.fail(format!("a delivery failed: {error}"));
+            return;
+        }
+        let mut state = self.0.lock();
+        let recovered = state.problem.take().is_some();
+        let grown = opaque != WATERMARK && state.prefix.deliver(opaque as u64);
+        drop(state);
+        if grown || recovered {
+            self.0.changed.notify_one();
+        }
+    }
+}
+
+/// Gives a record to the producer, waiting while its queue is full.
+async fn produce<K, P>(
+    producer: &ThreadedProducer<Callbacks>,
+    shared: &Shared,
+    mut record: BaseRecord<'_, K, P, usize>,
+) -> Result<(), String>
+where
+    K: rdkafka::message::ToBytes + ?Sized,
+    P: rdkafka::message::ToBytes + ?Sized,
+{
+    loop {
+        let (error, returned) = match producer.send(record) {
+            Ok(()) => return Ok(()),
+            Err(failed) => failed,
+        };
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+            return Err(format!("the producer refuses a record: {error}"));
+        }
+        if let Some(failure) = shared.lock().failure.clone() {
+            return Err(failure);
+        }
+        record = returned;
+        sleep(QUEUE_FULL_WAIT).await;
+    }
+}
+
+/// Waits for a check, if there is one.
+async fn finished(
+    check: &mut Option<JoinHandle<Result<PartitionCounts, KafkaError>>>,
+) -> Result<PartitionCounts, KafkaError> {
+    match check {
+        Some(handle) => handle.await.unwrap_or(Err(KafkaError::Canceled)),
+        None => std::future::pending().await,
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    spawn_blocking(work).await.map_err(|error| error.to_string())?
+}
