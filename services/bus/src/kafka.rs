@@ -273,7 +273,8 @@ impl Reader {
             return Ok(());
         }
         if is_ours {
-            let position = header(headers, POSITION_HEADER).and_then(|text| text.parse().ok());
+            let position: Option<u64> =
+                header(headers, POSITION_HEADER).and_then(|text| text.parse().ok());
             if let Some(position) = position {
                 // The events before it on this partition.
                 partition.prove(position.saturating_sub(1), self.begin, &message)?;
