@@ -1,1 +1,110 @@
 //! The query side: projections and typed queries.
+//!
+//! [`runtime`] runs projections of any kind, [`projections`] says which there are, and the gRPC
+//! services answer from their rows. Events come from a [`SourceFactory`] and, for rebuilds and
+//! gaps, from a [`LogReader`]; nothing here knows whether there is a Kafka.
+//!
+//! A new projection is a file in `projections/` and a line in `projections/mod.rs`. A query over
+//! it is a method of a service like [`BankQueries`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use daybook_bus::source::{LogReader, SourceFactory};
+use daybook_contract::bank::v1::query_service_server::QueryServiceServer;
+use daybook_contract::daybook::v1::ProjectionStatus;
+use daybook_contract::daybook::v1::projection_service_server::ProjectionServiceServer;
+use tonic::service::Routes;
+
+mod amount;
+mod bank;
+mod cache;
+mod paging;
+mod projection_service;
+pub mod projections;
+mod read;
+pub mod runtime;
+mod time;
+
+pub use bank::BankQueries;
+pub use projection_service::ProjectionServer;
+pub use runtime::OpenError;
+
+use runtime::{Host, Settings};
+
+/// The largest request that is read, in bytes.
+pub const MAX_REQUEST_BYTES: usize = 256 * 1024;
+
+/// How the query side is run.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the projections are kept. One process at a time.
+    pub data_dir: PathBuf,
+    /// About how many records a transaction takes when there are that many.
+    pub batch_size: usize,
+    /// How often an event is tried before it goes into quarantine.
+    pub attempts: u32,
+    /// The most queries that read one projection at the same time.
+    pub readers: u32,
+}
+
+impl Config {
+    /// The defaults, for projections in a directory.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        let Settings { data_dir, batch_size, attempts, readers, .. } = Settings::new(data_dir);
+        Self { data_dir, batch_size, attempts, readers }
+    }
+}
+
+/// The running query side: all projections, and the services over them.
+pub struct QuerySide {
+    host: Host,
+    bank: BankQueries,
+}
+
+impl QuerySide {
+    /// Starts all projections. Returns at once: a projection that is being built or caught up says
+    /// so in its status, and its queries fail with UNAVAILABLE until there is something to show.
+    pub fn open(
+        config: Config,
+        factory: Arc<dyn SourceFactory>,
+        log: Arc<dyn LogReader>,
+    ) -> Result<Self, OpenError> {
+        let settings = Settings {
+            batch_size: config.batch_size,
+            attempts: config.attempts,
+            readers: config.readers.max(1),
+            ..Settings::new(config.data_dir)
+        };
+        let host = Host::open(settings, factory, log, projections::start_all)?;
+        let bank = BankQueries::new(host.handles()).expect("all projections were started");
+        Ok(Self { host, bank })
+    }
+
+    /// `bank.v1.QueryService`.
+    pub fn bank_queries(&self) -> QueryServiceServer<BankQueries> {
+        QueryServiceServer::new(self.bank.clone()).max_decoding_message_size(MAX_REQUEST_BYTES)
+    }
+
+    /// `daybook.v1.ProjectionService`.
+    pub fn projection_service(&self) -> ProjectionServiceServer<ProjectionServer> {
+        ProjectionServiceServer::new(ProjectionServer::new(&self.host))
+            .max_decoding_message_size(MAX_REQUEST_BYTES)
+    }
+
+    /// All services.
+    pub fn routes(&self) -> Routes {
+        Routes::new(self.bank_queries()).add_service(self.projection_service())
+    }
+
+    /// How the projections are doing, by name; for health and readiness.
+    pub fn statuses(&self) -> Vec<ProjectionStatus> {
+        self.host.statuses()
+    }
+
+    /// Ends open streams, stops the projections at a batch boundary and closes their files.
+    /// Queries fail with UNAVAILABLE afterwards.
+    pub async fn shutdown(&self) {
+        self.host.shutdown().await;
+    }
+}

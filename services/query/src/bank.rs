@@ -1,0 +1,459 @@
+//! `bank.v1.QueryService`: answers from the projections of the bank.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use daybook_contract::bank::v1::query_service_server::QueryService;
+use daybook_contract::bank::v1::{
+    Account, AccountRejection, DailySummary, GetAccountRequest, GetAccountResponse,
+    GetDailySummaryRequest, GetDailySummaryResponse, GetYearlyTotalsRequest,
+    GetYearlyTotalsResponse, ListAccountsRequest, ListAccountsResponse, ListTransactionsRequest,
+    ListTransactionsResponse, MovementSummary, Transaction,
+};
+use daybook_contract::contract::Violations;
+use daybook_contract::error::Error;
+use daybook_contract::money;
+use futures::FutureExt;
+use jiff::civil::Date;
+use sqlx::sqlite::SqliteConnection;
+use tonic::{Code, Request, Response, Status};
+
+use crate::amount;
+use crate::cache::Cache;
+use crate::paging::{Pages, page_size};
+use crate::projections::account_balance::{AccountBalance, AccountRow};
+use crate::projections::account_transactions::{AccountTransactions, BalanceRow, TransactionRow};
+use crate::projections::daily_summary::{DailySummary as DailySummaryProjection, DayRow};
+use crate::read;
+use crate::runtime::row::{read_row, read_rows};
+use crate::runtime::{Handle, Projection};
+use crate::time;
+
+/// How many accounts or transactions a page has when the request does not say.
+const DEFAULT_PAGE: u32 = 50;
+
+/// The most days of one request.
+const MOST_DAYS: i32 = 366;
+
+/// The years that can be asked for.
+const YEARS: std::ops::RangeInclusive<i32> = 1970..=9999;
+
+/// How many accounts are remembered, about 300 bytes each.
+const CACHED_ACCOUNTS: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
+
+/// How many lists are remembered, at most some 100 kB each.
+const CACHED_LISTS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
+
+/// The service.
+#[derive(Clone)]
+pub struct BankQueries {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    balance: Handle,
+    transactions: Handle,
+    days: Handle,
+    cached_accounts: Cache<Option<AccountRow>>,
+    cached_lists: Cache<Vec<AccountRow>>,
+    cached_transactions: Cache<Option<(BalanceRow, Vec<TransactionRow>)>>,
+    cached_days: Cache<Vec<DayRow>>,
+}
+
+impl BankQueries {
+    /// The service over these projections, which must contain those of the bank.
+    pub fn new(handles: &[Handle]) -> Result<Self, Error> {
+        let find = |name| crate::runtime::host::find(handles, name).cloned();
+        Ok(Self {
+            inner: Arc::new(Inner {
+                balance: find(AccountBalance::NAME)?,
+                transactions: find(AccountTransactions::NAME)?,
+                days: find(DailySummaryProjection::NAME)?,
+                cached_accounts: Cache::new(CACHED_ACCOUNTS),
+                cached_lists: Cache::new(CACHED_LISTS),
+                cached_transactions: Cache::new(CACHED_LISTS),
+                cached_days: Cache::new(CACHED_LISTS),
+            }),
+        })
+    }
+
+    async fn days(
+        &self,
+        read: Option<&daybook_contract::daybook::v1::ReadContext>,
+        first: String,
+        last: String,
+        currency_code: String,
+    ) -> Result<(Vec<DayRow>, u64), Error> {
+        // The key of the cache is a request, whichever of the two queries asks.
+        let key = GetDailySummaryRequest {
+            read: None,
+            start_date: first.clone(),
+            end_date: last.clone(),
+            currency_code: currency_code.clone(),
+        };
+        self.inner
+            .cached_days
+            .answer(&self.inner.days, read, &key, |connection| {
+                select_days(connection, first.clone(), last.clone(), currency_code.clone()).boxed()
+            })
+            .await
+    }
+}
+
+#[tonic::async_trait]
+impl QueryService for BankQueries {
+    async fn get_account(
+        &self,
+        request: Request<GetAccountRequest>,
+    ) -> Result<Response<GetAccountResponse>, Status> {
+        let request = request.into_inner();
+        read::check(&request, request.read.as_ref(), |_| {})?;
+        let id = &request.account_id;
+        let key = GetAccountRequest { read: None, ..request.clone() };
+        let (row, position) = self
+            .inner
+            .cached_accounts
+            .answer(&self.inner.balance, request.read.as_ref(), &key, |connection| {
+                select_account(connection, id.clone()).boxed()
+            })
+            .await?;
+        let row = row.ok_or_else(|| account_not_found(id, position))?;
+        Ok(Response::new(GetAccountResponse { account: Some(account(row)?), position }))
+    }
+
+    async fn list_accounts(
+        &self,
+        request: Request<ListAccountsRequest>,
+    ) -> Result<Response<ListAccountsResponse>, Status> {
+        let mut request = request.into_inner();
+        read::check(&request, request.read.as_ref(), |violations| {
+            check_page_size(violations, request.page_size);
+        })?;
+        let read = request.read.take();
+        let size = page_size(request.page_size, DEFAULT_PAGE);
+        let filters =
+            ListAccountsRequest { page_size: 0, page_token: String::new(), ..request.clone() };
+        let pages = Pages::of("bank.v1.ListAccounts", &filters);
+        let after = pages.after(&request.page_token)?.unwrap_or_default();
+        let (mut rows, position) = self
+            .inner
+            .cached_lists
+            .answer(&self.inner.balance, read.as_ref(), &request, |connection| {
+                select_accounts(connection, filters.clone(), after.clone(), size + 1).boxed()
+            })
+            .await?;
+        let more = rows.len() > size as usize;
+        rows.truncate(size as usize);
+        let last = rows.last().filter(|_| more);
+        let next_page_token = last.map(|row| pages.token(&row.account_id)).unwrap_or_default();
+        let accounts = rows.into_iter().map(account).collect::<Result<_, _>>()?;
+        Ok(Response::new(ListAccountsResponse { accounts, next_page_token, position }))
+    }
+
+    async fn list_transactions(
+        &self,
+        request: Request<ListTransactionsRequest>,
+    ) -> Result<Response<ListTransactionsResponse>, Status> {
+        let mut request = request.into_inner();
+        read::check(&request, request.read.as_ref(), |violations| {
+            check_page_size(violations, request.page_size);
+            check_times(violations, &request);
+        })?;
+        let read = request.read.take();
+        let size = page_size(request.page_size, DEFAULT_PAGE);
+        let filters =
+            ListTransactionsRequest { page_size: 0, page_token: String::new(), ..request.clone() };
+        let pages = Pages::of("bank.v1.ListTransactions", &filters);
+        let before = match pages.after(&request.page_token)? {
+            None => i64::MAX,
+            Some(version) => version.parse().unwrap_or(i64::MAX),
+        };
+        let (found, position) = self
+            .inner
+            .cached_transactions
+            .answer(&self.inner.transactions, read.as_ref(), &request, |connection| {
+                select_transactions(connection, filters.clone(), before, size + 1).boxed()
+            })
+            .await?;
+        let (account, mut rows) =
+            found.ok_or_else(|| account_not_found(&request.account_id, position))?;
+        let more = rows.len() > size as usize;
+        rows.truncate(size as usize);
+        let last = rows.last().filter(|_| more);
+        let next_page_token =
+            last.map(|row| pages.token(&row.version.to_string())).unwrap_or_default();
+        let transactions =
+            rows.into_iter().map(|row| transaction(&account, row)).collect::<Result<_, _>>()?;
+        Ok(Response::new(ListTransactionsResponse { transactions, next_page_token, position }))
+    }
+
+    async fn get_daily_summary(
+        &self,
+        request: Request<GetDailySummaryRequest>,
+    ) -> Result<Response<GetDailySummaryResponse>, Status> {
+        let request = request.into_inner();
+        read::check(&request, request.read.as_ref(), |violations| {
+            check_days(violations, &request);
+            check_currency(violations, &request.currency_code);
+        })?;
+        let last = match request.end_date.is_empty() {
+            true => request.start_date.clone(),
+            false => request.end_date,
+        };
+        let (rows, position) = self
+            .days(request.read.as_ref(), request.start_date, last, request.currency_code)
+            .await?;
+        let mut days = Vec::with_capacity(rows.len());
+        for row in rows {
+            let mut totals = Totals::default();
+            totals.add(&row);
+            days.push(DailySummary {
+                movements: Some(totals.summary(&row.currency_code)?),
+                date: row.day,
+            });
+        }
+        Ok(Response::new(GetDailySummaryResponse { days, position }))
+    }
+
+    async fn get_yearly_totals(
+        &self,
+        request: Request<GetYearlyTotalsRequest>,
+    ) -> Result<Response<GetYearlyTotalsResponse>, Status> {
+        let request = request.into_inner();
+        let year = request.year;
+        read::check(&request, request.read.as_ref(), |violations| {
+            if year != 0 && !YEARS.contains(&year) {
+                let (first, last) = (YEARS.start(), YEARS.end());
+                violations.add("year", format!("{year} is not from {first} to {last}"));
+            }
+            check_currency(violations, &request.currency_code);
+        })?;
+        let (first, last) = (format!("{year:04}-01-01"), format!("{year:04}-12-31"));
+        let (rows, position) =
+            self.days(request.read.as_ref(), first, last, request.currency_code).await?;
+        let mut by_currency = std::collections::BTreeMap::<String, Totals>::new();
+        for row in rows {
+            by_currency.entry(row.currency_code.clone()).or_default().add(&row);
+        }
+        let totals = by_currency
+            .iter()
+            .map(|(currency, totals)| totals.summary(currency))
+            .collect::<Result<_, _>>()?;
+        Ok(Response::new(GetYearlyTotalsResponse { totals, position }))
+    }
+}
+
+// ---- Checks -----------------------------------------------------------------------------------
+
+fn check_page_size(violations: &mut Violations, page_size: i32) {
+    if page_size < 0 {
+        violations.add("page_size", format!("{page_size} is negative"));
+    }
+}
+
+fn check_times(violations: &mut Violations, request: &ListTransactionsRequest) {
+    if let (Some(start), Some(end)) = (&request.start_time, &request.end_time)
+        && (start.seconds, start.nanos) >= (end.seconds, end.nanos)
+    {
+        violations.add("end_time", "is not after start_time");
+    }
+}
+
+fn check_days(violations: &mut Violations, request: &GetDailySummaryRequest) {
+    let mut date = |field, text: &str| {
+        let parsed = parse_date(text);
+        if parsed.is_none() && !text.is_empty() {
+            let shown: String = text.chars().take(20).collect();
+            violations.add(field, format!("{shown:?} is no date such as 2026-11-21"));
+        }
+        parsed
+    };
+    let start = date("start_date", &request.start_date);
+    let end = date("end_date", &request.end_date);
+    let (Some(start), Some(end)) = (start, end) else { return };
+    let days = (end - start).get_days() + 1;
+    if days < 1 {
+        violations.add("end_date", "is before start_date");
+    } else if days > MOST_DAYS {
+        violations.add("end_date", format!("makes {days} days; at most {MOST_DAYS} are allowed"));
+    }
+}
+
+/// A date in exactly this form, in the years that can be asked for.
+fn parse_date(text: &str) -> Option<Date> {
+    let date: Date = text.parse().ok()?;
+    (date.to_string() == text && YEARS.contains(&date.year().into())).then_some(date)
+}
+
+fn check_currency(violations: &mut Violations, code: &str) {
+    if !code.is_empty() && money::exponent(code).is_none() {
+        let shown: String = code.chars().take(20).collect();
+        violations.add("currency_code", format!("{shown:?} is no currency of ISO 4217"));
+    }
+}
+
+fn account_not_found(id: &str, position: u64) -> Error {
+    let reason = AccountRejection::AccountNotFound.as_str_name();
+    let reason = reason.trim_start_matches("ACCOUNT_REJECTION_");
+    Error::custom(Code::NotFound, reason, format!("there is no account {id}"))
+        .with("account_id", id)
+        .with("position", position)
+        .with_resource("bank.account", id)
+}
+
+// ---- Rows -------------------------------------------------------------------------------------
+
+async fn select_account(
+    connection: &mut SqliteConnection,
+    id: String,
+) -> Result<Option<AccountRow>, sqlx::Error> {
+    let query = sqlx::query("SELECT * FROM accounts WHERE account_id = ?").bind(id);
+    query.fetch_optional(connection).await?.as_ref().map(read_row).transpose()
+}
+
+/// Accounts by id. Without a prefix they are read in order; with one, those with the prefix are
+/// found in the index of names and then put in order. No text is greater than one with a byte 255,
+/// so the range holds exactly the names with the prefix.
+async fn select_accounts(
+    connection: &mut SqliteConnection,
+    filters: ListAccountsRequest,
+    after: String,
+    limit: u32,
+) -> Result<Vec<AccountRow>, sqlx::Error> {
+    let sql = match filters.owner_prefix.is_empty() {
+        true => {
+            "SELECT * FROM accounts
+             WHERE account_id > ?1 AND (?2 = 0 OR status = ?2)
+             ORDER BY account_id LIMIT ?3"
+        }
+        false => SELECT_BY_OWNER,
+    };
+    let query = sqlx::query(sql).bind(after).bind(filters.status).bind(limit);
+    read_rows(&query.bind(filters.owner_prefix).fetch_all(connection).await?)
+}
+
+const SELECT_BY_OWNER: &str = "SELECT * FROM accounts INDEXED BY accounts_by_owner
+    WHERE owner_name >= ?4 AND owner_name < ?4 || CAST(x'ff' AS TEXT)
+    AND account_id > ?1 AND (?2 = 0 OR status = ?2)
+    ORDER BY account_id LIMIT ?3";
+
+async fn select_transactions(
+    connection: &mut SqliteConnection,
+    filters: ListTransactionsRequest,
+    before: i64,
+    limit: u32,
+) -> Result<Option<(BalanceRow, Vec<TransactionRow>)>, sqlx::Error> {
+    let account = sqlx::query("SELECT * FROM balances WHERE account_id = ?")
+        .bind(filters.account_id)
+        .fetch_optional(&mut *connection)
+        .await?;
+    let Some(account) = account else { return Ok(None) };
+    let account: BalanceRow = read_row(&account)?;
+    let start = filters.start_time.as_ref().map_or(i64::MIN, time::saturating_nanos);
+    let end = filters.end_time.as_ref().map(time::saturating_nanos);
+    let rows = sqlx::query(
+        "SELECT * FROM transactions
+         WHERE account_no = ?1 AND version < ?2 AND (?3 = 0 OR kind = ?3)
+         AND recorded_time >= ?4 AND (?5 IS NULL OR recorded_time < ?5)
+         ORDER BY version DESC LIMIT ?6",
+    )
+    .bind(account.account_no)
+    .bind(before)
+    .bind(filters.kind)
+    .bind(start)
+    .bind(end)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    Ok(Some((account, read_rows(&rows)?)))
+}
+
+async fn select_days(
+    connection: &mut SqliteConnection,
+    first: String,
+    last: String,
+    currency_code: String,
+) -> Result<Vec<DayRow>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT * FROM days
+         WHERE day BETWEEN ?1 AND ?2 AND (?3 = '' OR currency_code = ?3)
+         ORDER BY day, currency_code",
+    )
+    .bind(first)
+    .bind(last)
+    .bind(currency_code)
+    .fetch_all(connection)
+    .await?;
+    read_rows(&rows)
+}
+
+// ---- Answers ----------------------------------------------------------------------------------
+
+fn account(row: AccountRow) -> Result<Account, Error> {
+    Ok(Account {
+        balance: Some(amount::to_wire(row.balance_minor.into(), &row.currency_code)?),
+        account_id: row.account_id,
+        owner_name: row.owner_name,
+        status: number(row.status),
+        version: crate::runtime::store::from_i64(row.version),
+        opened_time: Some(time::timestamp(row.opened_time)),
+        closed_time: row.closed_time.map(time::timestamp),
+        updated_time: Some(time::timestamp(row.updated_time)),
+    })
+}
+
+fn transaction(account: &BalanceRow, row: TransactionRow) -> Result<Transaction, Error> {
+    let currency = &account.currency_code;
+    Ok(Transaction {
+        account_id: account.account_id.clone(),
+        version: crate::runtime::store::from_i64(row.version),
+        kind: number(row.kind),
+        amount: Some(amount::to_wire(row.amount_minor.into(), currency)?),
+        balance_after: Some(amount::to_wire(row.balance_minor.into(), currency)?),
+        description: row.description,
+        method: number(row.method),
+        recorded_time: Some(time::timestamp(row.recorded_time)),
+        position: crate::runtime::store::from_i64(row.position),
+        event_id: row.event_id,
+    })
+}
+
+/// The number of an enum value; it was one when it was stored.
+fn number(stored: i64) -> i32 {
+    i32::try_from(stored).unwrap_or_default()
+}
+
+/// Sums over days. A year may hold more than 64 bits of the smallest unit.
+#[derive(Default)]
+struct Totals {
+    accounts_opened: i128,
+    accounts_closed: i128,
+    deposit_count: i128,
+    deposit_minor: i128,
+    withdrawal_count: i128,
+    withdrawal_minor: i128,
+}
+
+impl Totals {
+    fn add(&mut self, day: &DayRow) {
+        self.accounts_opened += i128::from(day.accounts_opened);
+        self.accounts_closed += i128::from(day.accounts_closed);
+        self.deposit_count += i128::from(day.deposit_count);
+        self.deposit_minor += i128::from(day.deposit_minor);
+        self.withdrawal_count += i128::from(day.withdrawal_count);
+        self.withdrawal_minor += i128::from(day.withdrawal_minor);
+    }
+
+    fn summary(&self, currency: &str) -> Result<MovementSummary, Error> {
+        let count = |count: i128| u64::try_from(count).unwrap_or_default();
+        Ok(MovementSummary {
+            currency_code: currency.to_owned(),
+            accounts_opened: count(self.accounts_opened),
+            accounts_closed: count(self.accounts_closed),
+            deposit_count: count(self.deposit_count),
+            deposit_total: Some(amount::to_wire(self.deposit_minor, currency)?),
+            withdrawal_count: count(self.withdrawal_count),
+            withdrawal_total: Some(amount::to_wire(self.withdrawal_minor, currency)?),
+        })
+    }
+}

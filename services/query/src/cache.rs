@@ -1,0 +1,60 @@
+//! Remembers answers until the rows of their projection change.
+
+use std::num::NonZeroUsize;
+use std::sync::Mutex;
+
+use daybook_contract::daybook::v1::ReadContext;
+use daybook_contract::error::Error;
+use futures::future::BoxFuture;
+use lru::LruCache;
+use prost::Message;
+use sqlx::sqlite::SqliteConnection;
+
+use crate::runtime::Handle;
+
+/// The answers of one kind of query.
+pub(crate) struct Cache<A> {
+    answers: Mutex<LruCache<Vec<u8>, Kept<A>>>,
+}
+
+struct Kept<A> {
+    /// What the projection's count of changes was before the answer was read.
+    changes: u64,
+    position: u64,
+    answer: A,
+}
+
+impl<A: Clone + Send> Cache<A> {
+    /// A cache for so many answers.
+    pub fn new(most: NonZeroUsize) -> Self {
+        Self { answers: Mutex::new(LruCache::new(most)) }
+    }
+
+    /// The answer to a request (without what has no influence on the rows), and the position that
+    /// it reflects: one that is remembered, or else what `query` reads.
+    pub async fn answer<F>(
+        &self,
+        handle: &Handle,
+        read: Option<&ReadContext>,
+        request: &impl Message,
+        query: F,
+    ) -> Result<(A, u64), Error>
+    where
+        F: for<'c> Fn(&'c mut SqliteConnection) -> BoxFuture<'c, Result<A, sqlx::Error>>
+            + Send
+            + Sync,
+    {
+        let progress = handle.wait_for(read).await?;
+        let key = request.encode_to_vec();
+        if let Some(kept) = self.answers.lock().expect("no holder panics").get(&key)
+            && kept.changes == progress.changes
+        {
+            // Nothing has changed since, so the same rows reflect the newer position as well.
+            return Ok((kept.answer.clone(), kept.position.max(progress.position)));
+        }
+        let (answer, position) = handle.read(read, query).await?;
+        let kept = Kept { changes: progress.changes, position, answer: answer.clone() };
+        self.answers.lock().expect("no holder panics").put(key, kept);
+        Ok((answer, position))
+    }
+}

@@ -1,0 +1,21 @@
+//! The projections. A new one is a file here and a line in the list below.
+
+use crate::runtime::{Environment, Started, start};
+
+/// Declares the modules of the projections and starts them all.
+macro_rules! projections {
+    ($($(#[$meta:meta])* $module:ident :: $projection:ident),+ $(,)?) => {
+        $( $(#[$meta])* pub mod $module; )+
+
+        /// The runners of all projections.
+        pub fn start_all(environment: &Environment) -> Vec<Started> {
+            vec![ $( start::<$module::$projection>(environment), )+ ]
+        }
+    };
+}
+
+projections! {
+    account_balance::AccountBalance,
+    account_transactions::AccountTransactions,
+    daily_summary::DailySummary,
+}

@@ -1,0 +1,810 @@
+//! Applies batches of records to one generation of a projection, each in one transaction: rows,
+//! stream versions, quarantine and checkpoint change together or not at all.
+//!
+//! *Not* here: where batches come from, and what happens after an error. After any error the
+//! engine is of no use any more; whoever holds it drops it and opens another one, which begins at
+//! what was committed last.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use bytes::Bytes;
+use daybook_bus::source::{self, Batch, LogReader, Record};
+use daybook_contract::daybook::v1::RecordedEvent;
+use lru::LruCache;
+use prost::Message;
+use sqlx::Row as _;
+
+use super::projection::{Projection, Recorded, decode, stream_name};
+use super::row::{ApplyError, Binds, Statement, Tables, chunks};
+use super::store::{self, Checkpoint, Quarantined, Store, from_i64, statement, to_i64};
+
+/// How many streams' versions are kept in memory; about 100 bytes each.
+const SEEN_STREAMS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
+
+/// How many quarantined events are applied again in one transaction.
+const RETRY_BATCH: u32 = 1_000;
+
+/// The most events of one stream that a gap may have; more are fetched in several reads.
+const GAP_READ: u64 = 1_000;
+
+/// What ends the work of an engine.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The file cannot be written or read.
+    #[error("the projection's file: {0}")]
+    Store(#[from] store::Error),
+    /// The log cannot fill a gap.
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    /// There is no such event in quarantine.
+    #[error("there is no quarantined event {0}")]
+    NotQuarantined(u64),
+    /// Only the first quarantined event of a stream can be skipped.
+    #[error("event {0} waits behind another one of {1}; skip that one first")]
+    NotFirst(u64, String),
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// One generation of a projection, with its only writer.
+pub(crate) struct Engine<P: Projection> {
+    store: Store,
+    generation: u64,
+    tables: P::Tables,
+    /// The last version seen of a stream: applied, skipped or in quarantine. A cache.
+    seen: LruCache<String, u64>,
+    /// The streams with quarantined events, and the version of the first of them.
+    blocked: HashMap<String, u64>,
+    /// How many events are in quarantine.
+    quarantined: u64,
+    /// Events that an operator has given up. They are applied if they can be, and else ignored.
+    skipped: HashSet<(String, u64)>,
+    checkpoint: Checkpoint,
+    attempts: u32,
+    /// Whether rows may have changed since somebody asked.
+    changed: bool,
+}
+
+/// An event on its way into the projection.
+struct Work<E> {
+    stream: String,
+    version: u64,
+    position: u64,
+    record: Bytes,
+    source: String,
+    event: Result<Recorded<E>, String>,
+}
+
+/// What a batch does beside changing rows.
+#[derive(Default)]
+struct Effects {
+    versions: BTreeMap<String, (u64, u64)>,
+    quarantine: Vec<Quarantined>,
+    applied: u64,
+    last_event_ns: i64,
+}
+
+impl Effects {
+    fn is_empty(&self) -> bool {
+        self.versions.is_empty() && self.quarantine.is_empty()
+    }
+}
+
+/// What came of applying quarantined events again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Retried {
+    pub applied: u64,
+    pub remaining: u64,
+}
+
+impl<P: Projection> Engine<P> {
+    /// Makes a new generation, with nothing in it.
+    pub async fn create(
+        path: &Path,
+        generation: u64,
+        settings: &super::Settings,
+    ) -> Result<Self, Error> {
+        let store = Store::create::<P>(path, generation, settings.max_page_count).await?;
+        Self::load(store, generation, settings).await
+    }
+
+    /// Opens a generation where its last transaction has left it.
+    pub async fn open(
+        path: &Path,
+        generation: u64,
+        settings: &super::Settings,
+    ) -> Result<Self, Error> {
+        let store = Store::open::<P>(path, settings.max_page_count).await?;
+        Self::load(store, generation, settings).await
+    }
+
+    async fn load(
+        mut store: Store,
+        generation: u64,
+        settings: &super::Settings,
+    ) -> Result<Self, Error> {
+        let checkpoint = store.checkpoint().await?;
+        let sql = "SELECT stream, min(version), count(*) FROM quarantine GROUP BY stream";
+        let mut blocked = HashMap::new();
+        let mut quarantined = 0;
+        for row in store.read(statement(sql, Binds::default())).await? {
+            quarantined += from_i64(row.try_get(2)?);
+            let stream: String = row.try_get(0)?;
+            if !stream.is_empty() {
+                blocked.insert(stream, from_i64(row.try_get(1)?));
+            }
+        }
+        let mut engine = Self {
+            store,
+            generation,
+            tables: P::Tables::default(),
+            seen: LruCache::new(SEEN_STREAMS),
+            blocked,
+            quarantined,
+            skipped: HashSet::new(),
+            checkpoint,
+            attempts: settings.attempts.max(1),
+            changed: true,
+        };
+        engine.load_skipped().await?;
+        Ok(engine)
+    }
+
+    async fn load_skipped(&mut self) -> Result<(), Error> {
+        let sql = "SELECT stream, version FROM skipped";
+        for row in self.store.read(statement(sql, Binds::default())).await? {
+            self.skipped.insert((row.try_get(0)?, from_i64(row.try_get(1)?)));
+        }
+        Ok(())
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    pub fn quarantined(&self) -> u64 {
+        self.quarantined
+    }
+
+    /// Whether rows may have changed since the last call.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Closes the file in order.
+    pub async fn close(self) -> Result<(), sqlx::Error> {
+        self.store.close().await
+    }
+
+    /// Lets go of the file after an error.
+    pub async fn abandon(self) {
+        self.store.close_hard().await;
+    }
+
+    /// Applies a batch, in one transaction.
+    pub async fn apply(&mut self, batch: &Batch, log: &dyn LogReader) -> Result<(), Error> {
+        let mut effects = Effects::default();
+        let candidates = self.read_records(&batch.records, &mut effects);
+        let mut seen = self.look_up(&candidates).await?;
+        let works = self.put_in_order(candidates, &mut seen, &mut effects, log).await?;
+        self.load_rows(&works).await?;
+        self.fold(works, &mut effects).await?;
+        let checkpoint = self.next_checkpoint(batch, &effects);
+        if effects.is_empty() && checkpoint.position == self.checkpoint.position {
+            // Only the place in the source has moved. To read on from an older place does no
+            // harm, so it is not worth a transaction.
+            self.checkpoint = checkpoint;
+            return Ok(());
+        }
+        self.store.begin().await?;
+        self.write(&effects, &checkpoint).await?;
+        self.store.commit().await?;
+        self.committed(effects, checkpoint);
+        Ok(())
+    }
+
+    /// Decodes the envelopes. What is no event goes into quarantine as evidence; watermarks and
+    /// the events of other aggregates are left out.
+    fn read_records(&self, records: &[Record], effects: &mut Effects) -> Vec<Candidate> {
+        let mut candidates = Vec::with_capacity(records.len());
+        for record in records {
+            match read_record(record) {
+                Ok(Some(candidate))
+                    if P::AGGREGATES.contains(&candidate.event.aggregate_type.as_str()) =>
+                {
+                    candidates.push(candidate);
+                }
+                Ok(_) => {}
+                Err(problem) => {
+                    effects.quarantine.push(evidence(record, problem));
+                }
+            }
+        }
+        candidates
+    }
+
+    /// The versions seen so far of the streams at hand; absent means none.
+    async fn look_up(
+        &mut self,
+        candidates: &[Candidate],
+    ) -> Result<HashMap<String, u64>, sqlx::Error> {
+        let mut seen = HashMap::new();
+        let mut unknown = Vec::new();
+        for Candidate { stream, .. } in candidates {
+            if seen.contains_key(stream) {
+                continue;
+            }
+            let cached = self.seen.get(stream).copied();
+            if cached.is_none() {
+                unknown.push(stream.clone());
+            }
+            seen.insert(stream.clone(), cached.unwrap_or(0));
+        }
+        unknown.sort_unstable();
+        for chunk in chunks(&unknown) {
+            let marks = vec!["?"; chunk.len()].join(", ");
+            let sql =
+                format!("SELECT stream, version FROM stream_versions WHERE stream IN ({marks})");
+            let mut binds = Binds::default();
+            chunk.iter().for_each(|stream| binds.add(stream.clone()));
+            for row in self.store.read(statement(&sql, binds)).await? {
+                seen.insert(row.try_get(0)?, from_i64(row.try_get(1)?));
+            }
+        }
+        Ok(seen)
+    }
+
+    /// Leaves out what was seen, and fills gaps from the log: afterwards the events of each
+    /// stream follow one another and what was seen before.
+    async fn put_in_order(
+        &self,
+        candidates: Vec<Candidate>,
+        seen: &mut HashMap<String, u64>,
+        effects: &mut Effects,
+        log: &dyn LogReader,
+    ) -> Result<Vec<Work<P::Event>>, Error> {
+        let mut works = Vec::with_capacity(candidates.len());
+        for candidate in candidates {
+            let last = seen.get_mut(&candidate.stream).expect("looked up before");
+            if candidate.event.version <= *last {
+                continue;
+            }
+            while *last + 1 < candidate.event.version {
+                let to = (candidate.event.version - 1).min(*last + GAP_READ);
+                let missing = log.read_stream(candidate.stream.clone(), *last + 1, to).await?;
+                tracing::info!(
+                    projection = P::NAME,
+                    stream = %candidate.stream,
+                    from = *last + 1,
+                    to,
+                    found = missing.len(),
+                    "filled a gap from the log"
+                );
+                let before = *last;
+                for bytes in missing {
+                    let origin = format!("log: {} {}", candidate.stream, *last + 1);
+                    let record = Record { bytes, origin };
+                    let Ok(Some(found)) = read_record(&record) else { break };
+                    if found.stream != candidate.stream || found.event.version != *last + 1 {
+                        break;
+                    }
+                    *last += 1;
+                    effects.versions.insert(found.stream.clone(), (*last, found.event.position));
+                    works.push(found.into_work::<P>());
+                }
+                if *last == before {
+                    break;
+                }
+            }
+            if *last + 1 < candidate.event.version {
+                // The log has no such events, so this record is none of its own.
+                let problem = format!(
+                    "version {} of {} follows {}, and the log has nothing in between",
+                    candidate.event.version, candidate.stream, *last
+                );
+                let Candidate { record, source, .. } = candidate;
+                effects
+                    .quarantine
+                    .push(evidence(&Record { bytes: record, origin: source }, problem));
+                continue;
+            }
+            *last = candidate.event.version;
+            effects.versions.insert(candidate.stream.clone(), (*last, candidate.event.position));
+            works.push(candidate.into_work::<P>());
+        }
+        Ok(works)
+    }
+
+    /// Loads the rows that the events want, a few statements for all of them.
+    async fn load_rows(&mut self, works: &[Work<P::Event>]) -> Result<(), Error> {
+        self.tables.all().into_iter().for_each(|table| table.clear());
+        for work in works {
+            if let Ok(event) = &work.event {
+                P::want(event, &mut self.tables);
+            }
+        }
+        self.load_wanted().await
+    }
+
+    async fn load_wanted(&mut self) -> Result<(), Error> {
+        for table in self.tables.all() {
+            for load in table.loads().0 {
+                let rows = self.store.read(load).await?;
+                table.loaded(&rows)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn fold(
+        &mut self,
+        works: Vec<Work<P::Event>>,
+        effects: &mut Effects,
+    ) -> Result<(), Error> {
+        for work in works {
+            if let Some(first) = self.blocked.get(&work.stream) {
+                let problem = waits_for(*first);
+                effects.quarantine.push(work.quarantined(problem, 0));
+                continue;
+            }
+            match self.try_event(&work).await? {
+                Ok(time_ns) => {
+                    effects.applied += 1;
+                    effects.last_event_ns = effects.last_event_ns.max(time_ns);
+                }
+                Err(_) if self.skipped.contains(&(work.stream.clone(), work.version)) => {}
+                Err(problem) => {
+                    tracing::warn!(
+                        projection = P::NAME,
+                        stream = %work.stream,
+                        version = work.version,
+                        position = work.position,
+                        %problem,
+                        "event put in quarantine"
+                    );
+                    self.blocked.insert(work.stream.clone(), work.version);
+                    effects.quarantine.push(work.quarantined(problem, self.attempts));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies one event, with as many attempts as are allowed. The rows are unchanged when it
+    /// fails. The outer error ends the batch; the inner one concerns the event alone.
+    async fn try_event(&mut self, work: &Work<P::Event>) -> Result<Result<i64, String>, Error> {
+        let event = match &work.event {
+            Ok(event) => event,
+            // Decoding depends on nothing but the bytes: more attempts change nothing.
+            Err(problem) => return Ok(Err(problem.clone())),
+        };
+        let mut attempt = 1;
+        loop {
+            // A bug in a projection must not stop it: a panic concerns the event alone, whose
+            // changes are taken back like those of any other that fails.
+            let tables = &mut self.tables;
+            let result = catch_unwind(AssertUnwindSafe(|| P::apply(event, tables)))
+                .unwrap_or_else(|panic| Err(ApplyError::Failed(panic_text(&*panic))));
+            match result {
+                Ok(()) => {
+                    self.tables.all().into_iter().for_each(|table| table.keep());
+                    return Ok(Ok(event.time_ns));
+                }
+                Err(error) => {
+                    self.tables.all().into_iter().for_each(|table| table.undo());
+                    match error {
+                        ApplyError::NotLoaded => self.load_wanted().await?,
+                        ApplyError::Failed(_) if attempt < self.attempts => attempt += 1,
+                        ApplyError::Failed(problem) => return Ok(Err(problem)),
+                    }
+                }
+            }
+        }
+    }
+
+    fn next_checkpoint(&self, batch: &Batch, effects: &Effects) -> Checkpoint {
+        let position = self.checkpoint.position.max(batch.position);
+        let mut cursor = batch.cursor.clone();
+        // Everything up to the position is in the rows, so the log source may begin there.
+        cursor.log_position = position;
+        if cursor.partitions.is_empty() {
+            cursor.partitions.clone_from(&self.checkpoint.cursor.partitions);
+        }
+        Checkpoint {
+            position,
+            applied_events: self.checkpoint.applied_events + effects.applied,
+            last_event_ns: self.checkpoint.last_event_ns.max(effects.last_event_ns),
+            cursor,
+        }
+    }
+
+    async fn write(
+        &mut self,
+        effects: &Effects,
+        checkpoint: &Checkpoint,
+    ) -> Result<(), sqlx::Error> {
+        for table in self.tables.all() {
+            let writes = table.writes().0;
+            self.store.write(writes).await?;
+        }
+        let versions: Vec<_> = effects.versions.iter().collect();
+        for chunk in chunks(&versions) {
+            let sql = format!(
+                "INSERT INTO stream_versions (stream, version, position) VALUES {}
+                 ON CONFLICT (stream) DO UPDATE
+                 SET version = excluded.version, position = excluded.position",
+                vec!["(?, ?, ?)"; chunk.len()].join(", ")
+            );
+            let mut binds = Binds::default();
+            for (stream, (version, position)) in chunk {
+                binds.add((*stream).clone());
+                binds.add(to_i64(*version));
+                binds.add(to_i64(*position));
+            }
+            self.store.write(vec![statement(&sql, binds)]).await?;
+        }
+        for chunk in chunks(&effects.quarantine) {
+            self.store.write(vec![insert_quarantined(chunk)]).await?;
+        }
+        self.store.set_checkpoint(checkpoint).await
+    }
+
+    fn committed(&mut self, effects: Effects, checkpoint: Checkpoint) {
+        self.changed |= effects.applied > 0;
+        metrics::counter!("daybook_projection_events_total", "projection" => P::NAME)
+            .increment(effects.applied);
+        for (stream, (version, _)) in effects.versions {
+            self.seen.put(stream, version);
+        }
+        self.quarantined += effects.quarantine.len() as u64;
+        self.checkpoint = checkpoint;
+        self.tables.all().into_iter().for_each(|table| table.clear());
+    }
+
+    /// Applies the quarantined events of a stream again.
+    pub async fn retry(&mut self, stream: &str) -> Result<Retried, Error> {
+        self.retry_after(stream, None).await
+    }
+
+    /// Gives up a quarantined event and applies the later ones of its stream.
+    pub async fn skip(&mut self, id: u64) -> Result<Retried, Error> {
+        let mut binds = Binds::default();
+        binds.add(to_i64(id));
+        let sql = "SELECT * FROM quarantine WHERE quarantine_id = ?";
+        let rows = self.store.read(statement(sql, binds)).await?;
+        let found = quarantined_rows(&rows)?.pop().ok_or(Error::NotQuarantined(id))?;
+        if found.stream.is_empty() {
+            let mut binds = Binds::default();
+            binds.add(to_i64(id));
+            let delete = statement("DELETE FROM quarantine WHERE quarantine_id = ?", binds);
+            self.store.write(vec![delete]).await?;
+            self.quarantined -= 1;
+            return Ok(Retried::default());
+        }
+        if self.blocked.get(&found.stream) != Some(&found.version) {
+            return Err(Error::NotFirst(id, found.stream));
+        }
+        let stream = found.stream.clone();
+        self.retry_after(&stream, Some(found)).await
+    }
+
+    /// Goes through the quarantined events of a stream in order, a page a transaction, until one
+    /// fails. The first of them is given up when it is `given_up`.
+    async fn retry_after(
+        &mut self,
+        stream: &str,
+        mut given_up: Option<Quarantined>,
+    ) -> Result<Retried, Error> {
+        let mut applied = 0;
+        loop {
+            let page = self.quarantined_page(stream).await?;
+            let last_page = page.len() < RETRY_BATCH as usize;
+            let result = self.retry_page(stream, page, given_up.take()).await?;
+            applied += result.applied;
+            if last_page || result.failed {
+                return Ok(Retried { applied, remaining: self.count(stream).await? });
+            }
+        }
+    }
+
+    async fn retry_page(
+        &mut self,
+        stream: &str,
+        page: Vec<Quarantined>,
+        given_up: Option<Quarantined>,
+    ) -> Result<Page, Error> {
+        let mut effects = Effects::default();
+        let mut writes = Vec::new();
+        let mut done = Vec::new();
+        let mut works = Vec::new();
+        for entry in &page {
+            if given_up.as_ref().is_some_and(|given_up| given_up.id == entry.id) {
+                writes.push(insert_skipped(stream, entry.version));
+                done.push(entry.id);
+                continue;
+            }
+            let record = Record { bytes: entry.record.clone(), origin: entry.source.clone() };
+            let candidate = read_record(&record).ok().flatten();
+            works.push((entry, candidate.map(Candidate::into_work::<P>)));
+        }
+        self.tables.all().into_iter().for_each(|table| table.clear());
+        for event in works.iter().filter_map(|(_, work)| work.as_ref()?.event.as_ref().ok()) {
+            P::want(event, &mut self.tables);
+        }
+        self.load_wanted().await?;
+        let mut first_failed = None;
+        for (entry, work) in &works {
+            let result = match work {
+                Some(work) => self.try_event(work).await?,
+                None => Err("the record is no event".to_owned()),
+            };
+            match result {
+                Ok(time_ns) => {
+                    effects.applied += 1;
+                    effects.last_event_ns = effects.last_event_ns.max(time_ns);
+                    done.push(entry.id);
+                }
+                Err(problem) => {
+                    writes.extend(failed_again(entry, &problem, self.attempts));
+                    first_failed = Some(entry.version);
+                    break;
+                }
+            }
+        }
+        for chunk in chunks(&done) {
+            let marks = vec!["?"; chunk.len()].join(", ");
+            let mut binds = Binds::default();
+            chunk.iter().for_each(|id| binds.add(to_i64(*id)));
+            let sql = format!("DELETE FROM quarantine WHERE quarantine_id IN ({marks})");
+            writes.push(statement(&sql, binds));
+        }
+        let checkpoint = Checkpoint {
+            applied_events: self.checkpoint.applied_events + effects.applied,
+            last_event_ns: self.checkpoint.last_event_ns.max(effects.last_event_ns),
+            ..self.checkpoint.clone()
+        };
+        self.store.begin().await?;
+        self.store.write(writes).await?;
+        self.write(&effects, &checkpoint).await?;
+        self.store.commit().await?;
+        let result = Page { applied: effects.applied, failed: first_failed.is_some() };
+        self.quarantined -= done.len() as u64;
+        if let Some(given_up) = given_up {
+            self.skipped.insert((stream.to_owned(), given_up.version));
+        }
+        match first_failed {
+            Some(version) => self.blocked.insert(stream.to_owned(), version),
+            // The next page, if there is one, is gone through before anything else.
+            None => self.blocked.remove(stream),
+        };
+        self.committed(effects, checkpoint);
+        Ok(result)
+    }
+
+    async fn quarantined_page(&mut self, stream: &str) -> Result<Vec<Quarantined>, sqlx::Error> {
+        let mut binds = Binds::default();
+        binds.add(stream.to_owned());
+        binds.add(RETRY_BATCH);
+        let sql = "SELECT * FROM quarantine WHERE stream = ? ORDER BY version LIMIT ?";
+        quarantined_rows(&self.store.read(statement(sql, binds)).await?)
+    }
+
+    async fn count(&mut self, stream: &str) -> Result<u64, sqlx::Error> {
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM quarantine WHERE stream = ?")
+            .bind(stream)
+            .fetch_one(self.store.connection())
+            .await?;
+        Ok(from_i64(count))
+    }
+
+    /// The last version seen of a stream; 0 when there is none.
+    pub async fn seen(&mut self, stream: &str) -> Result<u64, sqlx::Error> {
+        if let Some(version) = self.seen.get(stream) {
+            return Ok(*version);
+        }
+        let version: Option<i64> =
+            sqlx::query_scalar("SELECT version FROM stream_versions WHERE stream = ?")
+                .bind(stream)
+                .fetch_optional(self.store.connection())
+                .await?;
+        Ok(version.map_or(0, from_i64))
+    }
+
+    /// Takes over from another generation what is not in the log: the events that were given up
+    /// and the records that are no events.
+    pub async fn take_over(
+        &mut self,
+        skipped: &[(String, u64)],
+        evidence: &[Quarantined],
+    ) -> Result<(), Error> {
+        self.store.begin().await?;
+        for (stream, version) in skipped {
+            self.store.write(vec![insert_skipped(stream, *version)]).await?;
+        }
+        for chunk in chunks(evidence) {
+            self.store.write(vec![insert_quarantined(chunk)]).await?;
+        }
+        self.store.commit().await?;
+        self.quarantined += evidence.len() as u64;
+        self.skipped.extend(skipped.iter().cloned());
+        // What was quarantined here before it was given up there is given up now.
+        loop {
+            let due = skipped.iter().find(|(stream, version)| {
+                self.blocked.get(stream).is_some_and(|first| first == version)
+            });
+            let Some((stream, _)) = due else { return Ok(()) };
+            let first = self.quarantined_page(stream).await?.into_iter().next();
+            let Some(first) = first else { return Ok(()) };
+            self.retry_after(stream, Some(first)).await?;
+        }
+    }
+
+    /// Takes over the place in the source, and makes the file ready to be served.
+    pub async fn finish(&mut self, cursor: Option<source::Cursor>) -> Result<(), Error> {
+        if let Some(cursor) = cursor {
+            let mut checkpoint = self.checkpoint.clone();
+            checkpoint.cursor.partitions = cursor.partitions;
+            self.store.begin().await?;
+            self.store.set_checkpoint(&checkpoint).await?;
+            self.store.commit().await?;
+            self.checkpoint = checkpoint;
+        }
+        self.store.finish().await?;
+        Ok(())
+    }
+}
+
+struct Page {
+    applied: u64,
+    failed: bool,
+}
+
+/// A record that is an event.
+struct Candidate {
+    stream: String,
+    event: RecordedEvent,
+    record: Bytes,
+    source: String,
+}
+
+impl Candidate {
+    fn into_work<P: Projection>(self) -> Work<P::Event> {
+        Work {
+            stream: self.stream,
+            version: self.event.version,
+            position: self.event.position,
+            record: self.record,
+            source: self.source,
+            event: decode::<P>(self.event).map_err(|error| error.to_string()),
+        }
+    }
+}
+
+impl<E> Work<E> {
+    fn quarantined(self, problem: String, attempts: u32) -> Quarantined {
+        Quarantined {
+            id: 0,
+            stream: self.stream,
+            version: self.version,
+            position: self.position,
+            problem,
+            attempts,
+            time_ns: crate::time::now_ns(),
+            record: self.record,
+            source: self.source,
+        }
+    }
+}
+
+/// Decodes the envelope of a record; `None` for a watermark.
+fn read_record(record: &Record) -> Result<Option<Candidate>, String> {
+    if record.bytes.is_empty() {
+        return Err("the record is empty".to_owned());
+    }
+    let event = RecordedEvent::decode(record.bytes.clone())
+        .map_err(|error| format!("the record is no RecordedEvent: {error}"))?;
+    if event.aggregate_type.is_empty() && event.version == 0 && event.payload.is_none() {
+        if event.position == 0 {
+            return Err("the record is neither an event nor a watermark".to_owned());
+        }
+        return Ok(None);
+    }
+    if event.aggregate_type.is_empty() || event.aggregate_id.is_empty() {
+        return Err("the record names no stream".to_owned());
+    }
+    if event.version == 0 || event.position == 0 {
+        return Err("the record has no version or no position".to_owned());
+    }
+    Ok(Some(Candidate {
+        stream: stream_name(&event.aggregate_type, &event.aggregate_id),
+        event,
+        record: record.bytes.clone(),
+        source: record.origin.clone(),
+    }))
+}
+
+fn evidence(record: &Record, problem: String) -> Quarantined {
+    tracing::warn!(source = %record, %problem, "record put in quarantine");
+    Quarantined {
+        id: 0,
+        stream: String::new(),
+        version: 0,
+        position: 0,
+        problem,
+        attempts: 1,
+        time_ns: crate::time::now_ns(),
+        record: record.bytes.clone(),
+        source: record.origin.clone(),
+    }
+}
+
+fn waits_for(version: u64) -> String {
+    format!("waits for version {version} of its stream")
+}
+
+fn insert_quarantined(entries: &[Quarantined]) -> Statement {
+    let mut binds = Binds::default();
+    for entry in entries {
+        binds.add(entry.stream.clone());
+        binds.add(to_i64(entry.version));
+        binds.add(to_i64(entry.position));
+        binds.add(entry.problem.clone());
+        binds.add(entry.attempts);
+        binds.add(entry.time_ns);
+        binds.add(entry.record.to_vec());
+        binds.add(entry.source.clone());
+    }
+    let sql = format!(
+        "INSERT INTO quarantine (stream, version, position, problem, attempts, quarantine_time,
+         record, source) VALUES {}",
+        vec!["(?, ?, ?, ?, ?, ?, ?, ?)"; entries.len()].join(", ")
+    );
+    statement(&sql, binds)
+}
+
+fn insert_skipped(stream: &str, version: u64) -> Statement {
+    let mut binds = Binds::default();
+    binds.add(stream.to_owned());
+    binds.add(to_i64(version));
+    statement("INSERT OR IGNORE INTO skipped (stream, version) VALUES (?, ?)", binds)
+}
+
+/// Notes that an event failed again, and that the later ones wait for it.
+fn failed_again(entry: &Quarantined, problem: &str, attempts: u32) -> [Statement; 2] {
+    let mut own = Binds::default();
+    own.add(problem.to_owned());
+    own.add(attempts);
+    own.add(to_i64(entry.id));
+    let mut later = Binds::default();
+    later.add(waits_for(entry.version));
+    later.add(entry.stream.clone());
+    later.add(to_i64(entry.version));
+    [
+        statement(
+            "UPDATE quarantine SET problem = ?, attempts = attempts + ? WHERE quarantine_id = ?",
+            own,
+        ),
+        statement("UPDATE quarantine SET problem = ? WHERE stream = ? AND version > ?", later),
+    ]
+}
+
+fn quarantined_rows(rows: &[sqlx::sqlite::SqliteRow]) -> Result<Vec<Quarantined>, sqlx::Error> {
+    rows.iter().map(store::quarantined).collect()
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("the projection panicked: {}", text.unwrap_or("no message"))
+}

@@ -1,0 +1,147 @@
+//! The source of a running projection: opened when needed, and opened again after an error, always
+//! at the committed cursor. When the source has lost the place, the log fills in.
+
+use std::sync::Arc;
+
+use daybook_bus::source::{Batch, Cursor, Error, LogReader, Source, SourceFactory};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+/// A source that is not open yet, with the position up to which it is to be read, if it is only to
+/// catch up.
+type Opening = BoxFuture<'static, Result<(Box<dyn Source>, Option<u64>), Error>>;
+
+/// Batches, one after the other.
+pub(crate) struct Feed {
+    factory: Arc<dyn SourceFactory>,
+    log: Arc<dyn LogReader>,
+    batch_size: usize,
+    committed: Cursor,
+    state: State,
+    /// The source has lost the place: the next one to open is the log.
+    lost: bool,
+}
+
+enum State {
+    Closed,
+    Opening(Opening),
+    Open {
+        source: Box<dyn Source>,
+        /// Where the log hands over to the source proper; `None` when this is it.
+        until: Option<u64>,
+        /// What came after the batch that was returned last.
+        failed: Option<Error>,
+    },
+}
+
+impl Feed {
+    pub fn new(
+        factory: Arc<dyn SourceFactory>,
+        log: Arc<dyn LogReader>,
+        batch_size: usize,
+        committed: Cursor,
+    ) -> Self {
+        let batch_size = batch_size.max(1);
+        Self { factory, log, batch_size, committed, state: State::Closed, lost: false }
+    }
+
+    /// Says that everything before this cursor has been committed.
+    pub fn committed(&mut self, cursor: &Cursor) {
+        self.committed.clone_from(cursor);
+        let State::Open { until: Some(until), .. } = &self.state else { return };
+        if cursor.log_position >= *until {
+            // Nothing is missing up to where the log ended. The source proper begins at whatever
+            // it still has: what it repeats is known by its version, what it lacks is in the log.
+            self.committed.partitions.clear();
+            self.lost = false;
+            self.state = State::Closed;
+        }
+    }
+
+    /// Lets go of the source; the next batch begins at the committed cursor.
+    pub fn close(&mut self) {
+        self.state = State::Closed;
+    }
+
+    /// Waits for the next batch: at most about the batch size, but never waiting for more than
+    /// one. Cancel-safe. After an error the source is opened again, at the committed cursor.
+    pub async fn next(&mut self) -> Result<Batch, Error> {
+        match self.try_next().await {
+            Ok(batch) => Ok(batch),
+            Err(error) => {
+                self.lost |= matches!(error, Error::Lost { .. });
+                self.state = State::Closed;
+                Err(error)
+            }
+        }
+    }
+
+    async fn try_next(&mut self) -> Result<Batch, Error> {
+        loop {
+            match &mut self.state {
+                State::Closed => self.state = State::Opening(self.open()),
+                State::Opening(opening) => {
+                    let (source, until) = opening.await?;
+                    self.lost &= until.is_some();
+                    self.state = State::Open { source, until, failed: None };
+                }
+                State::Open { source, until, failed } => {
+                    if let Some(error) = failed.take() {
+                        return Err(error);
+                    }
+                    let mut batch = source.next().await?;
+                    while batch.records.len() < self.batch_size {
+                        match source.next().now_or_never() {
+                            Some(Ok(more)) => merge(&mut batch, more),
+                            Some(Err(error)) => *failed = Some(error),
+                            None => break,
+                        }
+                        if failed.is_some() {
+                            break;
+                        }
+                    }
+                    if until.is_some() {
+                        // The places in the partitions are lost, whatever the log says.
+                        batch.cursor.partitions.clear();
+                    }
+                    return Ok(batch);
+                }
+            }
+        }
+    }
+
+    fn open(&self) -> Opening {
+        let mut cursor = self.committed.clone();
+        let factory = self.factory.clone();
+        if self.lost {
+            let log = self.log.clone();
+            return Box::pin(async move {
+                let until = log.head().await?;
+                if until < cursor.log_position {
+                    return Err(Error::Lost {
+                        source_name: "the log".to_owned(),
+                        problem: format!(
+                            "it ends at {until}, before the projection's position {}: it is \
+                             another log, or an older copy",
+                            cursor.log_position
+                        ),
+                    });
+                }
+                if until == cursor.log_position {
+                    cursor.partitions.clear();
+                    return Ok((factory.open(&cursor).await?, None));
+                }
+                Ok((log.subscribe(cursor.log_position).await?, Some(until)))
+            });
+        }
+        Box::pin(async move { Ok((factory.open(&cursor).await?, None)) })
+    }
+}
+
+/// Appends a batch to the one before it.
+pub(crate) fn merge(batch: &mut Batch, more: Batch) {
+    batch.records.extend(more.records);
+    batch.position = batch.position.max(more.position);
+    batch.head = batch.head.max(more.head);
+    batch.cursor = more.cursor;
+}

@@ -1,0 +1,298 @@
+//! What the rest of the query side sees of a running projection: its status, its rows, and the
+//! operations on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use daybook_contract::daybook::v1::{
+    ErrorReason, ProjectionState, ProjectionStatus, ReadContext, RebuildStage, RebuildStatus,
+};
+use daybook_contract::error::Error;
+use futures::future::BoxFuture;
+use sqlx::sqlite::{SqliteConnection, SqlitePool};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::engine::Retried;
+use crate::time;
+
+/// How long a query waits for its `min_position` when it does not say.
+const DEFAULT_WAIT: Duration = Duration::from_secs(5);
+
+/// The longest that a query can wait.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+
+/// When a query that came too early may try again.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// A generation that is served.
+pub(crate) struct Live {
+    pub generation: u64,
+    pub pool: SqlitePool,
+}
+
+/// What a projection is doing; changes with every batch.
+#[derive(Clone, Default)]
+pub(crate) struct Progress {
+    /// The generation that answers queries; `None` while the first one is being built.
+    pub live: Option<Arc<Live>>,
+    pub position: u64,
+    pub head: u64,
+    pub paused: bool,
+    /// Whether the source, or the file, cannot be used at the moment.
+    pub disconnected: bool,
+    pub problem: String,
+    pub quarantined: u64,
+    pub last_event_ns: i64,
+    /// Goes up whenever rows may have changed.
+    pub changes: u64,
+}
+
+/// What a runner is asked to do.
+pub(crate) enum Command {
+    Pause(Answer<()>),
+    Resume(Answer<()>),
+    Rebuild(Answer<RebuildStatus>),
+    Retry { stream: String, answer: Answer<Retried> },
+    Skip { id: u64, answer: Answer<Retried> },
+}
+
+pub(crate) type Answer<T> = oneshot::Sender<Result<T, Error>>;
+
+/// A running projection.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub name: &'static str,
+    pub version: u32,
+    pub source: &'static str,
+    pub progress: watch::Sender<Progress>,
+    pub rebuild: watch::Sender<RebuildStatus>,
+    pub commands: mpsc::Sender<Command>,
+}
+
+impl Shared {
+    pub fn update(&self, change: impl FnOnce(&mut Progress)) {
+        self.progress.send_modify(change);
+    }
+
+    pub fn update_rebuild(&self, change: impl FnOnce(&mut RebuildStatus)) {
+        self.rebuild.send_modify(change);
+    }
+}
+
+/// Whether a rebuild is under way.
+pub(crate) fn is_running(rebuild: &RebuildStatus) -> bool {
+    matches!(rebuild.stage(), RebuildStage::Building | RebuildStage::Comparing)
+}
+
+impl Handle {
+    /// The name of the projection.
+    pub fn name(&self) -> &'static str {
+        self.shared.name
+    }
+
+    /// How it is doing.
+    pub fn status(&self) -> ProjectionStatus {
+        let progress = self.shared.progress.borrow().clone();
+        let head = progress.head.max(progress.position);
+        let lag = head - progress.position;
+        let last = progress.last_event_ns;
+        let lag_seconds = match lag {
+            0 => 0.0,
+            _ if last == 0 => 0.0,
+            _ => (time::now_ns() - last).max(0) as f64 / 1e9,
+        };
+        let rebuild = self.shared.rebuild.borrow().clone();
+        ProjectionStatus {
+            name: self.shared.name.to_owned(),
+            version: self.shared.version,
+            state: state(&progress).into(),
+            position: progress.position,
+            head_position: head,
+            lag_events: lag,
+            lag_seconds,
+            quarantined_events: progress.quarantined,
+            source: self.shared.source.to_owned(),
+            problem: progress.problem,
+            last_event_time: (last != 0).then(|| time::timestamp(last)),
+            rebuild: (rebuild.stage() != RebuildStage::Unspecified).then_some(rebuild),
+        }
+    }
+
+    /// The rebuild under way, or the last one; follows its progress.
+    pub(crate) fn rebuild_status(&self) -> watch::Receiver<RebuildStatus> {
+        self.shared.rebuild.subscribe()
+    }
+
+    /// Everything in the log up to this position is reflected.
+    pub fn position(&self) -> u64 {
+        self.shared.progress.borrow().position
+    }
+
+    /// Waits until the projection has come as far as a query wants. Answers with the generation
+    /// to read.
+    pub(crate) async fn wait_for(&self, read: Option<&ReadContext>) -> Result<Progress, Error> {
+        let min_position = read.map_or(0, |read| read.min_position);
+        let mut progress = self.shared.progress.subscribe();
+        let ready = |p: &Progress| p.live.is_some() && p.position >= min_position;
+        {
+            let now = progress.borrow_and_update();
+            if ready(&now) {
+                return Ok(now.clone());
+            }
+            if min_position == 0 {
+                return Err(self.rebuilding(&now));
+            }
+        }
+        let wait = max_wait(read);
+        match tokio::time::timeout(wait, progress.wait_for(ready)).await {
+            Ok(Ok(now)) => Ok(now.clone()),
+            Ok(Err(_)) => Err(not_serving()),
+            Err(_) => {
+                let now = self.shared.progress.borrow().clone();
+                match now.live {
+                    None => Err(self.rebuilding(&now)),
+                    Some(_) => Err(self.lagging(&now, min_position, wait)),
+                }
+            }
+        }
+    }
+
+    /// Reads rows, all of one moment, and says which position they reflect.
+    pub(crate) async fn read<T, F>(
+        &self,
+        read: Option<&ReadContext>,
+        query: F,
+    ) -> Result<(T, u64), Error>
+    where
+        T: Send,
+        F: for<'c> Fn(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>
+            + Send
+            + Sync,
+    {
+        loop {
+            let progress = self.wait_for(read).await?;
+            let live = progress.live.expect("waited for");
+            match read_once(&live.pool, &query).await {
+                Ok(answer) => return Ok(answer),
+                // A rebuilt generation has taken over in between: read that one.
+                Err(sqlx::Error::PoolClosed) if self.has_moved(&live) => {}
+                Err(error) => return Err(self.unreadable(&error)),
+            }
+        }
+    }
+
+    fn has_moved(&self, from: &Arc<Live>) -> bool {
+        let now = self.shared.progress.borrow();
+        now.live.as_ref().is_some_and(|live| live.generation != from.generation)
+    }
+
+    fn rebuilding(&self, now: &Progress) -> Error {
+        let text = format!("projection {} is being built and cannot answer yet", self.name());
+        Error::new(ErrorReason::ProjectionRebuilding, text)
+            .with("projection", self.name())
+            .with("position", now.position)
+            .with("head_position", now.head)
+            .with_retry_after(RETRY_AFTER)
+    }
+
+    fn lagging(&self, now: &Progress, min_position: u64, waited: Duration) -> Error {
+        let text = format!(
+            "projection {} is at position {}, not yet at {min_position}, after {} ms",
+            self.name(),
+            now.position,
+            waited.as_millis()
+        );
+        Error::new(ErrorReason::ProjectionLagging, text)
+            .with("projection", self.name())
+            .with("position", now.position)
+            .with("min_position", min_position)
+            .with("head_position", now.head.max(now.position))
+            .with_retry_after(RETRY_AFTER)
+    }
+
+    pub(crate) fn unreadable(&self, error: &sqlx::Error) -> Error {
+        tracing::error!(projection = self.name(), %error, "query failed");
+        if matches!(error, sqlx::Error::PoolTimedOut) {
+            let text = format!("too many queries wait for projection {}", self.name());
+            return Error::new(ErrorReason::Overloaded, text).with_retry_after(RETRY_AFTER);
+        }
+        if matches!(error, sqlx::Error::PoolClosed) {
+            return not_serving();
+        }
+        let text = format!("projection {} cannot be read", self.name());
+        Error::new(ErrorReason::Internal, text).with("projection", self.name())
+    }
+
+    /// Stops applying events.
+    pub(crate) async fn pause(&self) -> Result<(), Error> {
+        self.ask(Command::Pause).await
+    }
+
+    /// Goes on applying events.
+    pub(crate) async fn resume(&self) -> Result<(), Error> {
+        self.ask(Command::Resume).await
+    }
+
+    /// Begins a rebuild, or answers with the one under way.
+    pub(crate) async fn rebuild(&self) -> Result<RebuildStatus, Error> {
+        self.ask(Command::Rebuild).await
+    }
+
+    /// Applies the quarantined events of a stream again.
+    pub(crate) async fn retry(&self, stream: String) -> Result<Retried, Error> {
+        self.ask(|answer| Command::Retry { stream, answer }).await
+    }
+
+    /// Gives up a quarantined event.
+    pub(crate) async fn skip(&self, id: u64) -> Result<Retried, Error> {
+        self.ask(|answer| Command::Skip { id, answer }).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, Error> {
+        let (answer, reply) = oneshot::channel();
+        self.shared.commands.send(command(answer)).await.map_err(|_| not_serving())?;
+        reply.await.unwrap_or_else(|_| Err(not_serving()))
+    }
+}
+
+async fn read_once<T, F>(pool: &SqlitePool, query: &F) -> Result<(T, u64), sqlx::Error>
+where
+    F: for<'c> Fn(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>,
+{
+    let mut transaction = pool.begin().await?;
+    let position: i64 =
+        sqlx::query_scalar("SELECT position FROM checkpoint").fetch_one(&mut *transaction).await?;
+    let answer = query(&mut transaction).await?;
+    transaction.commit().await?;
+    Ok((answer, super::store::from_i64(position)))
+}
+
+pub(crate) fn not_serving() -> Error {
+    Error::new(ErrorReason::NotServing, "the query service is stopping")
+        .with_retry_after(RETRY_AFTER)
+}
+
+fn max_wait(read: Option<&ReadContext>) -> Duration {
+    let Some(wait) = read.and_then(|read| read.max_wait) else { return DEFAULT_WAIT };
+    Duration::try_from(wait).unwrap_or(Duration::ZERO).min(MAX_WAIT)
+}
+
+fn state(progress: &Progress) -> ProjectionState {
+    if progress.live.is_none() {
+        return ProjectionState::Rebuilding;
+    }
+    if progress.paused {
+        return ProjectionState::Paused;
+    }
+    if progress.disconnected {
+        return ProjectionState::Disconnected;
+    }
+    match progress.position >= progress.head {
+        true => ProjectionState::Live,
+        false => ProjectionState::CatchingUp,
+    }
+}

@@ -1,0 +1,70 @@
+//! The runtime of projections: generic over what they are. It gives every projection its file, its
+//! source, exactly-once application, quarantine, pause and rebuild.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use daybook_bus::source::{LogReader, SourceFactory};
+use tokio::sync::watch;
+
+mod compare;
+mod engine;
+mod feed;
+mod files;
+pub(crate) mod handle;
+pub(crate) mod host;
+pub mod projection;
+mod rebuild;
+pub mod row;
+mod runner;
+pub(crate) mod store;
+
+pub use handle::Handle;
+pub use host::{Host, OpenError};
+pub use projection::{EncodedEvent, Projection, Recorded};
+pub use row::{ApplyError, Row, Table, Tables};
+pub use runner::{Started, start};
+
+/// How projections are run.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where their files are.
+    pub data_dir: PathBuf,
+    /// About how many records a transaction takes when there are that many.
+    pub batch_size: usize,
+    /// The same during a rebuild, which nobody waits for.
+    pub rebuild_batch_size: usize,
+    /// How often an event is tried before it goes into quarantine.
+    pub attempts: u32,
+    /// The most queries that read one projection at the same time.
+    pub readers: u32,
+    /// The most pages that a file may have; for tests of a full disk.
+    pub max_page_count: Option<u32>,
+}
+
+impl Settings {
+    /// The defaults, for files in a directory.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            batch_size: 1_000,
+            rebuild_batch_size: 10_000,
+            attempts: 3,
+            readers: 4,
+            max_page_count: None,
+        }
+    }
+}
+
+/// What a projection runs with.
+#[derive(Clone)]
+pub struct Environment {
+    /// How.
+    pub settings: Arc<Settings>,
+    /// Where its events come from.
+    pub factory: Arc<dyn SourceFactory>,
+    /// The log, for rebuilds and gaps.
+    pub log: Arc<dyn LogReader>,
+    /// Becomes true when the service stops.
+    pub stop: watch::Receiver<bool>,
+}

@@ -1,0 +1,352 @@
+//! Builds a new generation of a projection from the log: the first one, or one beside the
+//! generation that is served. It writes nothing but the new file; who makes it the live one is the
+//! runner.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use daybook_bus::source::{self, Batch, Cursor, LogReader, Record, Source};
+use daybook_contract::daybook::v1::{RebuildReport, RebuildStage};
+use futures::FutureExt;
+use prost::Message;
+use sqlx::{Connection, Row as _};
+use tokio::sync::{mpsc, oneshot};
+
+use super::compare::compare;
+use super::engine::{self, Engine};
+use super::feed::merge;
+use super::files::Files;
+use super::handle::Shared;
+use super::projection::Projection;
+use super::row::Tables;
+use super::store::{self, Checkpoint, Quarantined, from_i64, to_i64};
+use super::{Environment, Settings};
+
+/// How long the log may be silent although it has more to tell.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// How often the log is tried again before a rebuild fails.
+const TRIES: u32 = 8;
+
+/// The pause after the first failure; it doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why a rebuild failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    #[error("the projection's files: {0}")]
+    Files(#[from] std::io::Error),
+    #[error(
+        "the log ends at {head}, before the projection's position {position}: it is another log, or an older copy"
+    )]
+    LogTooShort { head: u64, position: u64 },
+    #[error("the log has sent nothing for {} s", SILENCE.as_secs())]
+    Silent,
+    #[error("the service is stopping")]
+    Stopping,
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Engine(error.into())
+    }
+}
+
+/// Asks the runner to stop at a batch boundary, so that the new generation can be brought to
+/// exactly the state of the old one.
+pub(crate) struct Handover<P: Projection> {
+    /// Where the runner says how far it is.
+    pub granted: oneshot::Sender<Checkpoint>,
+    /// What takes over; when it is dropped, the runner goes on with the old generation.
+    pub ready: oneshot::Receiver<Ready<P>>,
+}
+
+/// A new generation that can take over.
+pub(crate) struct Ready<P: Projection> {
+    pub engine: Engine<P>,
+    pub report: RebuildReport,
+}
+
+/// What a build needs.
+pub(crate) struct Build<P: Projection> {
+    pub files: Files,
+    pub environment: Environment,
+    pub shared: Arc<Shared>,
+    pub handovers: mpsc::Sender<Handover<P>>,
+}
+
+/// A generation that is being built.
+struct Builder<P: Projection> {
+    engine: Engine<P>,
+    log: Arc<dyn LogReader>,
+    shared: Arc<Shared>,
+    source: Option<Box<dyn Source>>,
+    /// What the source has sent and is not applied yet.
+    waiting: Option<Batch>,
+    batch_size: usize,
+}
+
+/// How long the log may be out of reach before a rebuild fails.
+struct Patience {
+    tries: u32,
+    pause: Duration,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Self { tries: 1, pause: FIRST_PAUSE }
+    }
+
+    /// Waits before the next try, or gives up.
+    async fn wait<P: Projection>(&mut self, error: Error) -> Result<(), Error> {
+        let passing = matches!(error, Error::Source(source::Error::Unavailable { .. }));
+        if !passing || self.tries == TRIES {
+            return Err(error);
+        }
+        tracing::warn!(projection = P::NAME, %error, "rebuild waits for the log");
+        tokio::time::sleep(self.pause).await;
+        self.tries += 1;
+        self.pause *= 2;
+        Ok(())
+    }
+}
+
+impl<P: Projection> Build<P> {
+    /// Builds the first generation, or the first one of a new version, up to the end of the log.
+    /// The place in the source is taken over from `cursor`, which is of the generation before.
+    pub async fn first(&self, cursor: Option<Cursor>) -> Result<Engine<P>, Error> {
+        let mut builder = self.builder().await?;
+        let result = async {
+            let head = builder.head().await?;
+            builder.advance(head, false).await?;
+            self.shared.update_rebuild(|status| status.set_stage(RebuildStage::Comparing));
+            Ok(builder.engine.finish(cursor).await?)
+        };
+        let result: Result<(), Error> = result.await;
+        self.end(builder, result).await
+    }
+
+    /// Builds a generation beside the one that is served, compares the two, and hands the new one
+    /// to the runner.
+    pub async fn beside(&self, live_generation: u64) -> Result<(), Error> {
+        let old = self.files.path(live_generation);
+        let mut builder = self.builder().await?;
+        let result = self.bring_level(&mut builder, &old).await;
+        let (report, hand_over) = match result {
+            Ok(done) => done,
+            Err(error) => return self.end(builder, Err(error)).await.map(drop),
+        };
+        let ready = Ready { engine: builder.engine, report };
+        hand_over.send(ready).map_err(|_| Error::Stopping)
+    }
+
+    async fn builder(&self) -> Result<Builder<P>, Error> {
+        let settings: &Settings = &self.environment.settings;
+        let generation = self.files.next_generation()?;
+        let path = self.files.path(generation);
+        self.files.remove(generation)?;
+        tracing::info!(projection = P::NAME, generation, "building from the log");
+        let engine = Engine::create(&path, generation, settings).await?;
+        Ok(Builder {
+            engine,
+            log: self.environment.log.clone(),
+            shared: self.shared.clone(),
+            source: None,
+            waiting: None,
+            batch_size: settings.rebuild_batch_size.max(1),
+        })
+    }
+
+    /// Answers with the engine, or removes its file.
+    async fn end(
+        &self,
+        builder: Builder<P>,
+        result: Result<(), Error>,
+    ) -> Result<Engine<P>, Error> {
+        let Err(error) = result else { return Ok(builder.engine) };
+        let generation = builder.engine.generation();
+        builder.engine.abandon().await;
+        if let Err(error) = self.files.remove(generation) {
+            tracing::warn!(projection = P::NAME, generation, %error, "file left behind");
+        }
+        Err(error)
+    }
+
+    async fn bring_level(
+        &self,
+        builder: &mut Builder<P>,
+        old: &Path,
+    ) -> Result<(RebuildReport, oneshot::Sender<Ready<P>>), Error> {
+        let skipped = skipped(old).await?;
+        builder.engine.take_over(&skipped, &[]).await?;
+        // Follow the live generation until it is no more than a batch away. The new one never
+        // goes beyond it: it could not be compared then.
+        let close = self.environment.settings.batch_size as u64;
+        loop {
+            let target = self.live_position();
+            let head = builder.head().await?;
+            if head < target {
+                return Err(Error::LogTooShort { head, position: target });
+            }
+            builder.advance(target, true).await?;
+            if self.live_position() <= target + close {
+                break;
+            }
+        }
+        let (granted, grant) = oneshot::channel();
+        let (hand_over, ready) = oneshot::channel();
+        let handover = Handover { granted, ready };
+        self.handovers.send(handover).await.map_err(|_| Error::Stopping)?;
+        let live = grant.await.map_err(|_| Error::Stopping)?;
+
+        // The live generation stands still from here on.
+        builder.advance(live.position, true).await?;
+        builder.catch_up_streams(old, live.position).await?;
+        builder.engine.take_over(&self::skipped(old).await?, &evidence(old).await?).await?;
+        self.shared.update_rebuild(|status| status.set_stage(RebuildStage::Comparing));
+        builder.engine.finish(Some(live.cursor)).await?;
+        let new = self.files.path(builder.engine.generation());
+        let report = compare(old, &new, P::Tables::INFO).await?;
+        Ok((report, hand_over))
+    }
+
+    fn live_position(&self) -> u64 {
+        self.shared.progress.borrow().position
+    }
+}
+
+impl<P: Projection> Builder<P> {
+    /// Applies the log up to a position: exactly, or at least.
+    async fn advance(&mut self, to: u64, exactly: bool) -> Result<(), Error> {
+        while self.engine.checkpoint().position < to {
+            let limit = if exactly { to } else { u64::MAX };
+            let batch = self.batch(limit).await?;
+            self.engine.apply(&batch, self.log.as_ref()).await?;
+            let position = self.engine.checkpoint().position;
+            self.shared.update_rebuild(|status| {
+                status.position = position;
+                status.target_position = to.max(status.target_position).max(position);
+            });
+        }
+        Ok(())
+    }
+
+    /// The next batch, or the part of it that does not go beyond the limit.
+    async fn batch(&mut self, limit: u64) -> Result<Batch, Error> {
+        let batch = match self.waiting.take() {
+            Some(batch) => batch,
+            None => self.read_patiently().await?,
+        };
+        if batch.position <= limit {
+            return Ok(batch);
+        }
+        let Batch { records, position, head, cursor } = batch;
+        let (now, later) = records.into_iter().partition(|record| place(record) <= limit);
+        self.waiting = Some(Batch { records: later, position, head, cursor });
+        Ok(Batch { records: now, position: limit, head, cursor: Cursor::default() })
+    }
+
+    async fn read_patiently(&mut self) -> Result<Batch, Error> {
+        let mut patience = Patience::new();
+        loop {
+            match self.read().await {
+                Ok(batch) => return Ok(batch),
+                Err(error) => {
+                    // The source is gone with the error; the next one begins after what is applied.
+                    patience.wait::<P>(error).await?;
+                }
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<Batch, Error> {
+        let mut source = match self.source.take() {
+            Some(source) => source,
+            None => self.log.subscribe(self.engine.checkpoint().position).await?,
+        };
+        let next = tokio::time::timeout(SILENCE, source.next());
+        let mut batch = next.await.map_err(|_| Error::Silent)??;
+        while batch.records.len() < self.batch_size {
+            match source.next().now_or_never() {
+                Some(Ok(more)) => merge(&mut batch, more),
+                // The batch is good. The next read opens the source again and sees the error.
+                Some(Err(_)) => return Ok(batch),
+                None => break,
+            }
+        }
+        self.source = Some(source);
+        Ok(batch)
+    }
+
+    /// The end of the log.
+    async fn head(&mut self) -> Result<u64, Error> {
+        let mut patience = Patience::new();
+        loop {
+            match self.log.head().await {
+                Ok(head) => return Ok(head),
+                Err(error) => patience.wait::<P>(error.into()).await?,
+            }
+        }
+    }
+
+    /// Applies what the old generation has seen beyond its position: a reader of several
+    /// partitions is ahead on some of them.
+    async fn catch_up_streams(&mut self, old: &Path, position: u64) -> Result<(), Error> {
+        let mut connection = store::read_only(old).await?;
+        let rows = sqlx::query("SELECT stream, version FROM stream_versions WHERE position > ?")
+            .bind(to_i64(position))
+            .fetch_all(&mut connection)
+            .await?;
+        connection.close().await?;
+        for row in rows {
+            let stream: String = row.try_get(0)?;
+            let to = from_i64(row.try_get(1)?);
+            let from = self.engine.seen(&stream).await? + 1;
+            if from > to {
+                continue;
+            }
+            let records = self.log.read_stream(stream.clone(), from, to).await?;
+            let records = records
+                .into_iter()
+                .map(|bytes| Record { bytes, origin: format!("log: {stream}") })
+                .collect();
+            let batch = Batch { records, ..Batch::default() };
+            self.engine.apply(&batch, self.log.as_ref()).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The position of a record, without decoding the rest.
+fn place(record: &Record) -> u64 {
+    #[derive(Clone, PartialEq, Message)]
+    struct Place {
+        #[prost(uint64, tag = "5")]
+        position: u64,
+    }
+    Place::decode(record.bytes.clone()).map_or(0, |place| place.position)
+}
+
+async fn skipped(file: &Path) -> Result<Vec<(String, u64)>, Error> {
+    let mut connection = store::read_only(file).await?;
+    let rows =
+        sqlx::query("SELECT stream, version FROM skipped").fetch_all(&mut connection).await?;
+    connection.close().await?;
+    let read = |row: &sqlx::sqlite::SqliteRow| Ok((row.try_get(0)?, from_i64(row.try_get(1)?)));
+    rows.iter().map(read).collect()
+}
+
+/// The records in quarantine that are no events; they are not in the log.
+async fn evidence(file: &Path) -> Result<Vec<Quarantined>, Error> {
+    let mut connection = store::read_only(file).await?;
+    let rows = sqlx::query("SELECT * FROM quarantine WHERE stream = '' ORDER BY quarantine_id")
+        .fetch_all(&mut connection)
+        .await?;
+    connection.close().await?;
+    Ok(rows.iter().map(store::quarantined).collect::<Result<_, _>>()?)
+}

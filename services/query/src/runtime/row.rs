@@ -1,0 +1,449 @@
+//! Rows of a projection as Rust structs, and the tables of rows that a batch works on in memory.
+//! *Not* here: when they are loaded and written, which is the engine's business.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use sqlx::sqlite::SqliteArguments;
+use sqlx::{Arguments, Encode, Sqlite, Type};
+
+/// How many rows one statement handles, largest first. A number of rows is cut into these, so
+/// that the few statements there are stay prepared. 256 rows of at most 100 columns stay below
+/// SQLite's limit of 32,766 parameters.
+const CHUNKS: [usize; 5] = [256, 64, 16, 4, 1];
+
+/// A row of a projection: plain data with a key. Made with [`rows!`](crate::rows).
+pub trait Row: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
+    /// The primary key: one value or a tuple.
+    type Key: Clone + Eq + Hash + Ord + fmt::Debug + Send + Sync + 'static;
+    /// The name of the table.
+    const TABLE: &'static str;
+    /// All columns, those of the key first.
+    const COLUMNS: &'static [&'static str];
+    /// How many of them are the key.
+    const KEY_COLUMNS: usize;
+
+    /// The key of this row.
+    fn key(&self) -> Self::Key;
+    /// Binds all columns, in order.
+    fn bind(&self, to: &mut Binds);
+    /// Binds the columns of a key, in order.
+    fn bind_key(key: &Self::Key, to: &mut Binds);
+    /// Reads a row whose columns begin at an index.
+    fn read(row: &SqliteRow, at: usize) -> Result<Self, sqlx::Error>;
+}
+
+/// The parameters of a statement.
+#[derive(Default)]
+pub struct Binds(pub(crate) SqliteArguments);
+
+impl Binds {
+    /// Adds the next parameter.
+    pub fn add<'t, T: Encode<'t, Sqlite> + Type<Sqlite>>(&mut self, value: T) {
+        self.0.add(value).expect("integers, texts and blobs always encode");
+    }
+}
+
+/// A statement with its parameters.
+pub(crate) struct Statement {
+    pub sql: Arc<str>,
+    pub binds: Binds,
+}
+
+/// Why an event was not applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// It needs a row that is not loaded yet. The runtime loads the row and applies the event
+    /// again; a projection only passes this on.
+    #[error("a row is not loaded yet")]
+    NotLoaded,
+    /// It does not fit what is there.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl ApplyError {
+    /// The event does not fit, for this reason.
+    pub fn failed(problem: impl Into<String>) -> Self {
+        Self::Failed(problem.into())
+    }
+}
+
+/// The rows of one table that a batch works on.
+///
+/// A row is `want`ed before it is used, so that the rows of a whole batch are loaded at once. One
+/// that was forgotten costs time, not correctness: see [`ApplyError::NotLoaded`].
+pub struct Table<R: Row> {
+    slots: HashMap<R::Key, Slot<R>>,
+    wanted: BTreeSet<R::Key>,
+    /// What the event at hand has overwritten, so that it can be taken back.
+    journal: Vec<(R::Key, Option<Slot<R>>)>,
+    sql: HashMap<(Kind, usize), Arc<str>>,
+}
+
+#[derive(Clone)]
+struct Slot<R> {
+    row: Option<R>,
+    changed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Select,
+    Upsert,
+    Delete,
+}
+
+impl<R: Row> Default for Table<R> {
+    fn default() -> Self {
+        Self {
+            slots: HashMap::new(),
+            wanted: BTreeSet::new(),
+            journal: Vec::new(),
+            sql: HashMap::new(),
+        }
+    }
+}
+
+impl<R: Row> Table<R> {
+    /// Says that the row with this key will be needed.
+    pub fn want(&mut self, key: R::Key) {
+        if !self.slots.contains_key(&key) {
+            self.wanted.insert(key);
+        }
+    }
+
+    /// The row with this key, if there is one.
+    pub fn get(&mut self, key: &R::Key) -> Result<Option<&R>, ApplyError> {
+        if !self.slots.contains_key(key) {
+            self.wanted.insert(key.clone());
+            return Err(ApplyError::NotLoaded);
+        }
+        Ok(self.slots[key].row.as_ref())
+    }
+
+    /// The row with this key, to be changed, made or (with `None`) removed.
+    pub fn edit(&mut self, key: &R::Key) -> Result<&mut Option<R>, ApplyError> {
+        let Some(slot) = self.slots.get_mut(key) else {
+            self.wanted.insert(key.clone());
+            return Err(ApplyError::NotLoaded);
+        };
+        self.journal.push((key.clone(), Some(slot.clone())));
+        slot.changed = true;
+        Ok(&mut slot.row)
+    }
+
+    /// Puts a row, whatever was there. The row need not be loaded before.
+    pub fn put(&mut self, row: R) {
+        let key = row.key();
+        let before = self.slots.insert(key.clone(), Slot { row: Some(row), changed: true });
+        self.journal.push((key, before));
+    }
+
+    fn sql(&mut self, kind: Kind, rows: usize) -> Arc<str> {
+        self.sql.entry((kind, rows)).or_insert_with(|| statement::<R>(kind, rows).into()).clone()
+    }
+}
+
+/// One statement for a number of rows.
+fn statement<R: Row>(kind: Kind, rows: usize) -> String {
+    let (keys, values) = R::COLUMNS.split_at(R::KEY_COLUMNS);
+    let (table, columns, key_list) = (R::TABLE, R::COLUMNS.join(", "), keys.join(", "));
+    let tuples = |width: usize| {
+        let tuple = format!("({})", vec!["?"; width].join(", "));
+        vec![tuple; rows].join(", ")
+    };
+    match kind {
+        Kind::Select => format!(
+            "SELECT {columns} FROM {table} WHERE ({key_list}) IN (VALUES {})",
+            tuples(keys.len())
+        ),
+        Kind::Delete => {
+            format!("DELETE FROM {table} WHERE ({key_list}) IN (VALUES {})", tuples(keys.len()))
+        }
+        Kind::Upsert => {
+            let sets: Vec<_> = values.iter().map(|c| format!("{c} = excluded.{c}")).collect();
+            let action = match sets.is_empty() {
+                true => "NOTHING".to_owned(),
+                false => format!("UPDATE SET {}", sets.join(", ")),
+            };
+            format!(
+                "INSERT INTO {table} ({columns}) VALUES {} ON CONFLICT ({key_list}) DO {action}",
+                tuples(R::COLUMNS.len())
+            )
+        }
+    }
+}
+
+/// Cuts a slice into pieces of the sizes in [`CHUNKS`].
+pub(crate) fn chunks<T>(mut rest: &[T]) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let size = CHUNKS.into_iter().find(|size| *size <= rest.len())?;
+        let (head, tail) = rest.split_at(size);
+        rest = tail;
+        Some(head)
+    })
+}
+
+/// What there is to know about a table of rows.
+#[derive(Debug, Clone, Copy)]
+pub struct TableInfo {
+    /// The name.
+    pub name: &'static str,
+    /// All columns, those of the key first.
+    pub columns: &'static [&'static str],
+    /// How many of them are the key.
+    pub key_columns: usize,
+}
+
+/// A [`Table`] without the type of its rows; what the engine sees.
+pub trait AnyTable: Send + Sync {
+    #[doc(hidden)]
+    fn loads(&mut self) -> Loads;
+    #[doc(hidden)]
+    fn loaded(&mut self, rows: &[SqliteRow]) -> Result<(), sqlx::Error>;
+    #[doc(hidden)]
+    fn writes(&mut self) -> Writes;
+    #[doc(hidden)]
+    fn keep(&mut self);
+    #[doc(hidden)]
+    fn undo(&mut self);
+    #[doc(hidden)]
+    fn clear(&mut self);
+}
+
+/// The statements that load the wanted rows.
+pub struct Loads(pub(crate) Vec<Statement>);
+
+/// The statements that write the changed rows.
+pub struct Writes(pub(crate) Vec<Statement>);
+
+impl<R: Row> AnyTable for Table<R> {
+    /// From here on the wanted rows count as loaded; those not found do not exist.
+    fn loads(&mut self) -> Loads {
+        let keys: Vec<_> = std::mem::take(&mut self.wanted).into_iter().collect();
+        let mut statements = Vec::new();
+        for chunk in chunks(&keys) {
+            let mut binds = Binds::default();
+            for key in chunk {
+                R::bind_key(key, &mut binds);
+            }
+            statements.push(Statement { sql: self.sql(Kind::Select, chunk.len()), binds });
+        }
+        for key in keys {
+            self.slots.entry(key).or_insert(Slot { row: None, changed: false });
+        }
+        Loads(statements)
+    }
+
+    fn loaded(&mut self, rows: &[SqliteRow]) -> Result<(), sqlx::Error> {
+        for row in rows {
+            let row = R::read(row, 0)?;
+            let slot = self.slots.entry(row.key()).or_insert(Slot { row: None, changed: false });
+            if !slot.changed {
+                slot.row = Some(row);
+            }
+        }
+        Ok(())
+    }
+
+    fn writes(&mut self) -> Writes {
+        let mut put = Vec::new();
+        let mut removed = Vec::new();
+        for (key, slot) in self.slots.iter().filter(|(_, slot)| slot.changed) {
+            match &slot.row {
+                Some(row) => put.push((key.clone(), row.clone())),
+                None => removed.push(key.clone()),
+            }
+        }
+        // In the order of the key, neighbours in the file are written together.
+        put.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        removed.sort_unstable();
+        let mut statements = Vec::new();
+        for chunk in chunks(&put) {
+            let mut binds = Binds::default();
+            for (_, row) in chunk {
+                row.bind(&mut binds);
+            }
+            statements.push(Statement { sql: self.sql(Kind::Upsert, chunk.len()), binds });
+        }
+        for chunk in chunks(&removed) {
+            let mut binds = Binds::default();
+            for key in chunk {
+                R::bind_key(key, &mut binds);
+            }
+            statements.push(Statement { sql: self.sql(Kind::Delete, chunk.len()), binds });
+        }
+        Writes(statements)
+    }
+
+    fn keep(&mut self) {
+        self.journal.clear();
+    }
+
+    fn undo(&mut self) {
+        while let Some((key, before)) = self.journal.pop() {
+            match before {
+                Some(slot) => self.slots.insert(key, slot),
+                None => self.slots.remove(&key),
+            };
+        }
+    }
+
+    fn clear(&mut self) {
+        self.slots.clear();
+        self.wanted.clear();
+        self.journal.clear();
+    }
+}
+
+/// The tables of a projection. Made with [`rows!`](crate::rows).
+pub trait Tables: Default + Send + Sync + 'static {
+    /// What the tables are.
+    const INFO: &'static [TableInfo];
+
+    /// All of them, in the order of [`Tables::INFO`].
+    fn all(&mut self) -> Vec<&mut dyn AnyTable>;
+}
+
+/// Declares the rows of a projection and the struct of its tables.
+///
+/// The name and type of each field are those of a column; the fields of `key` are the primary key.
+/// Types are `i64`, `String`, `Vec<u8>` and `Option`s of them.
+///
+/// ```
+/// daybook_query::rows! {
+///     /// The tables of a projection.
+///     pub struct Tables {
+///         /// How often each word was heard.
+///         words: Word in "words",
+///     }
+///
+///     /// A word.
+///     pub struct Word {
+///         key {
+///             /// The word.
+///             word: String,
+///         }
+///         /// How often it was heard.
+///         count: i64,
+///     }
+/// }
+/// ```
+#[macro_export]
+macro_rules! rows {
+    (
+        $(#[$tables_meta:meta])*
+        $tables_vis:vis struct $tables:ident {
+            $( $(#[$table_meta:meta])* $table:ident : $table_row:ident in $name:literal ),+ $(,)?
+        }
+        $(
+            $(#[$meta:meta])*
+            $vis:vis struct $row:ident {
+                key { $( $(#[$key_meta:meta])* $key:ident : $key_type:ty ),+ $(,)? }
+                $( $(#[$field_meta:meta])* $field:ident : $field_type:ty ),* $(,)?
+            }
+        )+
+    ) => {
+        $(#[$tables_meta])*
+        #[derive(Default)]
+        $tables_vis struct $tables {
+            $( $(#[$table_meta])* $tables_vis $table: $crate::runtime::row::Table<$table_row>, )+
+        }
+
+        impl $crate::runtime::row::Tables for $tables {
+            const INFO: &'static [$crate::runtime::row::TableInfo] = &[
+                $( $crate::runtime::row::TableInfo {
+                    name: $name,
+                    columns: <$table_row as $crate::runtime::row::Row>::COLUMNS,
+                    key_columns: <$table_row as $crate::runtime::row::Row>::KEY_COLUMNS,
+                }, )+
+            ];
+
+            fn all(&mut self) -> Vec<&mut dyn $crate::runtime::row::AnyTable> {
+                vec![ $( &mut self.$table, )+ ]
+            }
+        }
+
+        $( impl $crate::runtime::row::Named for $table_row {
+            const TABLE: &'static str = $name;
+        } )+
+
+        $(
+            $(#[$meta])*
+            #[derive(Debug, Clone, PartialEq)]
+            $vis struct $row {
+                $( $(#[$key_meta])* pub $key: $key_type, )+
+                $( $(#[$field_meta])* pub $field: $field_type, )*
+            }
+
+            #[allow(unused_parens, clippy::clone_on_copy)]
+            impl $crate::runtime::row::Row for $row {
+                type Key = ($($key_type),+);
+                const TABLE: &'static str = <$row as $crate::runtime::row::Named>::TABLE;
+                const COLUMNS: &'static [&'static str] =
+                    &[ $( stringify!($key), )+ $( stringify!($field), )* ];
+                const KEY_COLUMNS: usize = [ $( stringify!($key) ),+ ].len();
+
+                fn key(&self) -> Self::Key {
+                    ($( self.$key.clone() ),+)
+                }
+
+                fn bind(&self, to: &mut $crate::runtime::row::Binds) {
+                    $( to.add(self.$key.clone()); )+
+                    $( to.add(self.$field.clone()); )*
+                }
+
+                fn bind_key(key: &Self::Key, to: &mut $crate::runtime::row::Binds) {
+                    let ($( $key ),+) = key;
+                    $( to.add($key.clone()); )+
+                }
+
+                fn read(
+                    row: &$crate::runtime::row::SqliteRow,
+                    at: usize,
+                ) -> Result<Self, $crate::runtime::row::SqlError> {
+                    let mut at = at..;
+                    Ok(Self {
+                        $( $key: $crate::runtime::row::column(row, &mut at)?, )+
+                        $( $field: $crate::runtime::row::column(row, &mut at)?, )*
+                    })
+                }
+            }
+        )+
+    };
+}
+
+/// The name of the table of a row; made by [`rows!`](crate::rows).
+#[doc(hidden)]
+pub trait Named {
+    /// The name.
+    const TABLE: &'static str;
+}
+
+#[doc(hidden)]
+pub use sqlx::Error as SqlError;
+#[doc(hidden)]
+pub use sqlx::sqlite::SqliteRow;
+
+/// Reads the next column; for [`rows!`](crate::rows).
+#[doc(hidden)]
+pub fn column<'r, T: sqlx::Decode<'r, Sqlite> + Type<Sqlite>>(
+    row: &'r SqliteRow,
+    at: &mut std::ops::RangeFrom<usize>,
+) -> Result<T, sqlx::Error> {
+    use sqlx::Row as _;
+    row.try_get(at.next().expect("a row has few columns"))
+}
+
+/// Reads a row of a `SELECT *`.
+pub(crate) fn read_row<R: Row>(row: &SqliteRow) -> Result<R, sqlx::Error> {
+    R::read(row, 0)
+}
+
+/// Reads the rows of a `SELECT *`.
+pub(crate) fn read_rows<R: Row>(rows: &[SqliteRow]) -> Result<Vec<R>, sqlx::Error> {
+    rows.iter().map(read_row).collect()
+}

@@ -1,0 +1,529 @@
+//! Runs one projection, in its own task: it owns the writer of the live generation and is the only
+//! one that changes which generation is live.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use daybook_contract::daybook::v1::{ErrorReason, RebuildReport, RebuildStage, RebuildStatus};
+use daybook_contract::error::Error as ApiError;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::engine::{self, Engine};
+use super::feed::Feed;
+use super::files::Files;
+use super::handle::{Answer, Command, Handle, Live, Progress, Shared, is_running};
+use super::projection::Projection;
+use super::rebuild::{self, Build, Handover, Ready};
+use super::store;
+use super::{Environment, Settings};
+use crate::time;
+
+/// How many operations may wait for a runner.
+const QUEUED_COMMANDS: usize = 16;
+
+/// The pause after an error; it doubles with each that follows, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How often the end of the log is looked up while the source does not tell it.
+const HEAD_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long queries of the old generation may take after a new one has taken over.
+const FAREWELL: Duration = Duration::from_secs(30);
+
+/// A projection that was started: what others see of it, and its task.
+pub struct Started {
+    /// What others see.
+    pub handle: Handle,
+    /// Runs until the service stops; ends at a batch boundary.
+    pub task: futures::future::BoxFuture<'static, ()>,
+}
+
+/// Makes the runner of a projection. It runs when the task is polled.
+pub fn start<P: Projection>(environment: &Environment) -> Started {
+    let (commands, queue) = mpsc::channel(QUEUED_COMMANDS);
+    let shared = Arc::new(Shared {
+        name: P::NAME,
+        version: P::VERSION,
+        source: environment.factory.kind(),
+        progress: watch::Sender::new(Progress::default()),
+        rebuild: watch::Sender::new(RebuildStatus::default()),
+        commands,
+    });
+    let runner = Runner::<P> {
+        files: Files::new(&environment.settings.data_dir, P::NAME),
+        environment: environment.clone(),
+        stop: environment.stop.clone(),
+        shared: shared.clone(),
+        queue,
+        handovers: mpsc::channel(1),
+        rebuilds: JoinSet::new(),
+        engine: None,
+        pause: FIRST_PAUSE,
+    };
+    Started { handle: Handle { shared }, task: Box::pin(runner.run()) }
+}
+
+struct Runner<P: Projection> {
+    files: Files,
+    environment: Environment,
+    stop: watch::Receiver<bool>,
+    shared: Arc<Shared>,
+    queue: mpsc::Receiver<Command>,
+    handovers: (mpsc::Sender<Handover<P>>, mpsc::Receiver<Handover<P>>),
+    rebuilds: JoinSet<()>,
+    engine: Option<Engine<P>>,
+    /// How long to wait after the next error.
+    pause: Duration,
+}
+
+/// What ends a stretch of running.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    #[error(transparent)]
+    Rebuild(#[from] rebuild::Error),
+    #[error("the projection's files: {0}")]
+    Files(#[from] std::io::Error),
+}
+
+impl<P: Projection> Runner<P> {
+    async fn run(mut self) {
+        loop {
+            let Err(error) = self.serve().await else { break };
+            tracing::error!(projection = P::NAME, %error, "projection stopped, will try again");
+            // Whatever the connection is in the middle of ends with it; what was committed holds.
+            if let Some(engine) = self.engine.take() {
+                engine.abandon().await;
+            }
+            self.trouble(error.to_string());
+            if self.wait().await {
+                break;
+            }
+        }
+        self.rebuilds.shutdown().await;
+        self.queue.close();
+        let live = self.shared.progress.borrow().live.clone();
+        if let Some(live) = live {
+            live.pool.close().await;
+        }
+        if let Some(engine) = self.engine.take()
+            && let Err(error) = engine.close().await
+        {
+            tracing::warn!(projection = P::NAME, %error, "file not closed in order");
+        }
+        tracing::info!(projection = P::NAME, "projection stopped");
+    }
+
+    /// Opens the live generation, or builds the first one, and follows the source until the
+    /// service stops.
+    async fn serve(&mut self) -> Result<(), Error> {
+        let paused = self.files.paused()?;
+        self.shared.update(|progress| progress.paused = paused);
+        if !is_running(&self.shared.rebuild.borrow()) {
+            self.files.sweep()?;
+        }
+        let Some(engine) = self.open_or_build().await? else { return Ok(()) };
+        self.engine = Some(engine);
+        if self.shared.progress.borrow().live.is_none() {
+            self.serve_readers().await?;
+        }
+        self.publish();
+        self.follow().await
+    }
+
+    fn engine(&mut self) -> &mut Engine<P> {
+        self.engine.as_mut().expect("served while the engine is open")
+    }
+
+    /// `None` when the service stops before there is anything to serve.
+    async fn open_or_build(&mut self) -> Result<Option<Engine<P>>, Error> {
+        let settings = self.environment.settings.clone();
+        let mut cursor = None;
+        if let Some(generation) = self.files.live()? {
+            let path = self.files.path(generation);
+            match Engine::open(&path, generation, &settings).await {
+                Ok(engine) => return Ok(Some(engine)),
+                Err(engine::Error::Store(store::Error::Unusable(problem))) => {
+                    tracing::warn!(projection = P::NAME, generation, %problem, "must be rebuilt");
+                    // A reader that begins at the old place repeats nothing but what is new.
+                    cursor = store::cursor_of(&path).await;
+                    self.stop_readers().await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let old = self.files.live()?;
+        let Some(engine) = self.build_first(cursor).await? else { return Ok(None) };
+        self.files.set_live(engine.generation())?;
+        if let Some(old) = old {
+            self.files.remove(old)?;
+        }
+        self.finish_rebuild(RebuildReport::default());
+        Ok(Some(engine))
+    }
+
+    /// Builds the first generation; operations that need one are refused meanwhile.
+    async fn build_first(
+        &mut self,
+        cursor: Option<daybook_bus::source::Cursor>,
+    ) -> Result<Option<Engine<P>>, Error> {
+        self.begin_rebuild();
+        let build = self.build();
+        let building = build.first(cursor);
+        tokio::pin!(building);
+        loop {
+            tokio::select! {
+                biased;
+                _ = stopped(&mut self.stop) => return Ok(None),
+                Some(command) = self.queue.recv() => {
+                    refuse_or_note(&self.shared, &self.files, command);
+                }
+                result = &mut building => match result {
+                    Ok(engine) => return Ok(Some(engine)),
+                    Err(error) => {
+                        self.fail_rebuild(&error.to_string());
+                        return Err(error.into());
+                    }
+                },
+            }
+        }
+    }
+
+    fn build(&self) -> Build<P> {
+        Build {
+            files: self.files.clone(),
+            environment: self.environment.clone(),
+            shared: self.shared.clone(),
+            handovers: self.handovers.0.clone(),
+        }
+    }
+
+    async fn serve_readers(&mut self) -> Result<(), Error> {
+        let live = self.open_readers(self.engine.as_ref().expect("just opened")).await?;
+        self.shared.update(|progress| progress.live = Some(Arc::new(live)));
+        Ok(())
+    }
+
+    async fn open_readers(&self, engine: &Engine<P>) -> Result<Live, Error> {
+        let path = self.files.path(engine.generation());
+        let pool = store::readers(&path, self.environment.settings.readers)
+            .await
+            .map_err(engine::Error::from)?;
+        Ok(Live { generation: engine.generation(), pool })
+    }
+
+    async fn stop_readers(&self) {
+        let mut live = None;
+        self.shared.update(|progress| live = progress.live.take());
+        if let Some(live) = live {
+            live.pool.close().await;
+        }
+    }
+
+    /// Applies batches until the service stops.
+    async fn follow(&mut self) -> Result<(), Error> {
+        let settings: Arc<Settings> = self.environment.settings.clone();
+        let log = self.environment.log.clone();
+        let cursor = self.engine().checkpoint().cursor.clone();
+        let factory = self.environment.factory.clone();
+        let mut feed = Feed::new(factory, log.clone(), settings.batch_size, cursor);
+        let mut resume_at: Option<Instant> = None;
+        let mut look_at_head = tokio::time::interval(HEAD_INTERVAL);
+        loop {
+            let paused = self.shared.progress.borrow().paused;
+            if paused {
+                feed.close();
+            }
+            let waiting = paused || resume_at.is_some();
+            tokio::select! {
+                biased;
+                _ = stopped(&mut self.stop) => return Ok(()),
+                Some(command) = self.queue.recv() => self.command(command).await?,
+                Some(handover) = self.handovers.1.recv() => self.hand_over(handover).await?,
+                Some(ended) = self.rebuilds.join_next() => {
+                    if let Err(error) = ended && error.is_panic() {
+                        self.fail_rebuild("the rebuild panicked");
+                    }
+                }
+                _ = sleep_until(resume_at), if !paused && resume_at.is_some() => resume_at = None,
+                _ = look_at_head.tick(), if waiting => self.look_at_head().await,
+                batch = feed.next(), if !waiting => match batch {
+                    Ok(batch) => {
+                        self.engine().apply(&batch, log.as_ref()).await?;
+                        self.pause = FIRST_PAUSE;
+                        self.shared.update(|progress| {
+                            progress.disconnected = false;
+                            progress.problem.clear();
+                            progress.head = progress.head.max(batch.head).max(batch.position);
+                        });
+                        self.publish();
+                        feed.committed(&self.engine().checkpoint().cursor);
+                    }
+                    Err(error) => {
+                        tracing::warn!(projection = P::NAME, %error, "source failed");
+                        self.trouble(error.to_string());
+                        resume_at = Some(Instant::now() + self.next_pause());
+                    }
+                },
+            }
+        }
+    }
+
+    /// Tells everybody what was committed.
+    fn publish(&mut self) {
+        let engine = self.engine.as_mut().expect("served while the engine is open");
+        let changed = engine.take_changed();
+        let checkpoint = engine.checkpoint();
+        self.shared.update(|progress| {
+            progress.position = checkpoint.position;
+            progress.head = progress.head.max(checkpoint.position);
+            progress.quarantined = engine.quarantined();
+            progress.last_event_ns = checkpoint.last_event_ns;
+            progress.changes += u64::from(changed);
+        });
+    }
+
+    fn trouble(&self, problem: String) {
+        self.shared.update(|progress| {
+            progress.disconnected = true;
+            progress.problem = problem;
+        });
+    }
+
+    fn next_pause(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        pause
+    }
+
+    /// Waits after an error. True when the service stops.
+    async fn wait(&mut self) -> bool {
+        let until = Instant::now() + self.next_pause();
+        loop {
+            tokio::select! {
+                biased;
+                _ = stopped(&mut self.stop) => return true,
+                Some(command) = self.queue.recv() => {
+                    refuse_or_note(&self.shared, &self.files, command);
+                }
+                _ = tokio::time::sleep_until(until) => return false,
+            }
+        }
+    }
+
+    async fn look_at_head(&self) {
+        let head = tokio::time::timeout(HEAD_INTERVAL, self.environment.log.head()).await;
+        if let Ok(Ok(head)) = head {
+            self.shared.update(|progress| progress.head = progress.head.max(head));
+        }
+    }
+
+    async fn command(&mut self, command: Command) -> Result<(), Error> {
+        match command {
+            Command::Pause(answer) => self.set_paused(true, answer),
+            Command::Resume(answer) => self.set_paused(false, answer),
+            Command::Rebuild(answer) => {
+                let _ = answer.send(Ok(self.rebuild()));
+            }
+            Command::Retry { stream, answer } => {
+                let result = self.engine().retry(&stream).await;
+                self.answer(result, answer)?;
+            }
+            Command::Skip { id, answer } => {
+                let result = self.engine().skip(id).await;
+                self.answer(result, answer)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set_paused(&self, paused: bool, answer: Answer<()>) {
+        set_paused(&self.shared, &self.files, paused, answer);
+    }
+
+    /// Answers a caller, who may have left. An error of the file ends the engine as well.
+    fn answer<T>(
+        &mut self,
+        result: Result<T, engine::Error>,
+        answer: Answer<T>,
+    ) -> Result<(), Error> {
+        self.publish();
+        let error = match result {
+            Ok(value) => {
+                let _ = answer.send(Ok(value));
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        let text = error.to_string();
+        let reason = match error {
+            engine::Error::NotQuarantined(_) => ErrorReason::QuarantinedEventNotFound,
+            engine::Error::NotFirst(..) => ErrorReason::ProjectionState,
+            engine::Error::Store(_) | engine::Error::Source(_) => {
+                let reply = ApiError::new(ErrorReason::StoreUnavailable, text);
+                let _ = answer.send(Err(reply.with("projection", P::NAME)));
+                return Err(error.into());
+            }
+        };
+        let _ = answer.send(Err(ApiError::new(reason, text).with("projection", P::NAME)));
+        Ok(())
+    }
+
+    /// Begins a rebuild beside the live generation, unless one is under way.
+    fn rebuild(&mut self) -> RebuildStatus {
+        let under_way = is_running(&self.shared.rebuild.borrow());
+        if !under_way {
+            self.begin_rebuild();
+            let build = self.build();
+            let live = self.engine().generation();
+            self.rebuilds.spawn(async move {
+                if let Err(error) = build.beside(live).await {
+                    fail_rebuild(&build.shared, &error.to_string());
+                }
+            });
+        }
+        self.shared.rebuild.borrow().clone()
+    }
+
+    /// Stands still until the new generation has taken over, or was given up.
+    async fn hand_over(&mut self, handover: Handover<P>) -> Result<(), Error> {
+        if handover.granted.send(self.engine().checkpoint().clone()).is_err() {
+            return Ok(());
+        }
+        let ready = tokio::select! {
+            biased;
+            _ = stopped(&mut self.stop) => return Ok(()),
+            ready = handover.ready => ready,
+        };
+        let Ok(Ready { engine, report }) = ready else { return Ok(()) };
+        let generation = engine.generation();
+        match self.take_over(engine).await {
+            Ok(()) => self.finish_rebuild(report),
+            Err((engine, error)) => {
+                self.fail_rebuild(&error.to_string());
+                engine.abandon().await;
+                self.files.remove(generation)?;
+            }
+        }
+        self.publish();
+        Ok(())
+    }
+
+    /// Makes another generation the live one: first for the next start, then for queries.
+    async fn take_over(&mut self, engine: Engine<P>) -> Result<(), (Engine<P>, Error)> {
+        let live = match self.open_readers(&engine).await {
+            Ok(live) => live,
+            Err(error) => return Err((engine, error)),
+        };
+        if let Err(error) = self.files.set_live(engine.generation()) {
+            live.pool.close().await;
+            return Err((engine, error.into()));
+        }
+        let old_engine = self.engine.replace(engine).expect("served while the engine is open");
+        let generation = old_engine.generation();
+        let mut old_live = None;
+        self.shared.update(|progress| old_live = progress.live.replace(Arc::new(live)));
+        old_engine.abandon().await;
+        let files = self.files.clone();
+        tokio::spawn(async move {
+            if let Some(old) = old_live
+                && tokio::time::timeout(FAREWELL, old.pool.close()).await.is_err()
+            {
+                tracing::warn!(projection = P::NAME, generation, "a query is still reading");
+            }
+            if let Err(error) = files.remove(generation) {
+                tracing::warn!(projection = P::NAME, generation, %error, "file left behind");
+            }
+        });
+        Ok(())
+    }
+
+    fn begin_rebuild(&self) {
+        let target = self.shared.progress.borrow().position;
+        self.shared.rebuild.send_replace(RebuildStatus {
+            stage: RebuildStage::Building.into(),
+            target_position: target,
+            start_time: Some(time::timestamp(time::now_ns())),
+            ..RebuildStatus::default()
+        });
+    }
+
+    fn finish_rebuild(&self, report: RebuildReport) {
+        tracing::info!(
+            projection = P::NAME,
+            unchanged = report.unchanged_rows,
+            changed = report.changed_rows,
+            added = report.added_rows,
+            removed = report.removed_rows,
+            "rebuilt"
+        );
+        self.shared.update_rebuild(|status| {
+            status.set_stage(RebuildStage::Done);
+            status.end_time = Some(time::timestamp(time::now_ns()));
+            status.report = Some(report);
+        });
+    }
+
+    fn fail_rebuild(&self, problem: &str) {
+        fail_rebuild(&self.shared, problem);
+    }
+}
+
+fn fail_rebuild(shared: &Shared, problem: &str) {
+    tracing::error!(projection = shared.name, problem, "rebuild failed");
+    shared.update_rebuild(|status| {
+        status.set_stage(RebuildStage::Failed);
+        status.end_time = Some(time::timestamp(time::now_ns()));
+        status.problem = problem.to_owned();
+    });
+}
+
+fn set_paused(shared: &Shared, files: &Files, paused: bool, answer: Answer<()>) {
+    let result = files.set_paused(paused).map_err(|error| {
+        tracing::error!(projection = shared.name, %error, "pause mark not written");
+        ApiError::new(ErrorReason::StoreUnavailable, "the pause cannot be kept on the disk")
+    });
+    if result.is_ok() {
+        shared.update(|progress| progress.paused = paused);
+    }
+    let _ = answer.send(result);
+}
+
+/// Handles an operation while there is no engine: a pause is noted for later, and a rebuild is the
+/// one under way.
+fn refuse_or_note(shared: &Shared, files: &Files, command: Command) {
+    match command {
+        Command::Pause(answer) => set_paused(shared, files, true, answer),
+        Command::Resume(answer) => set_paused(shared, files, false, answer),
+        Command::Rebuild(answer) => {
+            let rebuild = shared.rebuild.borrow().clone();
+            let _ = answer.send(match is_running(&rebuild) {
+                true => Ok(rebuild),
+                false => Err(not_open(shared)),
+            });
+        }
+        Command::Retry { answer, .. } | Command::Skip { answer, .. } => {
+            let _ = answer.send(Err(not_open(shared)));
+        }
+    }
+}
+
+fn not_open(shared: &Shared) -> ApiError {
+    let text = format!("projection {} is not open: wait until it is live again", shared.name);
+    ApiError::new(ErrorReason::ProjectionState, text).with("projection", shared.name)
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // When the other side is gone, nobody can want anything any more either.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn sleep_until(time: Option<Instant>) {
+    if let Some(time) = time {
+        tokio::time::sleep_until(time).await;
+    }
+}

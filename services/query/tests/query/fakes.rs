@@ -1,0 +1,542 @@
+//! A log and a Kafka topic in memory, as far as readers see them, and what the tests do with a
+//! running query side.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use daybook_bus::source::{
+    Batch, Cursor, Error, LogReader, PartitionCursor, Record, Source, SourceFactory,
+};
+use daybook_contract::bank::v1::account::Event;
+use daybook_contract::bank::v1::{
+    AccountClosed, AccountOpened, MoneyDeposited, MoneyDepositedV1, MoneyDepositedV2,
+    MoneyWithdrawn, MovementMethod,
+};
+use daybook_contract::contract::EventSet;
+use daybook_contract::daybook::v1::{
+    EventMetadata, Money, ProjectionState, ProjectionStatus, RecordedEvent, recorded_event,
+};
+use daybook_domain::account::Account;
+use daybook_kernel::Aggregate;
+use daybook_query::runtime::{Environment, Handle, Host, Settings, Started};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use prost::Message;
+use prost_types::{Any, Timestamp};
+use tokio::sync::watch;
+
+/// 2026-11-21, when the first event of a test is recorded.
+pub const START: i64 = 1_795_219_200;
+
+/// The most records that a fake source gives at once.
+const BATCH: usize = 100;
+
+/// How long a test waits for something that must happen.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An event log. Clones are the same log.
+#[derive(Clone)]
+pub struct Log {
+    inner: Arc<Mutex<Inner>>,
+    head: Arc<watch::Sender<u64>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    events: Vec<Bytes>,
+    versions: BTreeMap<String, u64>,
+    seconds: i64,
+    down: bool,
+    lost: bool,
+    /// How often `read_stream` was called: how often a gap was filled.
+    gap_reads: u64,
+    /// Streams that cannot be read alone.
+    opened: u64,
+}
+
+impl Log {
+    pub fn new() -> Self {
+        Self { inner: Arc::default(), head: Arc::new(watch::Sender::new(0)) }
+    }
+
+    /// Appends an event to `bank.account-<id>`. Answers with its record.
+    pub fn append(&self, id: &str, event: Event) -> Bytes {
+        let (name, version, type_name, value) = parts::<Account>(&event);
+        self.append_bytes(id, name, version, type_name, value)
+    }
+
+    /// Appends an event of any name and schema version.
+    pub fn append_bytes(
+        &self,
+        id: &str,
+        name: &str,
+        version: u32,
+        type_name: &str,
+        value: Vec<u8>,
+    ) -> Bytes {
+        let mut inner = self.inner.lock().unwrap();
+        let position = inner.events.len() as u64 + 1;
+        let stream_version = inner.versions.entry(id.to_owned()).or_default();
+        *stream_version += 1;
+        let event = RecordedEvent {
+            event_id: format!("event-{position}"),
+            aggregate_type: "bank.account".to_owned(),
+            aggregate_id: id.to_owned(),
+            version: *stream_version,
+            position,
+            event_name: name.to_owned(),
+            event_version: version,
+            recorded_time: Some(Timestamp {
+                seconds: START + inner.seconds,
+                nanos: (position % 1000) as i32,
+            }),
+            metadata: Some(EventMetadata::default()),
+            payload: Some(recorded_event::Payload::Event(Any {
+                type_url: format!("type.googleapis.com/{type_name}"),
+                value,
+            })),
+        };
+        let bytes = Bytes::from(event.encode_to_vec());
+        inner.events.push(bytes.clone());
+        drop(inner);
+        self.head.send_replace(position);
+        bytes
+    }
+
+    /// Lets time pass between two events.
+    pub fn pass_seconds(&self, seconds: i64) {
+        self.inner.lock().unwrap().seconds += seconds;
+    }
+
+    pub fn position(&self) -> u64 {
+        *self.head.borrow()
+    }
+
+    pub fn events(&self) -> Vec<Bytes> {
+        self.inner.lock().unwrap().events.clone()
+    }
+
+    pub fn gap_reads(&self) -> u64 {
+        self.inner.lock().unwrap().gap_reads
+    }
+
+    /// How often the log was opened as a source.
+    pub fn times_opened(&self) -> u64 {
+        self.inner.lock().unwrap().opened
+    }
+
+    /// Makes the log unreachable, or reachable again.
+    pub fn set_down(&self, down: bool) {
+        self.inner.lock().unwrap().down = down;
+        // Wakes the sources.
+        self.head.send_modify(|_| {});
+    }
+
+    /// Makes the live source say that it has lost the place. The log itself goes on.
+    pub fn set_lost(&self, lost: bool) {
+        self.inner.lock().unwrap().lost = lost;
+        self.head.send_modify(|_| {});
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        match self.inner.lock().unwrap().down {
+            true => Err(Error::Unavailable {
+                source_name: "the log".to_owned(),
+                problem: "it is down".to_owned(),
+            }),
+            false => Ok(()),
+        }
+    }
+
+    fn source(&self, after: u64, is_live: bool) -> Result<Box<dyn Source>, Error> {
+        self.check()?;
+        self.inner.lock().unwrap().opened += 1;
+        let head = self.head.subscribe();
+        Ok(Box::new(LogSource { log: self.clone(), after, head, first: true, is_live }))
+    }
+}
+
+struct LogSource {
+    log: Log,
+    after: u64,
+    head: watch::Receiver<u64>,
+    first: bool,
+    is_live: bool,
+}
+
+impl Source for LogSource {
+    fn next(&mut self) -> BoxFuture<'_, Result<Batch, Error>> {
+        async move {
+            loop {
+                self.head.borrow_and_update();
+                self.log.check()?;
+                if self.is_live && self.log.inner.lock().unwrap().lost {
+                    return Err(Error::Lost {
+                        source_name: "the source".to_owned(),
+                        problem: "it forgot".to_owned(),
+                    });
+                }
+                let events = self.log.events();
+                let new: Vec<_> =
+                    events.iter().skip(self.after as usize).take(BATCH).cloned().collect();
+                if !new.is_empty() || self.first {
+                    self.first = false;
+                    let from = self.after;
+                    self.after += new.len() as u64;
+                    let records = (from + 1..).zip(new);
+                    return Ok(Batch {
+                        records: records
+                            .map(|(at, bytes)| Record { bytes, origin: format!("log@{at}") })
+                            .collect(),
+                        position: self.after,
+                        head: events.len() as u64,
+                        cursor: Cursor { log_position: self.after, partitions: Vec::new() },
+                    });
+                }
+                let _ = self.head.changed().await;
+            }
+        }
+        .boxed()
+    }
+}
+
+impl SourceFactory for Log {
+    fn kind(&self) -> &'static str {
+        "log"
+    }
+
+    fn open(&self, cursor: &Cursor) -> BoxFuture<'_, Result<Box<dyn Source>, Error>> {
+        let after = cursor.log_position;
+        async move { self.source(after, true) }.boxed()
+    }
+}
+
+impl LogReader for Log {
+    fn read_stream(
+        &self,
+        stream: String,
+        from: u64,
+        to: u64,
+    ) -> BoxFuture<'_, Result<Vec<Bytes>, Error>> {
+        async move {
+            self.check()?;
+            self.inner.lock().unwrap().gap_reads += 1;
+            let mut found = self.events();
+            found.retain(|bytes| {
+                let event = RecordedEvent::decode(bytes.clone()).unwrap();
+                stream == format!("{}-{}", event.aggregate_type, event.aggregate_id)
+                    && (from..=to).contains(&event.version)
+            });
+            Ok(found)
+        }
+        .boxed()
+    }
+
+    fn head(&self) -> BoxFuture<'_, Result<u64, Error>> {
+        async move {
+            self.check()?;
+            Ok(self.position())
+        }
+        .boxed()
+    }
+
+    fn subscribe(&self, after: u64) -> BoxFuture<'_, Result<Box<dyn Source>, Error>> {
+        async move { self.source(after, false) }.boxed()
+    }
+}
+
+/// A topic whose records a test writes, partition by partition. Clones are the same topic.
+#[derive(Clone)]
+pub struct Topic {
+    partitions: Arc<Mutex<Vec<Partition>>>,
+    written: Arc<watch::Sender<u64>>,
+}
+
+#[derive(Default, Clone)]
+struct Partition {
+    records: Vec<Bytes>,
+    /// Records before this offset are gone.
+    start: usize,
+}
+
+impl Topic {
+    pub fn new(partitions: usize) -> Self {
+        Self {
+            partitions: Arc::new(Mutex::new(vec![Partition::default(); partitions])),
+            written: Arc::new(watch::Sender::new(0)),
+        }
+    }
+
+    pub fn write(&self, partition: usize, record: impl Into<Bytes>) {
+        self.partitions.lock().unwrap()[partition].records.push(record.into());
+        self.written.send_modify(|count| *count += 1);
+    }
+
+    /// Says on one partition that the log is published up to a position.
+    pub fn watermark(&self, partition: usize, position: u64) {
+        let watermark = RecordedEvent { position, ..Default::default() };
+        self.write(partition, watermark.encode_to_vec());
+    }
+
+    /// Says so on all of them.
+    pub fn watermarks(&self, position: u64) {
+        let partitions = self.partitions.lock().unwrap().len();
+        (0..partitions).for_each(|partition| self.watermark(partition, position));
+    }
+
+    /// Forgets all that was written so far, as retention does.
+    pub fn forget(&self) {
+        for partition in self.partitions.lock().unwrap().iter_mut() {
+            partition.start = partition.records.len();
+        }
+    }
+}
+
+struct TopicSource {
+    topic: Topic,
+    written: watch::Receiver<u64>,
+    places: Vec<PartitionCursor>,
+    turn: usize,
+}
+
+impl SourceFactory for Topic {
+    fn kind(&self) -> &'static str {
+        "kafka"
+    }
+
+    fn open(&self, cursor: &Cursor) -> BoxFuture<'_, Result<Box<dyn Source>, Error>> {
+        let cursor = cursor.clone();
+        async move {
+            let partitions = self.partitions.lock().unwrap().clone();
+            let mut places = Vec::new();
+            for (number, partition) in partitions.iter().enumerate() {
+                let known = cursor.partitions.iter().find(|p| p.partition == number as i32);
+                let place = known.cloned().unwrap_or(PartitionCursor {
+                    topic: "bank-events".to_owned(),
+                    partition: number as i32,
+                    next_offset: partition.start as i64,
+                    watermark: 0,
+                });
+                if (place.next_offset as usize) < partition.start {
+                    return Err(Error::Lost {
+                        source_name: "the topic".to_owned(),
+                        problem: format!("offset {} is gone", place.next_offset),
+                    });
+                }
+                places.push(place);
+            }
+            let written = self.written.subscribe();
+            Ok(Box::new(TopicSource { topic: self.clone(), written, places, turn: 0 }) as _)
+        }
+        .boxed()
+    }
+}
+
+impl Source for TopicSource {
+    fn next(&mut self) -> BoxFuture<'_, Result<Batch, Error>> {
+        async move {
+            loop {
+                self.written.borrow_and_update();
+                let partitions = self.topic.partitions.lock().unwrap().clone();
+                for _ in 0..partitions.len() {
+                    self.turn = (self.turn + 1) % partitions.len();
+                    let place = &mut self.places[self.turn];
+                    let from = place.next_offset as usize;
+                    let new: Vec<_> =
+                        partitions[self.turn].records.iter().skip(from).take(7).collect();
+                    if new.is_empty() {
+                        continue;
+                    }
+                    let mut records = Vec::new();
+                    for (offset, bytes) in (from..).zip(new) {
+                        place.next_offset += 1;
+                        match RecordedEvent::decode(bytes.clone()) {
+                            Ok(event) if event.version == 0 && event.position > 0 => {
+                                place.watermark = event.position;
+                            }
+                            _ => records.push(Record {
+                                bytes: bytes.clone(),
+                                origin: format!("bank-events/{}@{offset}", place.partition),
+                            }),
+                        }
+                    }
+                    let watermarks = || self.places.iter().map(|place| place.watermark);
+                    return Ok(Batch {
+                        records,
+                        position: watermarks().min().unwrap_or(0),
+                        head: watermarks().max().unwrap_or(0),
+                        cursor: Cursor { log_position: 0, partitions: self.places.clone() },
+                    });
+                }
+                let _ = self.written.changed().await;
+            }
+        }
+        .boxed()
+    }
+}
+
+// ---- Events -----------------------------------------------------------------------------------
+
+pub fn usd(cents: i64) -> Money {
+    money(cents, "USD")
+}
+
+pub fn money(minor: i64, currency: &str) -> Money {
+    daybook_contract::money::from_minor(minor, currency).unwrap()
+}
+
+pub fn opened(owner: &str, initial: Money) -> Event {
+    Event::AccountOpened(AccountOpened {
+        owner_name: owner.to_owned(),
+        initial_balance: Some(initial),
+        opened_time: Some(Timestamp { seconds: START, nanos: 0 }),
+    })
+}
+
+pub fn deposited(amount: Money) -> Event {
+    Event::MoneyDeposited(MoneyDeposited {
+        amount: Some(amount),
+        description: "wages".to_owned(),
+        method: MovementMethod::Transfer.into(),
+    })
+}
+
+pub fn withdrawn(amount: Money) -> Event {
+    Event::MoneyWithdrawn(MoneyWithdrawn {
+        amount: Some(amount),
+        description: "rent".to_owned(),
+        method: MovementMethod::Cash.into(),
+    })
+}
+
+pub fn closed() -> Event {
+    Event::AccountClosed(AccountClosed {
+        reason: "moved".to_owned(),
+        closed_time: Some(Timestamp { seconds: START + 1, nanos: 0 }),
+    })
+}
+
+impl Log {
+    /// Appends a deposit as it was recorded before there were currencies.
+    pub fn append_deposit_v1(&self, id: &str, amount_minor: i64) -> Bytes {
+        let event = MoneyDepositedV1 { amount_minor, description: "old".to_owned() };
+        let value = event.encode_to_vec();
+        self.append_bytes(id, "MoneyDeposited", 1, "bank.v1.MoneyDepositedV1", value)
+    }
+
+    /// Appends a deposit as it was recorded before there were methods.
+    pub fn append_deposit_v2(&self, id: &str, amount_minor: i64, currency: &str) -> Bytes {
+        let event = MoneyDepositedV2 {
+            amount_minor,
+            currency_code: currency.to_owned(),
+            description: "older".to_owned(),
+        };
+        let value = event.encode_to_vec();
+        self.append_bytes(id, "MoneyDeposited", 2, "bank.v1.MoneyDepositedV2", value)
+    }
+
+    /// Appends an event that no projection knows.
+    pub fn append_unknown(&self, id: &str) -> Bytes {
+        self.append_bytes(id, "AccountFrozen", 1, "bank.v1.AccountFrozen", Vec::new())
+    }
+}
+
+fn parts<A: Aggregate>(event: &A::Event) -> (&'static str, u32, &'static str, Vec<u8>) {
+    (event.name(), event.version(), event.type_name(), event.encode())
+}
+
+/// The decoded events of a log, in order.
+pub fn decoded(log: &Log) -> Vec<(RecordedEvent, Event)> {
+    let decode = |bytes: Bytes| {
+        let record = RecordedEvent::decode(bytes).unwrap();
+        let Some(recorded_event::Payload::Event(any)) = &record.payload else { panic!() };
+        let value = any.value.clone().into();
+        let event =
+            <Event as EventSet<Account>>::decode(&record.event_name, record.event_version, value);
+        let event = event.unwrap();
+        (record, event)
+    };
+    log.events().into_iter().map(decode).collect()
+}
+
+// ---- Running ----------------------------------------------------------------------------------
+
+pub fn settings(dir: &tempfile::TempDir) -> Settings {
+    Settings { batch_size: 16, rebuild_batch_size: 50, ..Settings::new(dir.path()) }
+}
+
+/// Runs projections over a source and a log.
+pub fn run(
+    dir: &tempfile::TempDir,
+    source: &(impl SourceFactory + Clone),
+    log: &Log,
+    start: impl FnOnce(&Environment) -> Vec<Started>,
+) -> Host {
+    Host::open(settings(dir), Arc::new(source.clone()), Arc::new(log.clone()), start).unwrap()
+}
+
+/// Runs the projections of the bank over a log.
+pub fn run_bank(dir: &tempfile::TempDir, log: &Log) -> Host {
+    run(dir, log, log, daybook_query::projections::start_all)
+}
+
+pub fn handle<'a>(host: &'a Host, name: &str) -> &'a Handle {
+    host.handles().iter().find(|handle| handle.name() == name).unwrap()
+}
+
+/// Waits until a projection is as it should be.
+pub async fn until(
+    host: &Host,
+    name: &str,
+    what: impl Fn(&ProjectionStatus) -> bool,
+) -> ProjectionStatus {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let status = handle(host, name).status();
+        if what(&status) {
+            return status;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "waited in vain: {status:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Waits until all projections reflect the log up to a position.
+pub async fn until_position(host: &Host, position: u64) {
+    let names: HashSet<_> = host.handles().iter().map(Handle::name).collect();
+    for name in names {
+        until(host, name, |status| {
+            status.position >= position && status.state() == ProjectionState::Live
+        })
+        .await;
+    }
+}
+
+/// The live file of a projection.
+pub fn live_file(dir: &tempfile::TempDir, name: &str) -> std::path::PathBuf {
+    let pointer = std::fs::read_to_string(dir.path().join(format!("{name}.live"))).unwrap();
+    dir.path().join(format!("{name}.g{}.db", pointer.trim()))
+}
+
+/// All rows of a table of a projection, as text, in order.
+pub async fn dump(dir: &tempfile::TempDir, projection: &str, table: &str) -> Vec<String> {
+    use sqlx::{ConnectOptions, Connection, Row};
+    let mut connection = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(live_file(dir, projection))
+        .read_only(true)
+        .connect()
+        .await
+        .unwrap();
+    let columns: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_table_info(?)")
+        .bind(table)
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+    let quoted: Vec<_> = columns.iter().map(|column| format!("quote({column})")).collect();
+    let sql = format!("SELECT {} FROM {table} ORDER BY 1", quoted.join(" || ' ' || "));
+    let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_all(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}

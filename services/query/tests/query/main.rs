@@ -1,0 +1,8 @@
+//! The query side over sources in memory.
+
+mod bank;
+mod fakes;
+mod naive;
+mod quarantine;
+mod rebuild;
+mod runtime;
