@@ -1,18 +1,21 @@
 //! Writes what stands at the root of the crate: tables over the whole contract.
 
+use std::collections::BTreeSet;
+
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 
 use crate::commands::router_name;
 use crate::model::Model;
-use crate::names::{camel, package_path, snake};
+use crate::names::{camel, message_path, package_path, snake};
 
 /// The tables, and the function that adds every router.
 pub fn root(model: &Model) -> TokenStream {
     let methods = methods(model);
     let aggregates = aggregates(model);
+    let check = check_request(model);
     let services = command_services(model);
-    quote! { #methods #aggregates #services }
+    quote! { #methods #aggregates #check #services }
 }
 
 fn methods(model: &Model) -> TokenStream {
@@ -53,6 +56,38 @@ fn aggregates(model: &Model) -> TokenStream {
     quote! {
         /// Every aggregate, sorted by name.
         pub const AGGREGATES: &[crate::contract::AggregateInfo] = &[#(#rows),*];
+    }
+}
+
+fn check_request(model: &Model) -> TokenStream {
+    let inputs: BTreeSet<_> = model
+        .methods
+        .iter()
+        .map(|method| method.descriptor.input().full_name().to_owned())
+        .collect();
+    let arms = model.requests.iter().filter(|m| inputs.contains(m.full_name())).map(|request| {
+        let (name, path) = (request.full_name(), message_path(request));
+        quote! { #name => check::<#path>(bytes) }
+    });
+    quote! {
+        /// Checks the encoded request of any RPC by its full type name, such as
+        /// `bank.v1.DepositRequest`. `None` when no RPC takes it.
+        pub fn check_request(
+            type_name: &str,
+            bytes: bytes::Bytes,
+        ) -> Option<Result<crate::contract::Violations, prost::DecodeError>> {
+            fn check<M: prost::Message + Default + crate::contract::Validate>(
+                bytes: bytes::Bytes,
+            ) -> Result<crate::contract::Violations, prost::DecodeError> {
+                let mut violations = crate::contract::Violations::default();
+                M::decode(bytes)?.validate(&mut violations);
+                Ok(violations)
+            }
+            Some(match type_name {
+                #(#arms,)*
+                _ => return None,
+            })
+        }
     }
 }
 
