@@ -101,7 +101,7 @@ impl<O: Outbox> Publisher<O> {
 
     /// Publishes until `shutdown` is ready, then what is in the log by then, as far as the
     /// shutdown timeout allows.
-    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send + Sync) {
         let shutdown = std::pin::pin!(shutdown);
         let mut stop = Stop::new(shutdown, self.config.shutdown_timeout);
         let mut back_off = BACK_OFF_FIRST;
@@ -145,13 +145,16 @@ impl<O: Outbox> Publisher<O> {
 
 /// The wish to stop, and until when that may take.
 pub(crate) struct Stop<'a> {
-    shutdown: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
+    shutdown: Pin<&'a mut (dyn Future<Output = ()> + Send + Sync)>,
     timeout: Duration,
     deadline: Option<Instant>,
 }
 
 impl<'a> Stop<'a> {
-    fn new(shutdown: Pin<&'a mut (dyn Future<Output = ()> + Send)>, timeout: Duration) -> Self {
+    fn new(
+        shutdown: Pin<&'a mut (dyn Future<Output = ()> + Send + Sync)>,
+        timeout: Duration,
+    ) -> Self {
         Self { shutdown, timeout, deadline: None }
     }
 

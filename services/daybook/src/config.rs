@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use daybook_cli::Format as Output;
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
@@ -190,6 +191,23 @@ pub fn explain(flags: &Flags) -> anyhow::Result<Vec<Setting>> {
         Setting { source: source(&figment, &name), name, value }
     };
     Ok(values.into_iter().map(setting).collect())
+}
+
+/// `daybook config`.
+pub fn print(flags: &Flags, format: Output) -> anyhow::Result<()> {
+    let settings = explain(flags)?;
+    if format == Output::Json {
+        println!("{}", serde_json::to_string_pretty(&settings)?);
+        return Ok(());
+    }
+    let width = |text: fn(&Setting) -> &str| {
+        settings.iter().map(|setting| text(setting).len()).max().unwrap_or_default()
+    };
+    let (names, values) = (width(|setting| &setting.name), width(|setting| &setting.value));
+    for Setting { name, value, source } in &settings {
+        println!("{name:names$}  {value:values$}  {source}");
+    }
+    Ok(())
 }
 
 fn figment(flags: &Flags) -> anyhow::Result<Figment> {

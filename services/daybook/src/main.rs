@@ -2,22 +2,26 @@
 
 mod command_side;
 mod config;
+mod doctor;
 mod http;
 mod middleware;
 mod publishing;
+mod query_side;
 mod run;
 mod serve;
 mod telemetry;
+mod welcome;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use daybook_cli::{ClientCommand, EXIT_CODES, Exit, Format};
 
 use crate::config::Flags;
 
 /// An event-sourcing backend whose framework is the protobuf contract.
 #[derive(Debug, Parser)]
-#[command(name = "daybook", version, propagate_version = true)]
+#[command(name = "daybook", version, propagate_version = true, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -25,32 +29,69 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run everything in one process, without a broker unless --brokers is given
+    /// Run everything in one process; without a broker, unless --brokers is given
+    #[command(after_help = "Example:\n  daybook dev\n  daybook dev --brokers 127.0.0.1:9092")]
     Dev(Flags),
-    /// Run the command service
+    /// Run the command service and, with --brokers, the publisher
+    #[command(after_help = "Example:\n  daybook command --data /var/lib/daybook --brokers \
+                            127.0.0.1:9092")]
     Command(Flags),
+    /// Run the query service, fed by Kafka (--brokers) or by the log (--log)
+    #[command(after_help = "Example:\n  daybook query --data /var/lib/daybook --brokers \
+                            127.0.0.1:9092 --http 127.0.0.1:8089")]
+    Query(Flags),
+    /// Print every setting with its value and where the value comes from
+    #[command(after_help = "Example:\n  daybook config\n  DAYBOOK_BATCH_SIZE=500 daybook config \
+                            -o json")]
+    Config {
+        /// The settings of the servers.
+        #[command(flatten)]
+        flags: Flags,
+        /// How the answer is shown
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Format,
+    },
+    #[command(flatten)]
+    Client(ClientCommand),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: the runtime cannot be started: {error}");
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return failed(&error.into()),
     };
-    let done = runtime.block_on(async {
-        match cli.command {
-            Command::Dev(flags) => run::dev(&flags).await,
-            Command::Command(flags) => run::command(&flags).await,
+    let code = runtime.block_on(carry_out(cli.command));
+    // A task that blocks, such as a read of a terminal, must not keep the process alive.
+    runtime.shutdown_background();
+    code
+}
+
+async fn carry_out(command: Command) -> ExitCode {
+    let done = match command {
+        Command::Dev(flags) => run::dev(&flags).await,
+        Command::Command(flags) => run::command(&flags).await,
+        Command::Query(flags) => run::query(&flags).await,
+        Command::Config { flags, output } => config::print(&flags, output),
+        Command::Client(ClientCommand::Doctor(args)) if args.data.is_some() => {
+            return doctor::run(args).await.map_or_else(|error| failed(&error), Exit::into);
         }
-    });
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+        Command::Client(command) => return daybook_cli::run(command, Cli::command()).await,
+    };
+    done.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    Exit::Unexpected.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
     }
 }

@@ -1,9 +1,11 @@
 //! The run modes: `dev`, `command`, `query`.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::info;
@@ -11,26 +13,42 @@ use tracing::info;
 use crate::command_side::{self, CommandSide};
 use crate::config::{self, Config, Flags};
 use crate::http::{self, Health, Views};
-use crate::{serve, telemetry};
+use crate::query_side::{self, QuerySide};
+use crate::{serve, telemetry, welcome};
 
 /// `daybook command`: the command side alone.
 pub async fn command(flags: &Flags) -> anyhow::Result<()> {
     let process = Process::start(flags).await?;
     let command = command_side::start(&process.config).await?;
-    info!(address = %command.server.address, "the command service is up");
-    process.serve_http(vec![command.health()]).await?;
-    process.run(Some(command)).await
+    info!(commands = %command.server.address, http = %process.http, "up");
+    process.run(Some(command), None).await
+}
+
+/// `daybook query`: the query side alone.
+pub async fn query(flags: &Flags) -> anyhow::Result<()> {
+    let process = Process::start(flags).await?;
+    let query = query_side::start(&process.config, &process.config.log_url).await?;
+    info!(queries = %query.server.address, http = %process.http, "up");
+    process.run(None, Some(query)).await
 }
 
 /// `daybook dev`: everything.
 pub async fn dev(flags: &Flags) -> anyhow::Result<()> {
-    command(flags).await
+    let process = Process::start(flags).await?;
+    let config = &process.config;
+    let command = command_side::start(config).await?;
+    let addresses = (command.server.address, process.http);
+    let query = query_side::start(config, &format!("http://{}", addresses.0)).await?;
+    println!("{}", welcome::text(config, addresses.0, query.server.address, addresses.1));
+    process.run(Some(command), Some(query)).await
 }
 
 /// What every run mode has.
 struct Process {
     config: Config,
     metrics: metrics_exporter_prometheus::PrometheusHandle,
+    http: SocketAddr,
+    listener: TcpListener,
     closing: watch::Sender<bool>,
 }
 
@@ -38,26 +56,36 @@ impl Process {
     async fn start(flags: &Flags) -> anyhow::Result<Self> {
         let config = config::load(flags)?;
         let metrics = telemetry::start(&config)?;
-        Ok(Self { config, metrics, closing: watch::Sender::new(false) })
+        let listener = serve::bind(config.http_listen, "--http").await?;
+        let http = listener.local_addr()?;
+        Ok(Self { config, metrics, http, listener, closing: watch::Sender::new(false) })
     }
 
-    async fn serve_http(&self, health: Vec<Arc<dyn Health>>) -> anyhow::Result<()> {
-        let listener = serve::bind(self.config.http_listen, "--http").await?;
-        let views =
-            Views { metrics: self.metrics.clone(), health, closing: self.closing.subscribe() };
-        tokio::spawn(http::serve(listener, views));
-        Ok(())
-    }
-
-    /// Runs until a signal or a failure, then shuts down in order.
-    async fn run(self, mut command: Option<CommandSide>) -> anyhow::Result<()> {
+    /// Runs until a signal or a failure, then shuts down in order: the readers, then the writer.
+    async fn run(
+        self,
+        mut command: Option<CommandSide>,
+        mut query: Option<QuerySide>,
+    ) -> anyhow::Result<()> {
+        let health: Vec<Arc<dyn Health>> = command
+            .iter()
+            .map(CommandSide::health)
+            .chain(query.iter().map(QuerySide::health))
+            .collect();
+        let closing = self.closing.subscribe();
+        let views = Views { metrics: self.metrics, health, closing };
+        tokio::spawn(http::serve(self.listener, views));
         let failure = tokio::select! {
             signal = terminated() => signal.map(|()| None)?,
-            error = failed(&mut command) => Some(error),
+            error = command_failed(&mut command) => Some(error),
+            error = query_failed(&mut query) => Some(error),
         };
         info!("shutting down");
         self.closing.send_replace(true);
         let deadline = Duration::from_millis(self.config.drain_timeout_ms);
+        if let Some(query) = query {
+            query.stop(deadline).await;
+        }
         if let Some(command) = command {
             command.stop(deadline).await;
         }
@@ -79,7 +107,7 @@ async fn terminated() -> anyhow::Result<()> {
 }
 
 /// Waits for what must not happen: a server that ends, or a log that cannot be trusted any more.
-async fn failed(command: &mut Option<CommandSide>) -> anyhow::Error {
+async fn command_failed(command: &mut Option<CommandSide>) -> anyhow::Error {
     let Some(command) = command else { return std::future::pending().await };
     let mut stopped = command.log.stopped();
     tokio::select! {
@@ -88,5 +116,12 @@ async fn failed(command: &mut Option<CommandSide>) -> anyhow::Error {
             let error = stopped.clone().map(|error| error.to_string()).unwrap_or_default();
             anyhow::anyhow!("{error}; the process ends rather than lie")
         }
+    }
+}
+
+async fn query_failed(query: &mut Option<QuerySide>) -> anyhow::Error {
+    match query {
+        Some(query) => query.server.failed().await,
+        None => std::future::pending().await,
     }
 }
