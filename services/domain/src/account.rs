@@ -460,10 +460,26 @@ mod specs {
     }
 
     #[test]
-    fn the_time_of_opening_and_closing_is_the_servers() {
-        let when = given([opened(0, "USD")]).when(close());
-        assert_eq!((when.state().opened_time, when.state().closed_time), (Some(NOW), Some(NOW)));
-        assert_eq!(when.state().status(), AccountStatus::Closed);
+    fn the_state_shows_who_when_and_what() {
+        let opening = given([]).when(open(Some(wire(1234, "EUR"))));
+        let expected = AccountState {
+            status: AccountStatus::Open.into(),
+            owner_name: "Ada".to_owned(),
+            currency_code: "EUR".to_owned(),
+            balance_minor: 1234,
+            opened_time: Some(NOW),
+            closed_time: None,
+        };
+        assert_eq!(opening.state(), &expected);
+
+        let closing = given([opened(0, "EUR")]).when(close());
+        let expected = AccountState {
+            status: AccountStatus::Closed.into(),
+            balance_minor: 0,
+            closed_time: Some(NOW),
+            ..expected
+        };
+        assert_eq!(closing.state(), &expected);
     }
 
     #[test]
@@ -616,23 +632,51 @@ mod specs {
 
     #[test]
     fn a_rejection_tells_people_and_machines_the_values() {
-        let rejection = insufficient(1234, 2000);
-        assert_eq!(
-            rejection.to_string(),
-            "the balance is 12.34 USD, less than the 20.00 USD asked for"
-        );
-        assert_eq!(
-            rejection.metadata(),
-            [("balance", "12.34 USD".to_owned()), ("requested", "20.00 USD".to_owned())]
-        );
-        assert_eq!(
-            [not_found().kind(), already_open().kind(), rejection.kind()],
-            [
-                RejectionKind::NotFound,
-                RejectionKind::AlreadyExists,
-                RejectionKind::FailedPrecondition
-            ]
-        );
+        use RejectionKind::{AlreadyExists, FailedPrecondition, NotFound};
+        let limit = "10000000000000.00 USD";
+        let above = format!("the amount, or the balance with it, is above the limit of {limit}");
+        let values: [(_, _, &str, &[_]); 8] = [
+            (not_found(), NotFound, "there is no account spec", &[("account_id", "spec")]),
+            (
+                already_open(),
+                AlreadyExists,
+                "there is an account spec already",
+                &[("account_id", "spec")],
+            ),
+            (is_closed(), FailedPrecondition, "account spec is closed", &[("account_id", "spec")]),
+            (
+                wrong_currency("EUR"),
+                FailedPrecondition,
+                "the amount is in \"EUR\", the account in USD",
+                &[("account_currency", "USD"), ("currency", "EUR")],
+            ),
+            (
+                not_positive("0.00 USD"),
+                FailedPrecondition,
+                "the amount 0.00 USD is not positive",
+                &[("amount", "0.00 USD")],
+            ),
+            (above_limit(), FailedPrecondition, &above, &[("limit", limit)]),
+            (
+                insufficient(1234, 2000),
+                FailedPrecondition,
+                "the balance is 12.34 USD, less than the 20.00 USD asked for",
+                &[("balance", "12.34 USD"), ("requested", "20.00 USD")],
+            ),
+            (
+                AccountRejection::BalanceNotZero { balance: usd(1) },
+                FailedPrecondition,
+                "there is still 0.01 USD on the account",
+                &[("balance", "0.01 USD")],
+            ),
+        ];
+        for (rejection, kind, text, metadata) in values {
+            assert_eq!(rejection.kind(), kind, "{rejection:?}");
+            assert_eq!(rejection.to_string(), text);
+            let found = rejection.metadata();
+            let found: Vec<_> = found.iter().map(|(key, value)| (*key, value.as_str())).collect();
+            assert_eq!(found, metadata, "{rejection:?}");
+        }
     }
 
     // Events of earlier versions.
