@@ -1,0 +1,106 @@
+//! Measures daybook: `cargo run --release -p daybook-bench`.
+//!
+//! Servers run as processes of their own, clients in this one, and every load runs in turns with a
+//! ceiling: a server that does nothing, under the same clients, messages and connections. So each
+//! figure is also a ratio, which means something on any machine. docs/performance.md explains
+//! the method.
+//!
+//! These are not tests: nothing fails because it is slow.
+
+mod bank;
+mod load;
+mod machine;
+mod noop;
+mod report;
+mod scenarios;
+mod servers;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, ValueEnum};
+
+use crate::load::Times;
+use crate::machine::Machine;
+use crate::report::Report;
+use crate::scenarios::{Bench, Scenario};
+use crate::servers::Programs;
+
+/// The longest warm-up before a window.
+const WARM_UP: Duration = Duration::from_secs(1);
+
+/// The argument with which this program is the ceiling instead.
+const NOOP_SERVER: &str = "noop-server";
+
+/// Measures daybook, each load beside a ceiling of the same machine at the same time.
+#[derive(Debug, Parser)]
+#[command(name = "daybook-bench", version)]
+struct Cli {
+    /// What to measure; everything when left out
+    #[arg(value_enum)]
+    scenarios: Vec<Scenario>,
+    /// How long each window is
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+    seconds: f64,
+    /// Of how many windows a figure is the median
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    windows: usize,
+    /// The server to measure [default: `daybook` beside this program]
+    #[arg(long, value_name = "FILE")]
+    server: Option<PathBuf>,
+    /// Where data go, on the disk to measure [default: beside this program]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// A Kafka broker to measure with
+    #[arg(long, value_name = "HOST:PORT")]
+    brokers: Option<String>,
+    /// Start a Kafka broker, as the tests do, and measure with it
+    #[arg(long)]
+    kafka: bool,
+    /// Also write the figures to a file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    if std::env::args().nth(1).as_deref() == Some(NOOP_SERVER) {
+        return noop::serve().await;
+    }
+    let cli = Cli::parse();
+    ensure!(cli.seconds > 0.0 && cli.windows > 0, "--seconds and --windows must be above 0");
+    let programs = Programs::find(cli.server, cli.dir)?;
+    let window = Duration::from_secs_f64(cli.seconds);
+    let report = Report {
+        machine: Machine::this(),
+        window_seconds: cli.seconds,
+        windows: cli.windows,
+        rows: Vec::new(),
+        figures: Vec::new(),
+        floors: Vec::new(),
+    };
+    let mut bench = Bench {
+        programs,
+        noop: noop::Process::start()?,
+        times: Times { warm_up: WARM_UP.min(window / 2), window },
+        windows: cli.windows,
+        brokers: cli.brokers,
+        start_broker: cli.kafka,
+        report,
+    };
+    let scenarios = match cli.scenarios.is_empty() {
+        true => Scenario::value_variants().to_vec(),
+        false => cli.scenarios,
+    };
+    for scenario in scenarios {
+        bench.run(scenario).await.with_context(|| format!("scenario {scenario:?}"))?;
+    }
+    println!("{}", bench.report.text());
+    if let Some(file) = cli.json {
+        let json = serde_json::to_string_pretty(&bench.report)?;
+        std::fs::write(&file, json)
+            .with_context(|| format!("{} is not written", file.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,342 @@
+//! What is measured. Each scenario runs in turns with what it is compared with, so that whatever
+//! else happens on the machine happens to both.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use clap::ValueEnum;
+use daybook_testing::{Broker, Ports};
+
+use crate::bank::{
+    ACCOUNTS, CommandPipe, Deposits, Random, Reads, WINDOW, Waiting, WriteAndRead, account,
+    open_accounts,
+};
+use crate::load::{self, Times, Window};
+use crate::machine;
+use crate::noop;
+use crate::report::{Figure, Floor, Report, Row, Summary, median, milliseconds};
+use crate::servers::{Programs, System};
+
+/// The clients of the unary load.
+const CLIENTS: [usize; 4] = [1, 8, 64, 256];
+
+/// The clients of the comparisons that need only one number.
+const MANY_CLIENTS: usize = 64;
+
+/// The streams of the load on ExecuteStream.
+const STREAMS: [u64; 2] = [1, 4];
+
+/// The commands a second while it is measured when they become visible.
+const VISIBLE_RATE: u64 = 500;
+
+/// How long an idle process is left alone before its memory is read.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// A thing to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Scenario {
+    /// How long the disk takes for 4 KiB.
+    Disk,
+    /// Deposits to 10,000 accounts by 1, 8, 64 and 256 clients.
+    Unary,
+    /// Deposits to one account, beside 10,000.
+    Hot,
+    /// Deposits over ExecuteStream.
+    Stream,
+    /// The latency of deposits at half of the highest rate.
+    Latency,
+    /// The time from a receipt until GetAccount shows it.
+    Visible,
+    /// Accounts read by 64 clients.
+    Read,
+    /// The memory of an idle system.
+    Memory,
+    /// The time to start.
+    Start,
+}
+
+/// What the scenarios of a run share.
+pub struct Bench {
+    /// Where the programs are.
+    pub programs: Programs,
+    /// The ceiling.
+    pub noop: noop::Process,
+    /// How long a window is.
+    pub times: Times,
+    /// How many windows there are.
+    pub windows: usize,
+    /// A broker to measure with, `HOST:PORT`.
+    pub brokers: Option<String>,
+    /// Whether to start a broker, when none is given.
+    pub start_broker: bool,
+    /// What came out so far.
+    pub report: Report,
+}
+
+impl Bench {
+    /// Runs one scenario.
+    pub async fn run(&mut self, scenario: Scenario) -> Result<()> {
+        match scenario {
+            Scenario::Disk => self.disk(),
+            Scenario::Unary => self.unary().await,
+            Scenario::Hot => self.hot().await,
+            Scenario::Stream => self.stream().await,
+            Scenario::Latency => self.latency().await,
+            Scenario::Visible => self.visible().await,
+            Scenario::Read => self.read().await,
+            Scenario::Memory => self.memory().await,
+            Scenario::Start => self.start().await,
+        }
+    }
+
+    fn disk(&mut self) -> Result<()> {
+        let directory = self.programs.fresh()?;
+        let mut medians = Vec::new();
+        for _ in 0..self.windows {
+            let latency = machine::fdatasync(directory.path(), self.times.window)?;
+            medians.push(milliseconds(&latency, 0.5));
+        }
+        self.figure("fdatasync of 4 KiB, median", median(medians), "ms");
+        Ok(())
+    }
+
+    async fn unary(&mut self) -> Result<()> {
+        let system = self.commands().await?;
+        for clients in CLIENTS {
+            let (mut own, mut ceiling) = (Vec::new(), Vec::new());
+            for _ in 0..self.windows {
+                ceiling.push(self.noop_deposits(clients).await?);
+                own.push(self.deposits(&system, clients, ACCOUNTS).await?);
+            }
+            let (own, ceiling) = (self.summary(own), self.summary(ceiling));
+            let name = format!("Deposit, {clients} clients");
+            let row = Row::beside(name, own, "no-op unary", ceiling);
+            if clients == MANY_CLIENTS {
+                let percent = row.beside.as_ref().map_or(0.0, |beside| beside.ratio * 100.0);
+                self.floor("Deposit by 64 clients", "≥ 25 % of no-op", percent, percent >= 25.0);
+            }
+            self.row(row);
+        }
+        Ok(())
+    }
+
+    async fn hot(&mut self) -> Result<()> {
+        let system = self.commands().await?;
+        let (mut hot, mut spread) = (Vec::new(), Vec::new());
+        for _ in 0..self.windows {
+            spread.push(self.deposits(&system, MANY_CLIENTS, ACCOUNTS).await?);
+            hot.push(self.deposits(&system, MANY_CLIENTS, 1).await?);
+        }
+        let (hot, spread) = (self.summary(hot), self.summary(spread));
+        let name = "Deposit, 64 clients, one account".to_owned();
+        let row = Row::beside(name, hot, "10,000 accounts", spread);
+        let percent = row.beside.as_ref().map_or(0.0, |beside| beside.ratio * 100.0);
+        self.floor("one hot account", "≥ 80 % of 10,000", percent, percent >= 80.0);
+        self.row(row);
+        Ok(())
+    }
+
+    async fn stream(&mut self) -> Result<()> {
+        let system = self.commands().await?;
+        for streams in STREAMS {
+            let (mut own, mut ceiling) = (Vec::new(), Vec::new());
+            for _ in 0..self.windows {
+                let pipes = CommandPipe::pipes(&self.noop.url, streams).await?;
+                let noop = [self.noop.id()];
+                ceiling.push(load::pipelined(pipes, WINDOW, self.times, &noop).await?);
+                let pipes = CommandPipe::pipes(&system.ports.command_url(), streams).await?;
+                own.push(load::pipelined(pipes, WINDOW, self.times, &system.ids()).await?);
+            }
+            let (own, ceiling) = (self.summary(own), self.summary(ceiling));
+            let name = match streams {
+                1 => "ExecuteStream, 1 stream".to_owned(),
+                many => format!("ExecuteStream, {many} streams"),
+            };
+            self.row(Row::beside(name, own, "no-op stream", ceiling));
+        }
+        Ok(())
+    }
+
+    async fn latency(&mut self) -> Result<()> {
+        let system = self.commands().await?;
+        let highest = self.deposits(&system, MANY_CLIENTS, ACCOUNTS).await?.rate();
+        let rate = (highest / 2.0) as u64;
+        let url = system.ports.command_url();
+        let reader = WriteAndRead::connect(&url, &url).await?;
+        let mut windows = Vec::new();
+        for _ in 0..self.windows {
+            let reader = reader.clone();
+            let request = move |due: Instant| {
+                let mut client = reader.clone();
+                async move {
+                    client.write(any_account(due)).await?;
+                    Ok([due.elapsed()])
+                }
+            };
+            let ([_], window) = load::open(rate, self.times, &system.ids(), request).await?;
+            windows.push(window);
+        }
+        let measured = self.summary(windows);
+        let name = format!("Deposit, open loop, {rate}/s");
+        self.row(Row { name, measured, beside: None });
+        Ok(())
+    }
+
+    async fn visible(&mut self) -> Result<()> {
+        let embedded = self.programs.single("dev")?;
+        self.visible_in(embedded, "embedded").await?;
+        let started;
+        let brokers = match &self.brokers {
+            Some(brokers) => brokers.clone(),
+            None if self.start_broker => {
+                started = Broker::start().await;
+                started.bootstrap.clone()
+            }
+            None => return Ok(()),
+        };
+        let separate = self.programs.over_kafka(&brokers)?;
+        self.visible_in(separate, "over Kafka").await
+    }
+
+    async fn visible_in(&mut self, system: System, how: &str) -> Result<()> {
+        let position = open_accounts(&system.ports.command_url()).await?;
+        let (command, query) = (system.ports.command_url(), system.ports.query_url());
+        let mut client = WriteAndRead::connect(&command, &query).await?;
+        client.reached(position).await?;
+        for (waiting, with) in
+            [(Waiting::MinPosition, "min_position"), (Waiting::Polling, "polling")]
+        {
+            let (mut whole, mut after_receipt) = (Vec::new(), Vec::new());
+            for _ in 0..self.windows {
+                let client = client.clone();
+                let request = move |due: Instant| {
+                    let mut client = client.clone();
+                    async move {
+                        let receipt = client.write(any_account(due)).await?;
+                        let received = Instant::now();
+                        client.read(&receipt, waiting).await?;
+                        Ok([received.elapsed(), due.elapsed()])
+                    }
+                };
+                let opened = load::open(VISIBLE_RATE, self.times, &system.ids(), request).await?;
+                let ([visible, all], window) = opened;
+                let same = Window { latency: all.clone(), ..window };
+                whole.push(all);
+                after_receipt.push((same, visible));
+            }
+            let measured = Summary::of(&after_receipt, self.report.machine.processors);
+            if waiting == Waiting::MinPosition {
+                let what = format!("receipt → visible, {how}");
+                let milliseconds = measured.p50_ms;
+                self.floor(&what, "median < 10 ms", milliseconds, milliseconds < 10.0);
+            }
+            let name = format!("receipt → visible, {how}, {with}");
+            self.row(Row { name, measured, beside: None });
+            let all = median(whole.iter().map(|latency| milliseconds(latency, 0.5)).collect());
+            self.figure(&format!("due → visible, {how}, {with}, median"), all, "ms");
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self) -> Result<()> {
+        let system = self.programs.single("dev")?;
+        let position = open_accounts(&system.ports.command_url()).await?;
+        let (command, query) = (system.ports.command_url(), system.ports.query_url());
+        WriteAndRead::connect(&command, &query).await?.reached(position).await?;
+        let (mut own, mut ceiling) = (Vec::new(), Vec::new());
+        for _ in 0..self.windows {
+            let clients = Reads::clients(&self.noop.url, MANY_CLIENTS).await?;
+            ceiling.push(load::closed(clients, self.times, &[self.noop.id()]).await?);
+            let clients = Reads::clients(&query, MANY_CLIENTS).await?;
+            own.push(load::closed(clients, self.times, &system.ids()).await?);
+        }
+        let (own, ceiling) = (self.summary(own), self.summary(ceiling));
+        let name = format!("GetAccount, {MANY_CLIENTS} clients");
+        self.row(Row::beside(name, own, "no-op unary", ceiling));
+        Ok(())
+    }
+
+    async fn memory(&mut self) -> Result<()> {
+        let system = self.programs.single("dev")?;
+        tokio::time::sleep(IDLE).await;
+        let idle = machine::memory(system.ids()[0])?;
+        self.figure("dev, idle and empty: resident", idle.resident_mb, "MB");
+        self.figure("dev, idle and empty: proportional", idle.proportional_mb, "MB");
+        self.figure("dev, idle and empty: not from files", idle.anonymous_mb, "MB");
+        let resident = idle.resident_mb;
+        self.floor("memory of an idle `dev`", "< 60 MB", resident, resident < 60.0);
+        let url = system.ports.command_url();
+        open_accounts(&url).await?;
+        self.deposits(&system, MANY_CLIENTS, ACCOUNTS).await?;
+        let busy = machine::memory(system.ids()[0])?;
+        self.figure("dev, after the load of one window: resident", busy.resident_mb, "MB");
+        Ok(())
+    }
+
+    async fn start(&mut self) -> Result<()> {
+        let mut empty = Vec::new();
+        let mut filled = Vec::new();
+        for _ in 0..self.windows {
+            let data = self.programs.fresh()?;
+            empty.push(self.start_once(data.path(), true).await?);
+            filled.push(self.start_once(data.path(), false).await?);
+        }
+        self.figure("dev, start to ready, no store yet", median(empty), "ms");
+        let name = format!("dev, start to ready after a kill, {ACCOUNTS} events");
+        self.figure(&name, median(filled), "ms");
+        Ok(())
+    }
+
+    /// Starts `dev`, fills it if asked to, and kills it.
+    async fn start_once(&self, data: &Path, fill: bool) -> Result<f64> {
+        let ports = Ports::free();
+        let started = self.programs.start("dev", data, ports, &[]);
+        if fill {
+            open_accounts(&ports.command_url()).await?;
+        }
+        Ok(started.took.as_secs_f64() * 1000.0)
+    }
+
+    /// A command process with the accounts of a load.
+    async fn commands(&self) -> Result<System> {
+        let system = self.programs.single("command")?;
+        open_accounts(&system.ports.command_url()).await?;
+        Ok(system)
+    }
+
+    async fn deposits(&self, system: &System, clients: usize, accounts: u64) -> Result<Window> {
+        let clients = Deposits::clients(&system.ports.command_url(), clients, accounts).await?;
+        load::closed(clients, self.times, &system.ids()).await
+    }
+
+    async fn noop_deposits(&self, clients: usize) -> Result<Window> {
+        let clients = Deposits::clients(&self.noop.url, clients, ACCOUNTS).await?;
+        load::closed(clients, self.times, &[self.noop.id()]).await
+    }
+
+    fn summary(&self, windows: Vec<Window>) -> Summary {
+        Summary::of_windows(windows, self.report.machine.processors)
+    }
+
+    fn row(&mut self, row: Row) {
+        eprintln!("{}: {:.0}/s", row.name, row.measured.rate);
+        self.report.rows.push(row);
+    }
+
+    fn figure(&mut self, name: &str, value: f64, unit: &'static str) {
+        eprintln!("{name}: {value:.2} {unit}");
+        self.report.figures.push(Figure { name: name.to_owned(), value, unit });
+    }
+
+    fn floor(&mut self, name: &str, floor: &str, measured: f64, reached: bool) {
+        let (name, floor) = (name.to_owned(), floor.to_owned());
+        self.report.floors.push(Floor { name, floor, measured, reached });
+    }
+}
+
+/// An account by chance: the clock of a request that comes at its time is chance enough.
+fn any_account(due: Instant) -> String {
+    let seed = due.elapsed().as_nanos() as u64;
+    account(Random::new(seed).below(ACCOUNTS))
+}

@@ -1,0 +1,104 @@
+//! The `daybook` processes of a run, each with a directory and ports of its own.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use daybook_testing::{Daybook, Ports, TempDir, free_port, unique};
+
+/// How long a process may take to start.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The programs and directories of a run.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    binary: PathBuf,
+    directory: PathBuf,
+}
+
+impl Programs {
+    /// Finds `daybook`: where it was said to be, else beside this program. Data go below
+    /// `directory`, else beside this program too: the directory for temporary files is often in
+    /// memory, where nothing is durable.
+    pub fn find(server: Option<PathBuf>, directory: Option<PathBuf>) -> Result<Self> {
+        let own = std::env::current_exe()?;
+        let beside = own.parent().unwrap_or(Path::new(".")).to_owned();
+        let binary = server.unwrap_or_else(|| beside.join("daybook"));
+        ensure!(
+            binary.is_file(),
+            "there is no server at {}; build it with `cargo build --release -p daybook`, or name \
+             it with --server FILE",
+            binary.display()
+        );
+        if cfg!(debug_assertions) {
+            bail!("this is a debug build, whose figures mean nothing; run it with --release");
+        }
+        Ok(Self { binary, directory: directory.unwrap_or(beside) })
+    }
+
+    /// A new directory for data.
+    pub fn fresh(&self) -> Result<TempDir> {
+        Ok(tempfile::Builder::new().prefix("bench-").tempdir_in(&self.directory)?)
+    }
+
+    /// Starts `daybook MODE` and waits until it is ready. Says how long that took.
+    pub fn start(&self, mode: &str, data: &Path, ports: Ports, more: &[&str]) -> Started {
+        let started = Instant::now();
+        let binary = self.binary.to_string_lossy();
+        let mut daybook = Daybook::spawn(&binary, mode, data, ports, more);
+        while !daybook.is_ready() {
+            let ended = daybook.ended();
+            assert!(
+                ended.is_none() && started.elapsed() < PATIENCE,
+                "daybook {mode} did not start ({ended:?}):\n{}",
+                daybook.log_lines()
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Started { daybook, took: started.elapsed() }
+    }
+
+    /// A system in one process, with an empty store.
+    pub fn single(&self, mode: &str) -> Result<System> {
+        let data = self.fresh()?;
+        let ports = Ports::free();
+        let process = self.start(mode, data.path(), ports, &[]).daybook;
+        Ok(System { ports, processes: vec![process], _data: data })
+    }
+
+    /// Separate command and query processes with a broker between them.
+    pub fn over_kafka(&self, brokers: &str) -> Result<System> {
+        let data = self.fresh()?;
+        let prefix = format!("{}-", unique("bench"));
+        let flags = ["--brokers", brokers, "--topic-prefix", &prefix];
+        let ports = Ports::free();
+        let command = self.start("command", data.path(), ports, &flags).daybook;
+        let beside = Ports { http: free_port(), ..ports };
+        let query = self.start("query", data.path(), beside, &flags).daybook;
+        Ok(System { ports, processes: vec![command, query], _data: data })
+    }
+}
+
+/// A process, and how long it took to get ready.
+pub struct Started {
+    /// The process.
+    pub daybook: Daybook,
+    /// From its start to `/readyz`.
+    pub took: Duration,
+}
+
+/// A running system. It ends when this is dropped.
+pub struct System {
+    /// Where it listens.
+    pub ports: Ports,
+    // Before the data: the processes end before their files go.
+    processes: Vec<Daybook>,
+    _data: TempDir,
+}
+
+impl System {
+    /// The ids of its processes.
+    pub fn ids(&self) -> Vec<u32> {
+        self.processes.iter().map(Daybook::id).collect()
+    }
+}
