@@ -63,7 +63,7 @@ enum AccountCommand {
         /// The account
         account: String,
         /// Why
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = "", hide_default_value = true)]
         reason: String,
         #[command(flatten)]
         flags: CommandFlags,
@@ -82,7 +82,7 @@ enum AccountCommand {
                             daybook account list --all -o json")]
     List {
         /// Only accounts whose owner's name begins with this
-        #[arg(long, value_name = "PREFIX", default_value = "")]
+        #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
         owner: String,
         /// Only accounts with this status
         #[arg(long, value_enum)]
@@ -123,7 +123,7 @@ enum AccountCommand {
         #[arg(value_parser = time::parse_day)]
         last_day: Option<Date>,
         /// Only this currency
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = "", hide_default_value = true)]
         currency: String,
         #[command(flatten)]
         flags: QueryFlags,
@@ -135,7 +135,7 @@ enum AccountCommand {
         /// The year in UTC; this year when not given
         year: Option<i32>,
         /// Only this currency
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = "", hide_default_value = true)]
         currency: String,
         #[command(flatten)]
         flags: QueryFlags,
@@ -153,7 +153,7 @@ struct Movement {
     #[arg(default_value = "USD")]
     currency: String,
     /// What it is for
-    #[arg(long, short, default_value = "")]
+    #[arg(long, short, default_value = "", hide_default_value = true)]
     description: String,
     /// How the money is moved
     #[arg(long, value_enum)]
@@ -169,7 +169,7 @@ struct Pages {
           value_parser = clap::value_parser!(i32).range(1..=500))]
     page_size: i32,
     /// Go on where the page before ended
-    #[arg(long, value_name = "TOKEN", default_value = "")]
+    #[arg(long, value_name = "TOKEN", default_value = "", hide_default_value = true)]
     page_token: String,
     /// Show all pages
     #[arg(long)]

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::exit::Exit;
 use crate::flags::Globals;
 use crate::output::{self, Format};
-use crate::problem::Problem;
+use crate::problem::{Problem, headline};
 use crate::{health, projection, time};
 
 /// A projection that is this many events behind is worth a look; at rest it is not behind at all.
@@ -83,7 +83,9 @@ impl Check {
 
     /// A service gave an error instead of an answer.
     fn refused(name: &str, error: &Error, remedy: &str) -> Self {
-        Self::failed(name, error.message(), remedy).with_exit(Exit::of(error))
+        let problem = error.metadata().get("problem").map_or("", String::as_str);
+        let detail = [headline(error).as_str(), problem].join(": ");
+        Self::failed(name, detail.trim_end_matches(": "), remedy).with_exit(Exit::of(error))
     }
 }
 

@@ -105,14 +105,14 @@ impl Problem {
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
-        let mut problem = Self::new(Exit::of(&error), error.message());
+        let mut problem = Self::new(Exit::of(&error), headline(&error));
         let mut reason = match error.reason() {
             "" => code_name(error.code()).to_owned(),
             reason => reason.to_owned(),
         };
         let mut values: Vec<_> = error.metadata().iter().collect();
         values.sort();
-        for (name, value) in values {
+        for (name, value) in values.into_iter().filter(|(name, _)| !in_headline(&error, name)) {
             reason += &format!(", {name}={value}");
         }
         problem.why.push(reason);
@@ -134,6 +134,20 @@ impl From<io::Error> for Problem {
         };
         Self::new(exit, format!("the output could not be written: {error}"))
     }
+}
+
+/// What went wrong, without advice: that is given apart.
+pub(crate) fn headline(error: &Error) -> String {
+    let value = |name: &str| error.metadata().get(name).map_or("", String::as_str);
+    if error.reason() != UNREACHABLE {
+        return error.message().to_owned();
+    }
+    format!("the {} service at {} cannot be reached", value("service"), value("url"))
+}
+
+/// Whether a value stands in the headline already.
+fn in_headline(error: &Error, name: &str) -> bool {
+    error.reason() == UNREACHABLE && name != "problem"
 }
 
 /// What to do about an error. `SUBJECT` is replaced with what the request was about.
@@ -226,6 +240,20 @@ mod tests {
         let error = Error::new(ErrorReason::StoreUnavailable, "the disk is gone");
         let text = Problem::from(error).about("ada").repeat_with("0190-7").to_text();
         assert!(text.contains("--request-id 0190-7"), "{text}");
+    }
+
+    #[test]
+    fn a_service_that_is_away_is_named_once() {
+        let error = Error::custom(Code::Unavailable, UNREACHABLE, "long, with advice")
+            .with("service", "query")
+            .with("url", "http://127.0.0.1:1")
+            .with("problem", "refused");
+        assert_eq!(
+            Problem::from(error).to_text(),
+            "error: the query service at http://127.0.0.1:1 cannot be reached\n  \
+             why:  UNREACHABLE, problem=refused\n  \
+             next: daybook dev    (or say where it runs: --query-url URL)"
+        );
     }
 
     #[test]

@@ -70,7 +70,7 @@ enum ProjectionCommand {
               value_parser = clap::value_parser!(i32).range(1..=500))]
         page_size: i32,
         /// Go on where the page before ended
-        #[arg(long, value_name = "TOKEN", default_value = "")]
+        #[arg(long, value_name = "TOKEN", default_value = "", hide_default_value = true)]
         page_token: String,
     },
     /// Apply the quarantined events of a stream again
