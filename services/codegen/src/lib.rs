@@ -1,8 +1,8 @@
 //! Generates Rust from the protobuf contract: messages and services by prost and tonic, and from
 //! Daybook's own options everything that a domain would otherwise have to write by hand.
 //!
-//! [`model`] reads the options and checks them; a mistake in the contract fails the build. The
-//! other modules write Rust from that model: [`events`], [`commands`], [`validate`] and [`tables`].
+//! `model` reads the options and checks them; a mistake in the contract fails the build. The other
+//! modules write Rust from that model: `events`, `commands`, `validate` and `tables`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -85,3 +85,18 @@ macro_rules! element {
 }
 
 element!(FieldDescriptor, MessageDescriptor, MethodDescriptor);
+
+impl Element for FileDescriptor {
+    fn full_name(&self) -> &str {
+        self.name()
+    }
+
+    fn file(&self) -> FileDescriptor {
+        self.clone()
+    }
+
+    fn path(&self) -> &[i32] {
+        // The path of the `package` in a FileDescriptorProto; there is none, so this gives no line.
+        &[2]
+    }
+}

@@ -117,6 +117,9 @@ impl Model {
     /// Reads a contract, or tells all that is wrong with it.
     pub fn read(pool: &DescriptorPool) -> Result<Self, Mistakes> {
         let mut mistakes = Mistakes::default();
+        for file in pool.files().filter(|file| file.package_name().is_empty()) {
+            mistakes.add(&file, "has no package; add one after its directory, such as bank.v1");
+        }
         let mut aggregates = read_aggregates(pool, &mut mistakes);
         read_events(pool, &mut aggregates, &mut mistakes);
         let routers = read_commands(pool, &mut aggregates, &mut mistakes);

@@ -70,6 +70,16 @@ fn a_message_is_named_as_prost_names_it() {
 }
 
 #[test]
+fn a_file_without_a_package() {
+    mistake(
+        "package shop.v1;",
+        "",
+        &["shop/v1/cart.proto: shop/v1/cart.proto: has no package; add one after its directory, \
+             such as bank.v1"],
+    );
+}
+
+#[test]
 fn a_hyphen_in_the_name_of_an_aggregate() {
     mistake(
         "shop.cart",
