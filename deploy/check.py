@@ -5,8 +5,10 @@ contract in proto/. It starts nothing.
 """
 
 import json
+import os
 import pathlib
 import re
+import subprocess
 import sys
 
 import yaml
@@ -64,6 +66,25 @@ def check_compose(model):
     published = [p["published"] for s in services.values() for p in s.get("ports", [])]
     for port in sorted({p for p in published if published.count(p) > 1}):
         yield f"port {port} is published twice"
+
+
+def check_flags(model, binary):
+    """Yields what the binary, as it is, does not understand of the command lines."""
+    for name in ("command", "query"):
+        verb, *flags = model["services"][name]["command"]
+        if verb != name:
+            yield f"service {name} runs `daybook {verb}`"
+        done = subprocess.run([binary, "config", *flags], capture_output=True, text=True, cwd="/")
+        if done.returncode != 0:
+            yield f"service {name}: daybook refuses its flags: {done.stderr.strip()}"
+            continue
+        settings = dict(line.split()[:2] for line in done.stdout.splitlines() if len(line.split()) > 1)
+        listens = {settings[f"{name}_listen"], settings["http_listen"]}
+        for port in model["services"][name]["ports"]:
+            if f"0.0.0.0:{port['target']}" not in listens:
+                yield f"service {name} publishes port {port['target']}, on which it does not listen"
+        if settings["data"] not in {v["target"] for v in model["services"][name]["volumes"]}:
+            yield f"service {name} keeps its data in {settings['data']}, which is no volume"
 
 
 def check_keys(value, allowed, path):
@@ -133,6 +154,11 @@ def main():
     model = json.loads(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8"))
     config = yaml.safe_load((ROOT / "deploy/console.yaml").read_text(encoding="utf-8"))
     problems = [*check_compose(model), *check_console(config, model)]
+    binary = os.environ.get("DAYBOOK_BIN")
+    if binary:
+        problems += check_flags(model, pathlib.Path(binary).resolve())
+    else:
+        print("the flags of the services are not checked: DAYBOOK_BIN names no daybook")
     for problem in problems:
         print(f"deploy/check.sh: {problem}", file=sys.stderr)
     if problems:
