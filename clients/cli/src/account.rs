@@ -264,7 +264,7 @@ pub(crate) async fn run(args: AccountArgs) -> Result<(), Problem> {
             let last = last_day.unwrap_or(first);
             let query =
                 client.daily_summary(first.to_string(), last.to_string()).currency(currency);
-            let answer = flags.apply(query).await?;
+            let answer = flags.apply(&client, query).await.await?;
             if format == Format::Json {
                 let name = GetDailySummaryRequest::RESPONSE_NAME;
                 return Ok(output::document(&json::of(name, &answer))?);
@@ -274,7 +274,8 @@ pub(crate) async fn run(args: AccountArgs) -> Result<(), Problem> {
         }
         AccountCommand::Totals { year, currency, flags } => {
             let year = year.unwrap_or_else(|| time::today().year().into());
-            let answer = flags.apply(client.yearly_totals(year).currency(currency)).await?;
+            let answer =
+                flags.apply(&client, client.yearly_totals(year).currency(currency)).await.await?;
             if format == Format::Json {
                 let name = GetYearlyTotalsRequest::RESPONSE_NAME;
                 return Ok(output::document(&json::of(name, &answer))?);
@@ -318,7 +319,8 @@ async fn show(
     format: Format,
 ) -> Result<(), Problem> {
     let answer = flags
-        .apply(client.get_account(account))
+        .apply(client, client.get_account(account))
+        .await
         .await
         .map_err(|error| Problem::from(error).about(account))?;
     if format == Format::Json {
@@ -345,7 +347,7 @@ async fn list(
     flags: &QueryFlags,
     format: Format,
 ) -> Result<(), Problem> {
-    let query = flags.apply(client.query(request));
+    let query = flags.apply(client, client.query(request)).await;
     let answer = if all {
         let accounts = query.page_size(500).all().try_collect().await?;
         ListAccountsResponse { accounts, ..Default::default() }
@@ -379,7 +381,7 @@ async fn history(
     format: Format,
 ) -> Result<(), Problem> {
     let account = request.account_id.clone();
-    let query = flags.apply(client.query(request));
+    let query = flags.apply(client, client.query(request)).await;
     let answer = if all {
         let transactions = query.page_size(500).all().try_collect().await;
         transactions

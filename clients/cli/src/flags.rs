@@ -125,23 +125,33 @@ impl CommandFlags {
 /// What can be said about every query.
 #[derive(Debug, Clone, Args)]
 pub struct QueryFlags {
-    /// The answer must reflect the log up to this position, such as the one of a receipt
+    /// The answer must reflect the log up to this position, such as the one of a receipt; without
+    /// it, everything recorded by now
     #[arg(long, value_name = "POSITION")]
     pub min_position: Option<u64>,
     /// How long to wait for that position, at most 30s
-    #[arg(
-        long,
-        value_name = "TIME",
-        requires = "min_position",
-        value_parser = crate::time::parse_duration
-    )]
+    #[arg(long, value_name = "TIME", value_parser = crate::time::parse_duration)]
     pub wait: Option<Duration>,
+    /// Take the answer as it is now, without waiting
+    #[arg(long, conflicts_with_all = ["min_position", "wait"])]
+    pub stale: bool,
 }
 
 impl QueryFlags {
-    /// The query, as fresh as wanted.
-    pub(crate) fn apply<R: QueryRequest>(&self, mut query: Query<R>) -> Query<R> {
-        if let Some(position) = self.min_position {
+    /// The query, as fresh as wanted. Who types one command after the other expects the second to
+    /// see the effect of the first, so the end of the log is the default.
+    pub(crate) async fn apply<R: QueryRequest>(
+        &self,
+        client: &Daybook,
+        mut query: Query<R>,
+    ) -> Query<R> {
+        let position = match (self.min_position, self.stale) {
+            (Some(position), _) => Some(position),
+            (None, true) => None,
+            // A query service answers without the log, too.
+            (None, false) => client.events().info().await.ok().map(|info| info.head_position),
+        };
+        if let Some(position) = position {
             query = query.min_position(position);
         }
         if let Some(wait) = self.wait {

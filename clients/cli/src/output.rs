@@ -6,6 +6,9 @@ use clap::ValueEnum;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::Value;
 
+/// The spaces between two columns.
+const COLUMN_GAP: u16 = 2;
+
 /// The form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -52,7 +55,7 @@ pub(crate) fn table(header: &[&str], right: &[usize], rows: Vec<Vec<String>>) ->
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    line(&table.trim_fmt())
+    print(table)
 }
 
 /// A table of names and values.
@@ -60,6 +63,14 @@ pub(crate) fn fields(rows: &[(&str, String)]) -> io::Result<()> {
     let mut table = plain_table();
     for (name, value) in rows.iter().filter(|(_, value)| !value.is_empty()) {
         table.add_row([(*name).to_owned(), value.clone()]);
+    }
+    print(table)
+}
+
+/// Writes a table, from the left edge on.
+fn print(mut table: Table) -> io::Result<()> {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, COLUMN_GAP));
     }
     line(&table.trim_fmt())
 }

@@ -178,7 +178,9 @@ fn advice(error: &Error) -> Option<String> {
         "PROJECTION_NOT_FOUND" | "PROJECTION_STATE" | "PROJECTION_REBUILDING" => {
             "daybook projection list"
         }
-        "PROJECTION_LAGGING" => "daybook projection list    (or wait longer: --wait 30s)",
+        "PROJECTION_LAGGING" => {
+            "daybook projection list    (or add --wait 30s, or --stale to take the answer as it is)"
+        }
         "QUARANTINED_EVENT_NOT_FOUND" => "daybook projection quarantine SUBJECT",
         "INVALID_PAGE_TOKEN" => "repeat the command without --page-token",
         "DAMAGED_RECORD" => "daybook doctor --data ./data",
