@@ -78,7 +78,8 @@ def check_flags(model, binary):
         if done.returncode != 0:
             yield f"service {name}: daybook refuses its flags: {done.stderr.strip()}"
             continue
-        settings = dict(line.split()[:2] for line in done.stdout.splitlines() if len(line.split()) > 1)
+        # Each line is a name, a value unless it is empty, and where the value came from.
+        settings = dict(line.split()[:2] for line in done.stdout.splitlines())
         listens = {settings[f"{name}_listen"], settings["http_listen"]}
         for port in model["services"][name]["ports"]:
             if f"0.0.0.0:{port['target']}" not in listens:
