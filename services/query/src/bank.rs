@@ -457,3 +457,31 @@ impl Totals {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{AssertSqlSafe, Connection, Executor, Row};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn owners_are_found_by_their_index() {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        connection.execute(AccountBalance::SCHEMA).await.unwrap();
+        let sql = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {SELECT_BY_OWNER}"));
+        let query = sqlx::query(sql).bind("").bind(0).bind(51).bind("ali");
+        let plan = query.fetch_all(&mut connection).await.unwrap();
+        let step: String = plan[0].get("detail");
+        assert!(step.contains("accounts_by_owner (owner_name>? AND owner_name<?)"), "{step}");
+    }
+
+    #[test]
+    fn a_date_has_one_form() {
+        for good in ["2026-11-21", "1970-01-01", "9999-12-31", "2024-02-29"] {
+            assert_eq!(parse_date(good).unwrap().to_string(), good);
+        }
+        for bad in ["", "2026-11-31", "2026-1-1", "20261121", "2026-11-21T00", "1969-12-31", " "] {
+            assert_eq!(parse_date(bad), None, "{bad}");
+        }
+    }
+}

@@ -50,10 +50,9 @@ struct Inner {
     seconds: i64,
     down: bool,
     lost: bool,
+    damaged: bool,
     /// How often `read_stream` was called: how often a gap was filled.
     gap_reads: u64,
-    /// Streams that cannot be read alone.
-    opened: u64,
 }
 
 impl Log {
@@ -122,11 +121,6 @@ impl Log {
         self.inner.lock().unwrap().gap_reads
     }
 
-    /// How often the log was opened as a source.
-    pub fn times_opened(&self) -> u64 {
-        self.inner.lock().unwrap().opened
-    }
-
     /// Makes the log unreachable, or reachable again.
     pub fn set_down(&self, down: bool) {
         self.inner.lock().unwrap().down = down;
@@ -138,6 +132,11 @@ impl Log {
     pub fn set_lost(&self, lost: bool) {
         self.inner.lock().unwrap().lost = lost;
         self.head.send_modify(|_| {});
+    }
+
+    /// Makes every read other than that of the live source find a damaged record.
+    pub fn set_damaged(&self, damaged: bool) {
+        self.inner.lock().unwrap().damaged = damaged;
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -152,7 +151,6 @@ impl Log {
 
     fn source(&self, after: u64, is_live: bool) -> Result<Box<dyn Source>, Error> {
         self.check()?;
-        self.inner.lock().unwrap().opened += 1;
         let head = self.head.subscribe();
         Ok(Box::new(LogSource { log: self.clone(), after, head, first: true, is_live }))
     }
@@ -172,6 +170,9 @@ impl Source for LogSource {
             loop {
                 self.head.borrow_and_update();
                 self.log.check()?;
+                if !self.is_live && self.log.inner.lock().unwrap().damaged {
+                    return Err(Error::Damaged { problem: "record 17 is damaged".to_owned() });
+                }
                 if self.is_live && self.log.inner.lock().unwrap().lost {
                     return Err(Error::Lost {
                         source_name: "the source".to_owned(),
@@ -259,6 +260,8 @@ struct Partition {
     records: Vec<Bytes>,
     /// Records before this offset are gone.
     start: usize,
+    /// The highest position among them.
+    gone: u64,
 }
 
 impl Topic {
@@ -290,6 +293,10 @@ impl Topic {
     pub fn forget(&self) {
         for partition in self.partitions.lock().unwrap().iter_mut() {
             partition.start = partition.records.len();
+            let positions = partition.records.iter().map(|bytes| {
+                RecordedEvent::decode(bytes.clone()).map_or(0, |event| event.position)
+            });
+            partition.gone = positions.max().unwrap_or(0);
         }
     }
 }
@@ -313,6 +320,12 @@ impl SourceFactory for Topic {
             let mut places = Vec::new();
             for (number, partition) in partitions.iter().enumerate() {
                 let known = cursor.partitions.iter().find(|p| p.partition == number as i32);
+                if known.is_none() && cursor.log_position < partition.gone {
+                    return Err(Error::Lost {
+                        source_name: "the topic".to_owned(),
+                        problem: format!("events after {} are gone", cursor.log_position),
+                    });
+                }
                 let place = known.cloned().unwrap_or(PartitionCursor {
                     topic: "bank-events".to_owned(),
                     partition: number as i32,

@@ -6,3 +6,4 @@ mod naive;
 mod quarantine;
 mod rebuild;
 mod runtime;
+mod sums;

@@ -1,1 +1,357 @@
+//! Exactly once, whatever the source does; crashes, errors, pauses.
 
+use std::sync::Arc;
+
+use daybook_contract::daybook::v1::projection_service_server::ProjectionService;
+use daybook_contract::daybook::v1::{
+    PauseProjectionRequest, ProjectionState, ResumeProjectionRequest,
+};
+use daybook_query::ProjectionServer;
+use daybook_query::runtime::{Host, OpenError, Settings};
+use tonic::Request;
+
+use crate::fakes::*;
+use crate::sums::*;
+
+/// Twenty accounts with some movements each, in turn.
+fn some_movements(log: &Log) {
+    for round in 0..6 {
+        for account in 0..20 {
+            let id = format!("a{account:02}");
+            match round {
+                0 => log.append(&id, opened("Owner", usd(1_000 + account))),
+                3 => log.append(&id, withdrawn(usd(1_000 + account))),
+                _ => log.append(&id, deposited(usd(round))),
+            };
+        }
+    }
+}
+
+/// What the projection must hold of a log.
+fn expected(log: &Log) -> Vec<String> {
+    let mut sums = std::collections::BTreeMap::<String, (i64, u64)>::new();
+    for (record, event) in decoded(log) {
+        use daybook_contract::bank::v1::account::Event;
+        let minor = |amount: &Option<_>| {
+            daybook_contract::money::to_minor(amount.as_ref().unwrap()).unwrap()
+        };
+        let sum = sums.entry(record.aggregate_id).or_default();
+        sum.1 += 1;
+        sum.0 += match &event {
+            Event::AccountOpened(event) => minor(&event.initial_balance),
+            Event::MoneyDeposited(event) => minor(&event.amount),
+            Event::MoneyWithdrawn(event) => -minor(&event.amount),
+            Event::AccountClosed(_) => 0,
+        };
+    }
+    sums.iter().map(|(id, (cents, events))| format!("'{id}' {cents} {events}")).collect()
+}
+
+fn partition(id: &str) -> usize {
+    id.bytes().map(usize::from).sum::<usize>() % 3
+}
+
+/// Publishes the events of a log after a position, each to the partition of its stream.
+fn publish(log: &Log, topic: &Topic, after: u64) {
+    for (bytes, (record, _)) in log.events().into_iter().zip(decoded(log)) {
+        if record.position > after {
+            topic.write(partition(&record.aggregate_id), bytes);
+        }
+    }
+    topic.watermarks(log.position());
+}
+
+#[tokio::test]
+async fn a_log_is_followed_to_its_end_and_on() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    let host = run(&dir, &log, &log, start_sums::<NONE, 1>);
+    until_position(&host, 0).await;
+    some_movements(&log);
+    until_position(&host, 120).await;
+    assert_eq!(dump(&dir, "sums", "sums").await, expected(&log));
+    log.append("a00", deposited(usd(5)));
+    until_position(&host, 121).await;
+    assert_eq!(dump(&dir, "sums", "sums").await, expected(&log));
+    let status = handle(&host, "sums").status();
+    assert_eq!(status.state(), ProjectionState::Live);
+    assert_eq!((status.head_position, status.lag_events), (121, 0));
+    assert_eq!(status.source, "log");
+    assert_eq!(status.last_event_time.unwrap().seconds, START);
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn rows_come_and_go() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    let host = run(&dir, &log, &log, start_sums::<NONE, 1>);
+    log.append("a", opened("A", usd(0)));
+    log.append("b", opened("B", usd(0)));
+    until_position(&host, 2).await;
+    assert_eq!(dump(&dir, "sums", "empty").await, ["'a' 'USD'", "'b' 'USD'"]);
+    log.append("a", deposited(usd(1)));
+    until_position(&host, 3).await;
+    assert_eq!(dump(&dir, "sums", "empty").await, ["'b' 'USD'"]);
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn rows_that_nobody_wanted_are_loaded_all_the_same() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    some_movements(&log);
+    let host = run(&dir, &log, &log, start_sums::<FORGETS, 1>);
+    until_position(&host, 120).await;
+    some_movements(&log);
+    until_position(&host, 240).await;
+    assert_eq!(dump(&dir, "sums", "sums").await, expected(&log));
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn partitions_in_any_order_and_duplicates_make_the_same_rows() {
+    let (dir, log, topic) = (tempfile::tempdir().unwrap(), Log::new(), Topic::new(3));
+    some_movements(&log);
+    let host = run(&dir, &topic, &log, start_sums::<NONE, 1>);
+    until_position(&host, 120).await;
+    // What the first build has read from the log comes again from the topic, twice.
+    publish(&log, &topic, 0);
+    publish(&log, &topic, 0);
+    for account in ["a00", "a01", "a02", "a00"] {
+        log.append(account, deposited(usd(7)));
+    }
+    publish(&log, &topic, 100);
+    publish(&log, &topic, 90);
+    until_position(&host, 124).await;
+    assert_eq!(dump(&dir, "sums", "sums").await, expected(&log));
+    let status = handle(&host, "sums").status();
+    assert_eq!((status.source.as_str(), status.quarantined_events), ("kafka", 0));
+    assert_eq!(log.gap_reads(), 0);
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_position_is_that_of_the_slowest_partition_and_never_goes_back() {
+    let (dir, log, topic) = (tempfile::tempdir().unwrap(), Log::new(), Topic::new(3));
+    log.append("a00", opened("A", usd(1)));
+    let host = run(&dir, &topic, &log, start_sums::<NONE, 1>);
+    until_position(&host, 1).await;
+    for _ in 0..3 {
+        let record = log.append("a00", deposited(usd(1)));
+        topic.write(partition("a00"), record);
+    }
+    topic.watermark(partition("a00"), 4);
+    let at_head = |status: &_| lag(status) == (1, 4);
+    until(&host, "sums", at_head).await;
+    // The rows are ahead of the position: it promises what is in, not what is not.
+    assert_eq!(dump(&dir, "sums", "sums").await, expected(&log));
+    topic.watermarks(3);
+    until(&host, "sums", |status| status.position == 3).await;
+    topic.watermarks(2);
+    topic.watermarks(4);
+    let status = until(&host, "sums", |status| status.position == 4).await;
+    assert_eq!(status.state(), ProjectionState::Live);
+    host.shutdown().await;
+}
+
+fn lag(status: &daybook_contract::daybook::v1::ProjectionStatus) -> (u64, u64) {
+    (status.position, status.head_position)
+}
+
+#[tokio::test]
+async fn a_gap_is_filled_from_the_log() {
+    let (dir, log, topic) = (tempfile::tempdir().unwrap(), Log::new(), Topic::new(3));
+    let host = run(&dir, &topic, &log, start_sums::<NONE, 1>);
+    until_position(&host, 0).await;
+    log.append("a00", opened("A", usd(1)));
+    for _ in 0..2_100 {
+        log.append("a00", deposited(usd(1)));
+    }
+    let last = log.append("a00", withdrawn(usd(2)));
+    topic.write(0, last);
+    topic.watermarks(log.position());
+    until_position(&host, log.position()).await;
+    assert_eq!(dump(&dir, "sums", "sums").await, expected(&log));
+    assert_eq!(log.gap_reads(), 3, "a long gap is read in pieces");
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_gap_waits_for_the_log() {
+    let (dir, log, topic) = (tempfile::tempdir().unwrap(), Log::new(), Topic::new(3));
+    let host = run(&dir, &topic, &log, start_sums::<NONE, 1>);
+    until_position(&host, 0).await;
+    log.append("a00", opened("A", usd(1)));
+    let second = log.append("a00", deposited(usd(1)));
+    log.set_down(true);
+    topic.write(0, second);
+    topic.watermarks(2);
+    let status =
+        until(&host, "sums", |status| status.state() == ProjectionState::Disconnected).await;
+    assert!(status.problem.contains("it is down"), "{}", status.problem);
+    assert_eq!(status.position, 0);
+    log.set_down(false);
+    until_position(&host, 2).await;
+    assert_eq!(dump(&dir, "sums", "sums").await, expected(&log));
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_runner_that_is_killed_between_batches_loses_and_doubles_nothing() {
+    let (dir, log, topic) = (tempfile::tempdir().unwrap(), Log::new(), Topic::new(3));
+    for round in 0..12 {
+        let before = log.position();
+        some_movements(&log);
+        publish(&log, &topic, before);
+        let host = run(&dir, &topic, &log, start_sums::<NONE, 1>);
+        // Killed at an arbitrary moment: nothing is said to the runner.
+        let goal = before + 10 * round;
+        until(&host, "sums", |status| status.position >= goal.min(log.position())).await;
+        drop(host);
+    }
+    let host = run(&dir, &topic, &log, start_sums::<NONE, 1>);
+    until_position(&host, log.position()).await;
+    assert_eq!(dump(&dir, "sums", "sums").await, expected(&log));
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_where_the_last_one_ended() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    some_movements(&log);
+    let host = run(&dir, &log, &log, start_sums::<NONE, 1>);
+    until_position(&host, 120).await;
+    host.shutdown().await;
+    drop(host);
+    log.set_down(true);
+    let host = run(&dir, &log, &log, start_sums::<NONE, 1>);
+    let status =
+        until(&host, "sums", |status| status.state() == ProjectionState::Disconnected).await;
+    assert_eq!(status.position, 120, "it serves what it has while the log is away");
+    log.set_down(false);
+    log.append("a00", deposited(usd(1)));
+    until_position(&host, 121).await;
+    assert_eq!(dump(&dir, "sums", "sums").await, expected(&log));
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_source_that_lost_the_place_is_made_up_for_by_the_log() {
+    let (dir, log, topic) = (tempfile::tempdir().unwrap(), Log::new(), Topic::new(3));
+    some_movements(&log);
+    publish(&log, &topic, 0);
+    let host = run(&dir, &topic, &log, start_sums::<NONE, 1>);
+    until_position(&host, 120).await;
+    host.shutdown().await;
+    drop(host);
+    // While the reader is away, records are written and forgotten.
+    some_movements(&log);
+    publish(&log, &topic, 120);
+    topic.forget();
+    let host = run(&dir, &topic, &log, start_sums::<NONE, 1>);
+    until_position(&host, 240).await;
+    some_movements(&log);
+    publish(&log, &topic, 240);
+    until_position(&host, 360).await;
+    assert_eq!(dump(&dir, "sums", "sums").await, expected(&log));
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_live_source_that_fails_is_opened_again() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    let host = run(&dir, &log, &log, start_sums::<NONE, 1>);
+    some_movements(&log);
+    until_position(&host, 120).await;
+    log.set_lost(true);
+    until(&host, "sums", |status| status.state() == ProjectionState::Disconnected).await;
+    log.set_lost(false);
+    some_movements(&log);
+    until_position(&host, 240).await;
+    assert_eq!(dump(&dir, "sums", "sums").await, expected(&log));
+    assert_eq!(handle(&host, "sums").status().problem, "");
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_pause_holds_over_a_restart() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    some_movements(&log);
+    let host = run(&dir, &log, &log, start_sums::<NONE, 1>);
+    until_position(&host, 120).await;
+    let name = || "sums".to_owned();
+    let service = ProjectionServer::new(&host);
+    for _ in 0..2 {
+        let request = Request::new(PauseProjectionRequest { name: name() });
+        let paused = service.pause_projection(request).await.unwrap().into_inner();
+        assert_eq!(paused.projection.unwrap().state(), ProjectionState::Paused);
+    }
+    some_movements(&log);
+    host.shutdown().await;
+    drop(host);
+
+    let host = run(&dir, &log, &log, start_sums::<NONE, 1>);
+    // The lag of a paused projection is known all the same.
+    let status = until(&host, "sums", |status| status.lag_events == 120).await;
+    assert_eq!(status.state(), ProjectionState::Paused);
+    assert_eq!(status.position, 120);
+    assert!(status.lag_seconds > 0.0);
+    let service = ProjectionServer::new(&host);
+    for _ in 0..2 {
+        let request = Request::new(ResumeProjectionRequest { name: name() });
+        let resumed = service.resume_projection(request).await.unwrap().into_inner();
+        assert_ne!(resumed.projection.unwrap().state(), ProjectionState::Paused);
+    }
+    until_position(&host, 240).await;
+    assert_eq!(dump(&dir, "sums", "sums").await, expected(&log));
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_stops_a_projection_without_harm() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    let small = Settings { max_page_count: Some(20), ..settings(&dir) };
+    let log_source = || Arc::new(log.clone());
+    log.append("first", opened("A", usd(1)));
+    let start = start_sums::<NONE, 1>;
+    let host = Host::open(small, log_source(), log_source(), start).unwrap();
+    until_position(&host, 1).await;
+    for account in 0..3_000 {
+        log.append(&format!("account-{account}"), opened("A", usd(1)));
+    }
+    let status =
+        until(&host, "sums", |status| status.state() == ProjectionState::Disconnected).await;
+    assert!(status.problem.contains("full"), "{}", status.problem);
+    // What was committed is a prefix, complete and consistent, and can be read.
+    let position = status.position;
+    assert_eq!(dump(&dir, "sums", "sums").await.len() as u64, position);
+    drop(host);
+
+    let host = run(&dir, &log, &log, start_sums::<NONE, 1>);
+    until_position(&host, 3_001).await;
+    assert_eq!(dump(&dir, "sums", "sums").await, expected(&log));
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_built_anew() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    some_movements(&log);
+    let host = run(&dir, &log, &log, start_sums::<NONE, 1>);
+    until_position(&host, 120).await;
+    host.shutdown().await;
+    drop(host);
+    std::fs::write(live_file(&dir, "sums"), "this is no database, and never was one").unwrap();
+    let host = run(&dir, &log, &log, start_sums::<NONE, 1>);
+    until_position(&host, 120).await;
+    assert_eq!(dump(&dir, "sums", "sums").await, expected(&log));
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_second_process_on_the_same_files_is_refused() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    let host = run(&dir, &log, &log, start_sums::<NONE, 1>);
+    let log_source = || Arc::new(log.clone());
+    let second = Host::open(settings(&dir), log_source(), log_source(), start_sums::<NONE, 1>);
+    assert!(matches!(second, Err(OpenError::Locked { .. })));
+    host.shutdown().await;
+}
