@@ -6,6 +6,7 @@
 
 mod buf;
 mod comments;
+mod errors;
 mod golden;
 mod requests;
 mod services;
