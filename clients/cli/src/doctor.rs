@@ -7,12 +7,15 @@ use std::path::PathBuf;
 use clap::Args;
 use daybook_client::{Daybook, Error};
 use daybook_contract::daybook::v1::{GetLogInfoResponse, ProjectionState, ProjectionStatus};
+use prost_reflect::MethodDescriptor;
 use serde_json::json;
 
 use crate::exit::Exit;
 use crate::flags::Globals;
+use crate::json::CONTRACT;
 use crate::output::{self, Format};
 use crate::problem::{Problem, headline};
+use crate::reflection::Reflected;
 use crate::{health, projection, time};
 
 /// A projection that is this many events behind is worth a look; at rest it is not behind at all.
@@ -107,6 +110,7 @@ pub async fn online_checks(globals: &Globals) -> Result<Vec<Check>, Error> {
     let log = client.events().info().await;
     checks.extend(log_checks(&client, &log));
     checks.extend(projection_checks(&client, log.as_ref().ok()).await);
+    checks.extend(contract_check(&client, globals).await);
     for (name, path) in [("alive", "healthz"), ("ready", "readyz")] {
         checks.push(http_check(name, globals, path).await);
     }
@@ -190,6 +194,32 @@ fn projection_check(status: &ProjectionStatus, head: u64) -> Check {
         }
         _ => Check::passed(name, detail),
     }
+}
+
+/// Whether the servers offer what this program was built to call. `None` when they cannot be
+/// asked; the other checks say so.
+async fn contract_check(client: &Daybook, globals: &Globals) -> Option<Check> {
+    let (command, query) = tokio::join!(
+        Reflected::load(client.command_service(), globals.timeout),
+        Reflected::load(client.query_service(), globals.timeout),
+    );
+    let servers = [command.ok()?, query.ok()?];
+    let offered = |method: &MethodDescriptor| {
+        let service = method.parent_service().full_name().to_owned();
+        servers.iter().any(|server| server.method(&service, method.name()).is_some())
+    };
+    let missing: Vec<_> = CONTRACT
+        .services()
+        .flat_map(|service| service.methods().collect::<Vec<_>>())
+        .filter(|method| !offered(method))
+        .map(|method| method.full_name().to_owned())
+        .collect();
+    let name = "contract";
+    if missing.is_empty() {
+        return Some(Check::passed(name, "the servers offer every method of this program's"));
+    }
+    let detail = format!("the servers do not offer {}", missing.join(", "));
+    Some(Check::failed(name, detail, "run servers and client commands of the same version"))
 }
 
 async fn http_check(name: &str, globals: &Globals, path: &str) -> Check {

@@ -8,6 +8,9 @@ use serde_json::json;
 use crate::exit::Exit;
 use crate::output;
 
+/// The values of an error that can name what it is about.
+const SUBJECTS: [&str; 3] = ["aggregate_id", "account_id", "projection"];
+
 /// Something went wrong.
 #[derive(Debug)]
 pub(crate) struct Problem {
@@ -47,6 +50,9 @@ impl Problem {
     /// Says what the request was about, so that the advice can name it: the id of an account, a
     /// stream or a projection.
     pub(crate) fn about(mut self, subject: &str) -> Self {
+        if subject.is_empty() {
+            return self;
+        }
         for next in &mut self.next {
             *next = next.replace("SUBJECT", subject);
         }
@@ -73,6 +79,11 @@ impl Problem {
         self.exit
     }
 
+    /// What to do next; when nobody said what it is about, the reader knows.
+    fn advice(&self) -> impl Iterator<Item = String> {
+        self.next.iter().map(|next| next.replace("SUBJECT", "ID"))
+    }
+
     fn to_text(&self) -> String {
         let colour = output::colour(io::stderr().is_terminal());
         let mut text = format!("{} {}", output::red("error:", colour), self.what);
@@ -80,9 +91,9 @@ impl Problem {
             text += if index == 0 { "\n  why:  " } else { "\n        " };
             text += why;
         }
-        for (index, next) in self.next.iter().enumerate() {
+        for (index, next) in self.advice().enumerate() {
             text += if index == 0 { "\n  next: " } else { "\n        " };
-            text += &output::bold(next, colour);
+            text += &output::bold(&next, colour);
         }
         text
     }
@@ -91,7 +102,7 @@ impl Problem {
         let mut value = json!({
             "error": self.what,
             "why": self.why,
-            "next": self.next,
+            "next": self.advice().collect::<Vec<_>>(),
             "exitCode": self.exit as u8,
         });
         if let Some(error) = &self.error {
@@ -120,8 +131,12 @@ impl From<Error> for Problem {
             problem.why.push(format!("{}: {}", violation.field, violation.description));
         }
         problem.next.extend(advice(&error));
-        problem.error = Some(Box::new(error));
-        problem
+        let named = SUBJECTS.iter().find_map(|name| error.metadata().get(*name));
+        let problem = match named {
+            Some(subject) => problem.about(subject),
+            None => problem,
+        };
+        Self { error: Some(Box::new(error)), ..problem }
     }
 }
 

@@ -3,7 +3,8 @@
 use std::future::Future;
 use std::time::Duration;
 
-use daybook_contract::error::Error;
+use daybook_contract::daybook::v1::ErrorReason;
+use daybook_contract::error::{Error, reason_name};
 use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -149,7 +150,7 @@ impl Daybook {
             if error.reason() == failure::UNREACHABLE && Instant::now() + TIMER_STEP >= end {
                 return Err(failure::too_late(service, options.deadline));
             }
-            let may_help = options.repeatable && error.is_retryable();
+            let may_help = options.repeatable && error.is_retryable() && !waited_enough(&error);
             if !may_help || attempts >= self.inner.retries.max_attempts {
                 return Err(error);
             }
@@ -175,6 +176,11 @@ impl Daybook {
             Err(_) => Err(failure::too_late(service, deadline)),
         }
     }
+}
+
+/// Whether the caller has said how long to wait for this, and that time is over.
+fn waited_enough(error: &Error) -> bool {
+    error.reason() == reason_name(ErrorReason::ProjectionLagging)
 }
 
 /// A connection that takes a request.

@@ -31,6 +31,8 @@ struct Fake {
     answers: Arc<Mutex<VecDeque<Result<CommandReceipt, Status>>>>,
     deposits: Arc<Mutex<Vec<Deposited>>>,
     queries: Arc<Mutex<Vec<GetAccountRequest>>>,
+    /// What every query is answered with, when it is not an empty answer.
+    query_error: Arc<Mutex<Option<Status>>>,
     streamed: Arc<Mutex<Vec<String>>>,
     /// How many commands a stream answers before it breaks, for each connection in turn.
     breaks: Arc<Mutex<VecDeque<usize>>>,
@@ -61,7 +63,8 @@ impl UnaryService<GetAccountRequest> for Fake {
 
     fn call(&mut self, request: Request<GetAccountRequest>) -> Self::Future {
         self.queries.lock().unwrap().push(request.into_inner());
-        Box::pin(async { Ok(Response::new(GetAccountResponse::default())) })
+        let error = self.query_error.lock().unwrap().clone();
+        Box::pin(async { error.map_or_else(|| Ok(Response::new(Default::default())), Err) })
     }
 }
 
@@ -291,6 +294,19 @@ async fn a_session_reads_its_writes() {
     let queries = fake.queries.lock().unwrap();
     assert_eq!(queries[0].read.as_ref().unwrap().min_position, 12);
     assert_eq!(queries[1].read.clone().unwrap_or_default().min_position, 0);
+}
+
+#[tokio::test]
+async fn a_query_waits_for_its_position_once_as_long_as_it_was_told() {
+    let (fake, daybook) = start(vec![]).await;
+    let lagging = Error::new(ErrorReason::ProjectionLagging, "not there yet");
+    *fake.query_error.lock().unwrap() = Some(lagging.into());
+    let error = daybook.get_account("ada").min_position(9).await.unwrap_err();
+    assert_eq!(error.reason(), "PROJECTION_LAGGING");
+    assert_eq!(fake.queries.lock().unwrap().len(), 1);
+    *fake.query_error.lock().unwrap() = Some(unavailable());
+    daybook.get_account("ada").await.unwrap_err();
+    assert_eq!(fake.queries.lock().unwrap().len(), 5, "anything else is tried four times");
 }
 
 fn owners(names: &[&str]) -> Vec<OpenAccountRequest> {
