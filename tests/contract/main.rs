@@ -8,6 +8,7 @@ mod buf;
 mod comments;
 mod errors;
 mod golden;
+mod papers;
 mod requests;
 mod services;
 
