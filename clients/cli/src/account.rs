@@ -290,7 +290,7 @@ fn parse_amount(amount: &str, currency: &str) -> Result<daybook_client::Money, P
     money::parse(amount, currency).map_err(|problem| {
         Problem::invalid(problem)
             .why("INVALID_REQUEST, found before anything was sent")
-            .next("daybook account deposit ACCOUNT 12.34 USD    (an amount and a currency)")
+            .next("give an amount and a currency, such as 12.34 USD")
     })
 }
 

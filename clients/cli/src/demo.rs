@@ -1,6 +1,7 @@
 //! `daybook demo`: fills the bank with believable customers and months of movements, through the
 //! public API like anybody else.
 
+use std::fmt::Write;
 use std::time::Instant;
 
 use clap::Args;
@@ -11,7 +12,7 @@ use daybook_contract::bank::v1::{
 use daybook_contract::daybook::v1::CommandContext;
 use daybook_contract::money::from_minor;
 use futures::{StreamExt, stream};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde_json::json;
 
 use crate::exit::Exit;
@@ -164,8 +165,12 @@ fn leave(dice: &mut Dice, who: &mut Customer, customer: usize, steps: &mut Vec<S
 /// Sends every step and counts what comes of it.
 async fn play(client: &Daybook, steps: Vec<Step>) -> Result<Totals, Problem> {
     let bar = ProgressBar::new(steps.len() as u64);
-    let template = "{wide_bar} {pos}/{len} commands {per_sec} {eta}";
-    bar.set_style(ProgressStyle::with_template(template).expect("the template is well-formed"));
+    let template = "{wide_bar} {pos}/{len} commands {rate} {eta}";
+    let style = ProgressStyle::with_template(template).expect("the template is well-formed");
+    bar.set_style(style.with_key("rate", |state: &ProgressState, to: &mut dyn Write| {
+        // A bar that cannot be drawn is no reason to stop.
+        let _ = write!(to, "{:.0}/s", state.per_sec());
+    }));
     let expected: Vec<(Kind, bool)> = steps.iter().map(|step| (step.kind, step.accepted)).collect();
     let commands = stream::iter(steps.into_iter().map(|step| step.command));
     let mut answers = client.execute_stream(commands);
@@ -194,7 +199,9 @@ fn count(
             return Ok(());
         }
         Err(error) => {
-            return Err(Problem::from(error).next("daybook demo    (goes on where it stopped)"));
+            return Err(
+                Problem::from(error).next("repeat the same demo: it goes on where it stopped")
+            );
         }
     };
     totals.position = totals.position.max(receipt.position);

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 use serde_json::Value;
 
 /// The spaces between two columns.
@@ -69,8 +69,13 @@ pub(crate) fn fields(rows: &[(&str, String)]) -> io::Result<()> {
 
 /// Writes a table, from the left edge on.
 fn print(mut table: Table) -> io::Result<()> {
-    for column in table.column_iter_mut() {
+    let last = table.column_count().saturating_sub(1);
+    for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, COLUMN_GAP));
+        // Only the last column is folded on a narrow terminal: the others have ids to copy.
+        if index < last {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
     }
     line(&table.trim_fmt())
 }

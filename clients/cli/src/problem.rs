@@ -127,8 +127,10 @@ impl From<Error> for Problem {
             reason += &format!(", {name}={value}");
         }
         problem.why.push(reason);
-        for violation in error.details().bad_request().iter().flat_map(|b| &b.field_violations) {
-            problem.why.push(format!("{}: {}", violation.field, violation.description));
+        let violations = violations(&error);
+        if violations.len() > 1 {
+            problem.what = format!("the request has {} malformed fields", violations.len());
+            problem.why.extend(violations);
         }
         problem.next.extend(advice(&error));
         let named = SUBJECTS.iter().find_map(|name| error.metadata().get(*name));
@@ -160,6 +162,13 @@ pub(crate) fn headline(error: &Error) -> String {
     format!("the {} service at {} cannot be reached", value("service"), value("url"))
 }
 
+/// What is wrong with which field. With one, the message says it all.
+fn violations(error: &Error) -> Vec<String> {
+    let violations = error.details().bad_request().map(|request| &request.field_violations);
+    let text = |v: &tonic_types::FieldViolation| format!("{}: {}", v.field, v.description);
+    violations.into_iter().flatten().map(text).collect()
+}
+
 /// Whether a value stands in the headline already.
 fn in_headline(error: &Error, name: &str) -> bool {
     error.reason() == UNREACHABLE && name != "problem"
@@ -177,6 +186,7 @@ fn advice(error: &Error) -> Option<String> {
         "ACCOUNT_ALREADY_OPEN" | "WRONG_CURRENCY" | "AMOUNT_TOO_LARGE" | "INSUFFICIENT_FUNDS" => {
             "daybook account show SUBJECT"
         }
+        "INVALID_REQUEST" => "mend the request and repeat it; --help shows what a command takes",
         "AMOUNT_NOT_POSITIVE" => "give an amount above zero",
         "ACCOUNT_CLOSED" => "daybook account history SUBJECT",
         "BALANCE_NOT_ZERO" => {

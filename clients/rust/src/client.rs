@@ -16,6 +16,9 @@ use crate::retry::Policy;
 /// The metadata key under which the actor travels.
 pub const ACTOR_HEADER: &str = "daybook-actor";
 
+/// The longest name of an actor that the server takes.
+const MAX_ACTOR_CHARS: usize = 64;
+
 /// The deadline of a call unless told otherwise: longer than any healthy answer takes, and short
 /// enough to be noticed.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
@@ -169,16 +172,7 @@ impl Builder {
 
     /// The client. Must be called within a Tokio runtime.
     pub fn build(self) -> Result<Daybook, Error> {
-        let actor = match self.actor.as_str() {
-            "" => None,
-            actor => Some(actor.parse().map_err(|_| {
-                Error::new(
-                    ErrorReason::InvalidRequest,
-                    format!("the actor {actor:?} cannot be sent: only visible ASCII can"),
-                )
-                .with_violation("actor", "must be visible ASCII characters")
-            })?),
-        };
+        let actor = (!self.actor.is_empty()).then(|| actor(&self.actor)).transpose()?;
         let inner = Inner {
             command: service("command", self.command_url)?,
             query: service("query", self.query_url)?,
@@ -188,6 +182,18 @@ impl Builder {
         };
         Ok(Daybook { inner: Arc::new(inner), written: None })
     }
+}
+
+/// The actor as it travels. A header takes more than a header should have: what is not ASCII
+/// reads differently on every side.
+fn actor(name: &str) -> Result<MetadataValue<Ascii>, Error> {
+    let plain = name.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
+    let fits = plain && name.len() <= MAX_ACTOR_CHARS;
+    fits.then(|| name.parse().ok()).flatten().ok_or_else(|| {
+        let rule = format!("must be 1 to {MAX_ACTOR_CHARS} visible ASCII characters");
+        Error::new(ErrorReason::InvalidRequest, format!("the actor {name:?} {rule}"))
+            .with_violation("actor", rule)
+    })
 }
 
 /// A service at an address; no connection is made yet.

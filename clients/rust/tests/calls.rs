@@ -274,6 +274,15 @@ async fn an_address_that_is_none_is_refused_at_once() {
 }
 
 #[tokio::test]
+async fn an_actor_that_cannot_be_sent_is_refused_at_once() {
+    for actor in ["José", "a\nb", &"x".repeat(65)] {
+        let error = Daybook::builder().actor(actor).build().unwrap_err();
+        assert_eq!(error.reason(), "INVALID_REQUEST", "{actor}: {error}");
+    }
+    Daybook::builder().actor("Jose of desk 4").build().unwrap();
+}
+
+#[tokio::test]
 async fn a_query_after_a_receipt_asks_for_its_position() {
     let (fake, daybook) = start(vec![]).await;
     daybook.get_account("ada").after(&receipt(41)).await.unwrap();
