@@ -88,7 +88,8 @@ struct Topic {
     last_event: u64,
     /// The last watermark sent to it.
     watermark: u64,
-    watermark_at: Option<Instant>,
+    /// When it was sent, or the session began.
+    watermark_at: Instant,
 }
 
 /// A session under way.
@@ -176,6 +177,8 @@ impl<O: Outbox> Session<'_, O> {
         config
             .set("acks", "all")
             .set("enable.idempotence", "true")
+            // After a refused record the next ones must not go out: the session ends.
+            .set("enable.gapless.guarantee", "true")
             .set("linger.ms", "1")
             .set("queue.buffering.max.kbytes", QUEUE_KIB)
             .set("message.timeout.ms", self.config.delivery_timeout.as_millis().to_string());
@@ -237,7 +240,7 @@ impl<O: Outbox> Running<'_, O> {
             self.report(delivered, head).await?;
             self.write_watermarks(delivered, false).await?;
             if until.is_some_and(|until| delivered >= until) {
-                self.finish(delivered, stop).await?;
+                self.finish(delivered, stop.time_left()).await?;
                 return Ok(Outcome::Done);
             }
             let room = self.session.config.max_in_flight.saturating_sub(in_flight);
@@ -399,7 +402,7 @@ impl<O: Outbox> Running<'_, O> {
             }
             let topic = &mut self.topics[index];
             topic.watermark = position;
-            topic.watermark_at = Some(now);
+            topic.watermark_at = now;
         }
         Ok(())
     }
@@ -414,9 +417,9 @@ impl<O: Outbox> Running<'_, O> {
 
     /// Everything has been delivered: the last watermarks, so that readers need not wait for the
     /// next start.
-    async fn finish(&mut self, delivered: u64, stop: &Stop<'_>) -> Result<(), String> {
+    async fn finish(&mut self, delivered: u64, time_left: Duration) -> Result<(), String> {
         self.write_watermarks(delivered, true).await?;
-        let (producer, time_left) = (Arc::clone(&self.producer), stop.time_left());
+        let producer = Arc::clone(&self.producer);
         blocking(move || producer.flush(time_left).map_err(|error| error.to_string())).await
     }
 
@@ -462,7 +465,7 @@ impl Topic {
             skip_until,
             last_event: 0,
             watermark: 0,
-            watermark_at: None,
+            watermark_at: Instant::now(),
         }
     }
 
@@ -476,7 +479,7 @@ impl Topic {
             true => config.watermark_interval,
             false => config.idle_watermark_interval,
         };
-        Some(self.watermark_at.map_or_else(Instant::now, |at| at + interval))
+        Some(self.watermark_at + interval)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is on a topic, for assertions.
 
 use std::collections::BTreeMap;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -68,7 +69,7 @@ impl TopicReader {
         let mut ends = BTreeMap::new();
         let mut assignment = TopicPartitionList::new();
         for partition in partitions(&consumer, topic)? {
-            let (low, high) = consumer.fetch_watermarks(topic, partition, TIMEOUT)?;
+            let (low, high) = offsets(&consumer, topic, partition)?;
             if low < high {
                 ends.insert(partition, high);
                 assignment.add_partition_offset(topic, partition, Offset::Offset(low))?;
@@ -110,6 +111,18 @@ impl TopicRecord {
             key: message.key().map(text),
             headers,
             payload: Bytes::copy_from_slice(message.payload().unwrap_or_default()),
+        }
+    }
+}
+
+/// The first and the next offset. A broker that has just started may have no leader for a moment.
+fn offsets(consumer: &BaseConsumer, topic: &str, partition: i32) -> Result<(i64, i64)> {
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        match consumer.fetch_watermarks(topic, partition, TIMEOUT) {
+            Ok(offsets) => return Ok(offsets),
+            Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(50)),
+            Err(error) => return Err(error.into()),
         }
     }
 }

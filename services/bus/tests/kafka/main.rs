@@ -1,0 +1,6 @@
+//! The bus against a real broker.
+
+mod fixture;
+mod log_source;
+mod publishing;
+mod reading;
