@@ -204,7 +204,7 @@ impl<P: Projection> Engine<P> {
         if effects.is_empty() && checkpoint.position == self.checkpoint.position {
             // Only the place in the source has moved. To read on from an older place does no
             // harm, so it is not worth a transaction.
-            self.checkpoint = checkpoint;
+            self.checkpoint.cursor = checkpoint.cursor;
             return Ok(());
         }
         self.store.begin().await?;
@@ -426,14 +426,11 @@ impl<P: Projection> Engine<P> {
             applied_events: self.checkpoint.applied_events + effects.applied,
             last_event_ns: self.checkpoint.last_event_ns.max(effects.last_event_ns),
             cursor,
+            commits: self.checkpoint.commits + 1,
         }
     }
 
-    async fn write(
-        &mut self,
-        effects: &Effects,
-        checkpoint: &Checkpoint,
-    ) -> Result<(), sqlx::Error> {
+    async fn write(&mut self, effects: &Effects, checkpoint: &Checkpoint) -> Result<(), Error> {
         for table in self.tables.all() {
             let writes = table.writes().0;
             self.store.write(writes).await?;
@@ -457,7 +454,7 @@ impl<P: Projection> Engine<P> {
         for chunk in chunks(&effects.quarantine) {
             self.store.write(vec![insert_quarantined(chunk)]).await?;
         }
-        self.store.set_checkpoint(checkpoint).await
+        Ok(self.store.set_checkpoint(checkpoint).await?)
     }
 
     fn committed(&mut self, effects: Effects, checkpoint: Checkpoint) {
@@ -572,6 +569,7 @@ impl<P: Projection> Engine<P> {
         let checkpoint = Checkpoint {
             applied_events: self.checkpoint.applied_events + effects.applied,
             last_event_ns: self.checkpoint.last_event_ns.max(effects.last_event_ns),
+            commits: self.checkpoint.commits + 1,
             ..self.checkpoint.clone()
         };
         self.store.begin().await?;
@@ -655,6 +653,7 @@ impl<P: Projection> Engine<P> {
         if let Some(cursor) = cursor {
             let mut checkpoint = self.checkpoint.clone();
             checkpoint.cursor.partitions = cursor.partitions;
+            checkpoint.commits += 1;
             self.store.begin().await?;
             self.store.set_checkpoint(&checkpoint).await?;
             self.store.commit().await?;

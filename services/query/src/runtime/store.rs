@@ -39,7 +39,8 @@ CREATE TABLE checkpoint (
     applied_events  INTEGER NOT NULL,
     last_event_time INTEGER NOT NULL,
     log_position    INTEGER NOT NULL,
-    partitions      BLOB NOT NULL
+    partitions      BLOB NOT NULL,
+    commits         INTEGER NOT NULL
 );
 CREATE TABLE stream_versions (
     stream   TEXT PRIMARY KEY,
@@ -74,6 +75,9 @@ pub(crate) enum Error {
     /// The file is of another version of the projection, or no database of ours at all.
     #[error("{0}")]
     Unusable(String),
+    /// Somebody else has written to the file since it was read. Nothing was committed.
+    #[error("somebody else has written to the file")]
+    Fenced,
 }
 
 /// How far a projection has come; changed in the transaction that changes the rows.
@@ -87,6 +91,9 @@ pub(crate) struct Checkpoint {
     pub last_event_ns: i64,
     /// Where the source goes on.
     pub cursor: Cursor,
+    /// How often it was written. What is folded over rows of one count is committed only on top of
+    /// the same count.
+    pub commits: u64,
 }
 
 /// A record in quarantine.
@@ -165,7 +172,7 @@ impl Store {
         let mut transaction = store.connection.begin().await?;
         transaction.execute(SCHEMA).await?;
         transaction.execute(P::SCHEMA).await?;
-        sqlx::query("INSERT INTO checkpoint VALUES (1, ?, ?, ?, 0, 0, 0, 0, x'')")
+        sqlx::query("INSERT INTO checkpoint VALUES (1, ?, ?, ?, 0, 0, 0, 0, x'', 0)")
             .bind(P::NAME)
             .bind(P::VERSION)
             .bind(P::SCHEMA)
@@ -305,8 +312,8 @@ impl Store {
     /// The checkpoint.
     pub async fn checkpoint(&mut self) -> Result<Checkpoint, sqlx::Error> {
         let row = sqlx::query(
-            "SELECT position, applied_events, last_event_time, log_position, partitions
-             FROM checkpoint",
+            "SELECT position, applied_events, last_event_time, log_position, partitions,
+             commits FROM checkpoint",
         )
         .fetch_one(&mut self.connection)
         .await?;
@@ -326,29 +333,34 @@ impl Store {
                 log_position: from_i64(row.try_get(3)?),
                 partitions: partitions.collect(),
             },
+            commits: from_i64(row.try_get(5)?),
         })
     }
 
-    /// Writes the checkpoint; within a transaction.
-    pub async fn set_checkpoint(&mut self, to: &Checkpoint) -> Result<(), sqlx::Error> {
+    /// Writes the checkpoint that follows the one that was read last; within a transaction.
+    pub async fn set_checkpoint(&mut self, to: &Checkpoint) -> Result<(), Error> {
         let partitions = to.cursor.partitions.iter().map(|p| StoredPartition {
             topic: p.topic.clone(),
             partition: p.partition,
             next_offset: p.next_offset,
             watermark: p.watermark,
         });
-        sqlx::query(
-            "UPDATE checkpoint SET position = ?, applied_events = ?, last_event_time = ?,
-             log_position = ?, partitions = ?",
+        let done = sqlx::query(
+            "UPDATE checkpoint SET position = ?1, applied_events = ?2, last_event_time = ?3,
+             log_position = ?4, partitions = ?5, commits = ?6 WHERE commits = ?6 - 1",
         )
         .bind(to_i64(to.position))
         .bind(to_i64(to.applied_events))
         .bind(to.last_event_ns)
         .bind(to_i64(to.cursor.log_position))
         .bind(StoredPartitions { partitions: partitions.collect() }.encode_to_vec())
+        .bind(to_i64(to.commits))
         .execute(&mut self.connection)
         .await?;
-        Ok(())
+        match done.rows_affected() {
+            1 => Ok(()),
+            _ => Err(Error::Fenced),
+        }
     }
 
     /// The connection, for what only one caller needs.

@@ -235,15 +235,20 @@ async fn check(steps: Vec<(usize, Step)>, delivery: Delivery) {
     }
     topic.watermarks(log.position());
     until_position(&host, log.position()).await;
+    for status in host.statuses() {
+        assert_eq!(
+            status.quarantined_events,
+            0,
+            "{:?}",
+            dump(&dir, &status.name, "quarantine").await
+        );
+    }
     let bank = BankQueries::new(host.handles()).unwrap();
     let (accounts, transactions, days) = shown(&bank).await;
     let (expected_accounts, expected_transactions, expected_days) = fold(&log);
     assert_eq!(accounts, expected_accounts);
     assert_eq!(transactions, expected_transactions);
     assert_eq!(days, expected_days);
-    for status in host.statuses() {
-        assert_eq!(status.quarantined_events, 0, "{status:?}");
-    }
     host.shutdown().await;
 }
 
