@@ -187,7 +187,7 @@ fn every_kind_of_failure_has_its_exit_code_and_says_what_next() {
             "--expected-version",
         ),
         (&["account", "deposit", "ada", "0.001"], 4, "smallest amount, 0.01 USD", "12.34 USD"),
-        (&["account", "deposit", "no spaces", "5"], 4, "account_id", ""),
+        (&["account", "deposit", "no spaces", "5"], 4, "account_id", "--help"),
         (&["events", "show", "99"], 3, "EVENT_NOT_FOUND", "events tail"),
         (&["projection", "show", "nothing"], 3, "PROJECTION_NOT_FOUND", "projection list"),
         (&["account", "list", "--page-token", "xyz"], 4, "INVALID_PAGE_TOKEN", "--page-token"),

@@ -267,7 +267,7 @@ pub(crate) async fn run(args: AccountArgs) -> Result<(), Problem> {
             let answer = flags.apply(&client, query).await.await?;
             if format == Format::Json {
                 let name = GetDailySummaryRequest::RESPONSE_NAME;
-                return Ok(output::document(&json::of(name, &answer))?);
+                return Ok(output::document(&json::of(name, &answer)?)?);
             }
             let rows = answer.days.into_iter().map(|day| (day.date, day.movements));
             show_sums("day", rows.collect())
@@ -278,7 +278,7 @@ pub(crate) async fn run(args: AccountArgs) -> Result<(), Problem> {
                 flags.apply(&client, client.yearly_totals(year).currency(currency)).await.await?;
             if format == Format::Json {
                 let name = GetYearlyTotalsRequest::RESPONSE_NAME;
-                return Ok(output::document(&json::of(name, &answer))?);
+                return Ok(output::document(&json::of(name, &answer)?)?);
             }
             let rows = answer.totals.into_iter().map(|sum| (year.to_string(), Some(sum)));
             show_sums("year", rows.collect())
@@ -297,7 +297,7 @@ fn parse_amount(amount: &str, currency: &str) -> Result<daybook_client::Money, P
 /// Shows a receipt.
 pub(crate) fn show_receipt(receipt: &CommandReceipt, format: Format) -> Result<(), Problem> {
     if format == Format::Json {
-        let value = json::of("daybook.v1.CommandReceipt", receipt);
+        let value = json::of("daybook.v1.CommandReceipt", receipt)?;
         return Ok(output::document(&value)?);
     }
     let replayed =
@@ -324,7 +324,7 @@ async fn show(
         .await
         .map_err(|error| Problem::from(error).about(account))?;
     if format == Format::Json {
-        return Ok(output::document(&json::of(GetAccountRequest::RESPONSE_NAME, &answer))?);
+        return Ok(output::document(&json::of(GetAccountRequest::RESPONSE_NAME, &answer)?)?);
     }
     let account = answer.account.unwrap_or_default();
     Ok(output::fields(&[
@@ -355,7 +355,7 @@ async fn list(
         query.await?
     };
     if format == Format::Json {
-        return Ok(output::document(&json::of(ListAccountsRequest::RESPONSE_NAME, &answer))?);
+        return Ok(output::document(&json::of(ListAccountsRequest::RESPONSE_NAME, &answer)?)?);
     }
     let row = |account: &Account| {
         vec![
@@ -391,7 +391,7 @@ async fn history(
     };
     let answer = answer.map_err(|error| Problem::from(error).about(&account))?;
     if format == Format::Json {
-        return Ok(output::document(&json::of(ListTransactionsRequest::RESPONSE_NAME, &answer))?);
+        return Ok(output::document(&json::of(ListTransactionsRequest::RESPONSE_NAME, &answer)?)?);
     }
     let row = |transaction: &Transaction| {
         vec![

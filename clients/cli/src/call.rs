@@ -39,8 +39,7 @@ pub(crate) async fn run(args: CallArgs) -> Result<(), Problem> {
     let mut answers = server.call(&method, requests, actor, args.globals.timeout).await?;
     let failed = |status| Problem::from(daybook_client::from_status(&status, &server.service));
     while let Some(answer) = answers.try_next().await.map_err(failed)? {
-        let value = crate::json::dynamic(&answer)
-            .map_err(|problem| Problem::new(Exit::Unexpected, problem))?;
+        let value = crate::json::dynamic(answer)?;
         if method.is_server_streaming() {
             output::stream_document(&value)?;
         } else {

@@ -225,7 +225,7 @@ async fn print_all(
 /// An event on one line. The columns have fixed widths: a stream has no end to wait for.
 fn print_line(event: &StoredEvent, format: Format) -> Result<(), Problem> {
     if format == Format::Json {
-        return Ok(output::stream_document(&json::event(event))?);
+        return Ok(output::stream_document(&json::event(event)?)?);
     }
     let line = format!(
         "{:>8}  {}  {}  v{}  {}  {}",
@@ -246,10 +246,10 @@ async fn show(client: &Daybook, event: &str, format: Format) -> Result<(), Probl
         Err(_) => log.get_by_id(event).await?,
     };
     if format == Format::Json {
-        return Ok(output::document(&json::event(&event))?);
+        return Ok(output::document(&json::event(&event)?)?);
     }
     let metadata = event.metadata.clone().unwrap_or_default();
-    let whole = json::event(&event);
+    let whole = json::event(&event)?;
     let fact = whole.get("event").or(whole.get("raw")).map(|fact| format!("{fact:#}"));
     Ok(output::fields(&[
         ("position", event.position.to_string()),

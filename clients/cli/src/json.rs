@@ -6,10 +6,15 @@ use bytes::Bytes;
 use daybook_client::StoredEvent;
 use daybook_contract::daybook::v1::RawPayload;
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, SerializeOptions};
-use serde_json::{Map, Value, json};
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, ReflectMessage, SerializeOptions, Value as Reflected,
+};
+use prost_types::Any;
+use serde_json::{Map, Value};
 
+use crate::exit::Exit;
 use crate::money;
+use crate::problem::Problem;
 
 /// The descriptors of the contract that this program was built with.
 pub(crate) static CONTRACT: LazyLock<DescriptorPool> = LazyLock::new(|| {
@@ -18,44 +23,75 @@ pub(crate) static CONTRACT: LazyLock<DescriptorPool> = LazyLock::new(|| {
 });
 
 /// The JSON of a message of the contract, by its full name.
-pub(crate) fn of<M: Message>(name: &str, message: &M) -> Value {
-    decode(&CONTRACT, name, message.encode_to_vec().into())
-        .expect("the names used here are messages of the contract")
+pub(crate) fn of<M: Message>(name: &str, message: &M) -> Result<Value, Problem> {
+    decode(name, message.encode_to_vec().into())
 }
 
-/// The JSON of an encoded message.
-pub(crate) fn decode(pool: &DescriptorPool, name: &str, bytes: Bytes) -> Result<Value, String> {
-    let descriptor =
-        pool.get_message_by_name(name).ok_or_else(|| format!("there is no message {name}"))?;
-    let message = DynamicMessage::decode(descriptor, bytes)
-        .map_err(|error| format!("this is not a {name}: {error}"))?;
-    dynamic(&message)
+/// The JSON of a stored event, the fact itself included.
+pub(crate) fn event(event: &StoredEvent) -> Result<Value, Problem> {
+    decode("daybook.v1.RecordedEvent", event.bytes().clone())
 }
 
-/// The JSON of a dynamic message: proto3 JSON, with lowerCamelCase names.
-pub(crate) fn dynamic(message: &DynamicMessage) -> Result<Value, String> {
-    message
-        .serialize_with_options(serde_json::value::Serializer, &SerializeOptions::new())
-        .map_err(|error| format!("{} has no JSON: {error}", message.descriptor().full_name()))
+fn decode(name: &str, bytes: Bytes) -> Result<Value, Problem> {
+    let descriptor = CONTRACT
+        .get_message_by_name(name)
+        .expect("the names used in this program are messages of the contract");
+    let message = DynamicMessage::decode(descriptor, bytes).map_err(|error| {
+        Problem::new(Exit::Damaged, format!("this is not a {name}: {error}")).next("daybook doctor")
+    })?;
+    dynamic(message)
 }
 
-/// The JSON of a stored event, the fact itself included. A fact of a type that this program does
-/// not know is shown with its type and its bytes in base64.
-pub(crate) fn event(event: &StoredEvent) -> Value {
-    let name = "daybook.v1.RecordedEvent";
-    if let Ok(value) = decode(&CONTRACT, name, event.bytes().clone()) {
-        return value;
+/// The JSON of a dynamic message: proto3 JSON, with lowerCamelCase names. What stands in an `Any`
+/// of a type that is not known is shown as a RawPayload: its type, and its bytes in base64.
+pub(crate) fn dynamic(mut message: DynamicMessage) -> Result<Value, Problem> {
+    wrap_unknown(&mut message);
+    message.serialize_with_options(serde_json::value::Serializer, &SerializeOptions::new()).map_err(
+        |error| {
+            let name = message.descriptor().full_name().to_owned();
+            Problem::new(Exit::Unexpected, format!("a {name} cannot be shown as JSON: {error}"))
+        },
+    )
+}
+
+fn wrap_unknown(message: &mut DynamicMessage) {
+    if message.descriptor().full_name() == "google.protobuf.Any" {
+        return wrap_any(message);
     }
-    let mut known = (**event).clone();
-    let payload = known.payload.take();
-    let mut value = of(name, &known);
-    if let Some(daybook_contract::daybook::v1::recorded_event::Payload::Event(any)) = payload {
-        // RawPayload is a message with bytes: its JSON has them in base64.
-        let raw = RawPayload { data: any.value.into(), ..Default::default() };
-        let data = of("daybook.v1.RawPayload", &raw)["data"].take();
-        value["event"] = json!({ "@type": any.type_url, "value": data });
+    for (_, value) in message.fields_mut() {
+        match value {
+            Reflected::Message(inner) => wrap_unknown(inner),
+            Reflected::List(items) => items.iter_mut().for_each(wrap_item),
+            Reflected::Map(items) => items.values_mut().for_each(wrap_item),
+            _ => {}
+        }
     }
-    value
+}
+
+fn wrap_item(item: &mut Reflected) {
+    if let Reflected::Message(inner) = item {
+        wrap_unknown(inner);
+    }
+}
+
+fn wrap_any(message: &mut DynamicMessage) {
+    let Ok(any) = message.transcode_to::<Any>() else { return };
+    let name = any.type_url.rsplit('/').next().unwrap_or_default();
+    let known = message.descriptor().parent_pool().get_message_by_name(name);
+    let content = known.and_then(|known| DynamicMessage::decode(known, any.value.as_slice()).ok());
+    let wrapped = match content {
+        Some(mut content) => {
+            wrap_unknown(&mut content);
+            Any { type_url: any.type_url, value: content.encode_to_vec() }
+        }
+        None => Any {
+            type_url: "type.googleapis.com/daybook.v1.RawPayload".to_owned(),
+            value: RawPayload { content_type: any.type_url, data: any.value.into() }
+                .encode_to_vec(),
+        },
+    };
+    // An Any takes the fields of an Any.
+    let _ = message.transcode_from(&wrapped);
 }
 
 /// The fact of an event on one line, for people: `amount=12.34 USD description="Salary"`.
@@ -67,7 +103,7 @@ pub(crate) fn summary(event: &StoredEvent) -> String {
             Err(_) => format!("{} bytes of {}", raw.data.len(), raw.content_type),
         };
     }
-    let whole = self::event(event);
+    let whole = self::event(event).unwrap_or_default();
     let Some(Value::Object(fact)) = whole.get("event") else { return String::new() };
     let parts = fact.iter().filter(|(name, _)| *name != "@type");
     parts.map(|(name, value)| format!("{name}={}", brief(value))).collect::<Vec<_>>().join(" ")
@@ -99,7 +135,12 @@ fn amount(object: &Map<String, Value>) -> Option<String> {
 mod tests {
     use super::*;
     use daybook_contract::bank::v1::{MoneyDeposited, MovementMethod};
-    use daybook_contract::daybook::v1::{EventMetadata, Money, RecordedEvent, recorded_event};
+    use serde_json::json;
+
+    use daybook_contract::daybook::v1::{
+        EventMetadata, ListQuarantinedEventsResponse, Money, QuarantinedEvent, RecordedEvent,
+        recorded_event,
+    };
 
     fn stored(payload: recorded_event::Payload) -> StoredEvent {
         let event = RecordedEvent {
@@ -131,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_recorded_event_is_shown_whole_with_its_fact() {
-        let value = event(&deposited("type.googleapis.com/bank.v1.MoneyDeposited"));
+        let value = event(&deposited("type.googleapis.com/bank.v1.MoneyDeposited")).unwrap();
         let expected = json!({
             "eventId": "01890a5d-ac96-774b-bcce-b302099a8057",
             "aggregateType": "bank.account",
@@ -153,11 +194,26 @@ mod tests {
     }
 
     #[test]
-    fn a_fact_of_an_unknown_type_is_shown_with_its_bytes() {
-        let value = event(&deposited("type.googleapis.com/zoo.v1.LionEscaped"));
+    fn a_fact_of_an_unknown_type_is_shown_with_its_type_and_its_bytes() {
+        let unknown = deposited("type.googleapis.com/zoo.v1.LionEscaped");
+        let value = event(&unknown).unwrap();
         assert_eq!(value["eventName"], "MoneyDeposited");
-        assert_eq!(value["event"]["@type"], "type.googleapis.com/zoo.v1.LionEscaped");
-        assert!(value["event"]["value"].as_str().unwrap().starts_with("Cg0K"));
+        assert_eq!(value["event"]["contentType"], "type.googleapis.com/zoo.v1.LionEscaped");
+        assert!(value["event"]["data"].as_str().unwrap().starts_with("Cg0K"));
+        // Deep inside another message, too.
+        let quarantined = QuarantinedEvent { event: unknown.bytes().clone(), ..Default::default() };
+        let answer =
+            ListQuarantinedEventsResponse { events: vec![quarantined], ..Default::default() };
+        let list = of("daybook.v1.ListQuarantinedEventsResponse", &answer).unwrap();
+        assert_eq!(list["events"][0]["event"], value);
+    }
+
+    #[test]
+    fn an_event_that_is_damaged_is_a_problem() {
+        let event = Bytes::from_static(b"not an event");
+        let events = vec![QuarantinedEvent { event, ..Default::default() }];
+        let answer = ListQuarantinedEventsResponse { events, ..Default::default() };
+        assert!(of("daybook.v1.ListQuarantinedEventsResponse", &answer).is_err());
     }
 
     #[test]

@@ -123,7 +123,7 @@ pub(crate) async fn run(args: ProjectionArgs) -> Result<(), Problem> {
             let answer = projections.retry(&name, stream).await.map_err(about(&name))?;
             if format == Format::Json {
                 let message = "daybook.v1.RetryQuarantinedStreamResponse";
-                return Ok(output::document(&json::of(message, &answer))?);
+                return Ok(output::document(&json::of(message, &answer)?)?);
             }
             show_counts(answer.applied_events, answer.remaining_events)
         }
@@ -131,7 +131,7 @@ pub(crate) async fn run(args: ProjectionArgs) -> Result<(), Problem> {
             let answer = projections.skip(&name, id).await.map_err(about(&name))?;
             if format == Format::Json {
                 let message = "daybook.v1.SkipQuarantinedEventResponse";
-                return Ok(output::document(&json::of(message, &answer))?);
+                return Ok(output::document(&json::of(message, &answer)?)?);
             }
             show_counts(answer.applied_events, answer.remaining_events)
         }
@@ -147,7 +147,7 @@ async fn list(projections: &Projections, format: Format) -> Result<(), Problem> 
     let projections = projections.list().await?;
     if format == Format::Json {
         let answer = ListProjectionsResponse { projections };
-        let value = json::of("daybook.v1.ListProjectionsResponse", &answer);
+        let value = json::of("daybook.v1.ListProjectionsResponse", &answer)?;
         return Ok(output::document(&value)?);
     }
     let row = |status: &ProjectionStatus| {
@@ -169,7 +169,7 @@ async fn list(projections: &Projections, format: Format) -> Result<(), Problem> 
 
 fn show(status: &ProjectionStatus, format: Format) -> Result<(), Problem> {
     if format == Format::Json {
-        return Ok(output::document(&json::of("daybook.v1.ProjectionStatus", status))?);
+        return Ok(output::document(&json::of("daybook.v1.ProjectionStatus", status)?)?);
     }
     let rebuild = status.rebuild.as_ref().map(|rebuild| {
         format!("{}, {} of {}", stage(rebuild), rebuild.position, rebuild.target_position)
@@ -211,7 +211,7 @@ async fn watch(
 
 fn show_rebuild(name: &str, status: &RebuildStatus, format: Format) -> Result<(), Problem> {
     if format == Format::Json {
-        output::document(&json::of("daybook.v1.RebuildStatus", status))?;
+        output::document(&json::of("daybook.v1.RebuildStatus", status)?)?;
     } else {
         let report = status.report.clone();
         let count = |count: fn(&daybook_contract::daybook::v1::RebuildReport) -> u64| {
@@ -249,7 +249,7 @@ fn show_quarantine(
     format: Format,
 ) -> Result<(), Problem> {
     if format == Format::Json {
-        let value = json::of("daybook.v1.ListQuarantinedEventsResponse", answer);
+        let value = json::of("daybook.v1.ListQuarantinedEventsResponse", answer)?;
         return Ok(output::document(&value)?);
     }
     if answer.events.is_empty() {
