@@ -21,13 +21,24 @@ pub struct Publishing {
     running: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
 }
 
-/// The topics of the contract, with the prefix of the configuration.
-pub fn topics(config: &Config) -> Topics {
-    let prefix = &config.topic_prefix;
+/// Where the events of each aggregate go.
+fn topics(config: &Config) -> Topics {
     let aggregates = daybook_contract::AGGREGATES
         .iter()
-        .map(|aggregate| (aggregate.name, format!("{prefix}{}", aggregate.topic)));
-    Topics::new(aggregates, &format!("{prefix}{RAW_TOPIC}"))
+        .map(|aggregate| (aggregate.name, format!("{}{}", config.topic_prefix, aggregate.topic)));
+    Topics::new(aggregates, &format!("{}{RAW_TOPIC}", config.topic_prefix))
+}
+
+/// The topics that projections read: those of aggregates. Their watermarks tell of the whole log,
+/// so nobody waits for the topic of raw events.
+pub fn projected_topics(config: &Config) -> Vec<String> {
+    let mut topics: Vec<String> = daybook_contract::AGGREGATES
+        .iter()
+        .map(|aggregate| format!("{}{}", config.topic_prefix, aggregate.topic))
+        .collect();
+    topics.sort();
+    topics.dedup();
+    topics
 }
 
 impl Publishing {

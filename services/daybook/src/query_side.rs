@@ -16,7 +16,7 @@ use tracing::warn;
 use crate::command_side::services_of;
 use crate::config::Config;
 use crate::http::{Health, Report};
-use crate::publishing::topics;
+use crate::publishing::projected_topics;
 use crate::serve::{self, Running};
 
 /// How long a query process over Kafka waits for the log to say which store it is.
@@ -63,7 +63,7 @@ async fn kafka(config: &Config, log: &GrpcLogReader) -> KafkaSourceFactory {
         }
     };
     let kafka = Kafka::new(&config.brokers);
-    KafkaSourceFactory::new(KafkaSourceConfig::new(kafka, topics(config).all(), store_id))
+    KafkaSourceFactory::new(KafkaSourceConfig::new(kafka, projected_topics(config), store_id))
 }
 
 impl QuerySide {
