@@ -57,7 +57,7 @@ impl PublisherConfig {
             replication: 1,
             max_in_flight: 10_000,
             watermark_interval: Duration::from_millis(5),
-            idle_watermark_interval: Duration::from_millis(25),
+            idle_watermark_interval: Duration::from_millis(100),
             topic_check_interval: Duration::from_secs(10),
             delivery_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(5),

@@ -36,8 +36,9 @@ const PROBLEM_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The memory for records that wait to be sent, in KiB.
 const QUEUE_KIB: &str = "65536";
 
-/// The opaque value of watermarks; events have their position.
-const WATERMARK: usize = 0;
+/// The opaque value of an event is its position, that of a watermark counts down from here by the
+/// topic. The log is shorter than that.
+const FIRST_WATERMARK: usize = usize::MAX;
 
 /// How a session ended.
 #[derive(Debug)]
@@ -69,6 +70,9 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     prefix: Prefix,
+    /// For each topic, how many watermarks are under way. The next ones wait for them, so that a
+    /// slow broker is not given more than it can take.
+    watermarks: Vec<u32>,
     /// The session must end.
     failure: Option<String>,
     /// The broker cannot be reached; the producer goes on trying.
@@ -149,7 +153,11 @@ impl<O: Outbox> Session<'_, O> {
             warn!(%topic, mark, "nothing of the log is on the topic; publishing it all again");
         }
         info!(begin, mark, end, brokers = %self.config.kafka.brokers, "publishing");
-        shared.lock().prefix = Prefix::new(begin);
+        {
+            let mut state = shared.lock();
+            state.prefix = Prefix::new(begin);
+            state.watermarks = vec![0; counts.len()];
+        }
         let topics = counts
             .iter()
             .map(|(name, &partitions)| Topic::new(name, partitions, positions[name]))
@@ -384,17 +392,21 @@ impl<O: Outbox> Running<'_, O> {
     /// Writes watermarks to the topics where they are due.
     async fn write_watermarks(&mut self, position: u64, all: bool) -> Result<(), String> {
         let now = Instant::now();
-        for index in 0..self.topics.len() {
+        let under_way = self.shared.lock().watermarks.clone();
+        for (index, &under_way) in under_way.iter().enumerate() {
             let topic = &self.topics[index];
-            let due = topic.due(position, self.session.config).is_some_and(|due| due <= now);
+            let due = topic.due(position, self.session.config).is_some_and(|due| due <= now)
+                && under_way == 0;
             let wanted = due || (all && topic.watermark < position);
             if !wanted {
                 continue;
             }
             let payload = watermark(position);
+            self.shared.lock().watermarks[index] += topic.partitions;
             for partition in 0..topic.partitions {
                 let partition = i32::try_from(partition).expect("Kafka counts them in an i32");
-                let record = BaseRecord::<str, [u8], usize>::with_opaque_to(&topic.name, WATERMARK)
+                let opaque = FIRST_WATERMARK - index;
+                let record = BaseRecord::<str, [u8], usize>::with_opaque_to(&topic.name, opaque)
                     .partition(partition)
                     .payload(&payload)
                     .headers(watermark_headers(&self.store_id, topic.partitions));
@@ -412,7 +424,11 @@ impl<O: Outbox> Running<'_, O> {
         let config = self.session.config;
         let report = (self.reported != Some(delivered))
             .then_some(self.reported_at + config.watermark_interval);
-        self.topics.iter().filter_map(|topic| topic.due(delivered, config)).chain(report).min()
+        let state = self.shared.lock();
+        let topics = self.topics.iter().zip(&state.watermarks);
+        // When those under way have arrived, there is a notification.
+        let idle = topics.filter(|(_, under_way)| **under_way == 0);
+        idle.filter_map(|(topic, _)| topic.due(delivered, config)).chain(report).min()
     }
 
     /// Everything has been delivered: the last watermarks, so that readers need not wait for the
@@ -485,7 +501,8 @@ impl Topic {
 
 impl Shared {
     fn new() -> Self {
-        let state = State { prefix: Prefix::new(0), failure: None, problem: None };
+        let state =
+            State { prefix: Prefix::new(0), watermarks: Vec::new(), failure: None, problem: None };
         Self { state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -521,10 +538,16 @@ impl ProducerContext for Callbacks {
             return;
         }
         let mut state = self.0.lock();
-        let recovered = state.problem.take().is_some();
-        let grown = opaque != WATERMARK && state.prefix.deliver(opaque as u64);
+        let mut changed = state.problem.take().is_some();
+        match state.watermarks.get_mut(FIRST_WATERMARK - opaque) {
+            Some(under_way) => {
+                *under_way -= 1;
+                changed |= *under_way == 0;
+            }
+            None => changed |= state.prefix.deliver(opaque as u64),
+        }
         drop(state);
-        if grown || recovered {
+        if changed {
             self.0.changed.notify_one();
         }
     }
