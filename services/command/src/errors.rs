@@ -52,3 +52,10 @@ pub fn from_log(error: LogError) -> Status {
     }
     .into()
 }
+
+/// How an open stream ends when the server stops.
+pub(crate) fn stopping() -> Status {
+    Error::new(ErrorReason::NotServing, "the server is stopping")
+        .with_retry_after(RETRY_STOPPING)
+        .into()
+}

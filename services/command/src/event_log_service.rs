@@ -24,7 +24,7 @@ use tonic::{Request, Response, Status};
 
 use crate::bus::{Caller, to_receipt};
 use crate::raw::Raw;
-use crate::{CommandBus, actor, from_log};
+use crate::{CommandBus, actor, from_log, stopping};
 
 /// The streams of reads and subscriptions that may be open: each holds a few batches in memory.
 const MAX_OPEN_STREAMS: usize = 1024;
@@ -37,6 +37,9 @@ const BATCH_BYTES: usize = 1024 * 1024;
 
 /// The messages that wait for a slow reader.
 const BATCHES_AHEAD: usize = 2;
+
+/// After the last version of any stream.
+const LAST: u64 = i64::MAX as u64;
 
 /// How often an idle subscription is told so.
 const IDLE_CHECKPOINT: Duration = Duration::from_secs(5);
@@ -138,13 +141,12 @@ impl event_log_service_server::EventLogService for EventLogServer {
         {
             violations.add("stream", error.to_string());
         }
-        let direction = direction(request.direction, &mut violations);
         if !violations.is_empty() {
             return Err(Error::invalid(violations).into());
         }
-        let from = start(request.from_version, direction);
+        let direction = direction(request.direction);
         let backward = Direction::Backward;
-        let last = self.log().read_stream(&request.stream, start(0, backward), backward, 1).await;
+        let last = self.log().read_stream(&request.stream, LAST, backward, 1).await;
         let Some(last) = last.map_err(from_log)?.pop() else {
             let message = format!("there is no stream {}", request.stream);
             return Err(Error::new(ErrorReason::StreamNotFound, message)
@@ -152,6 +154,7 @@ impl event_log_service_server::EventLogService for EventLogServer {
                 .into());
         };
         let until = last.decode().map_err(from_log)?.version;
+        let from = start(request.from_version, direction, until);
         let log = self.log().clone();
         let read = move |from, limit| {
             let (log, stream) = (log.clone(), request.stream.clone());
@@ -172,18 +175,19 @@ impl event_log_service_server::EventLogService for EventLogServer {
         let request = request.into_inner();
         let mut violations = Violations::default();
         request.validate(&mut violations);
-        let direction = direction(request.direction, &mut violations);
         if !violations.is_empty() {
             return Err(Error::invalid(violations).into());
         }
+        let direction = direction(request.direction);
         let log = self.log().clone();
         let read = move |from, limit| {
             let log = log.clone();
             async move { log.read_all(from, direction, limit).await }
         };
+        let until = *self.log().head().borrow();
         let walk = Walk {
-            from: start(request.from_position, direction),
-            until: *self.log().head().borrow(),
+            from: start(request.from_position, direction, until),
+            until,
             direction,
             left: left(request.limit),
             filter: Filter::new(request.filter),
@@ -308,12 +312,16 @@ impl EventLogServer {
         let (out, waiting) = mpsc::channel(BATCHES_AHEAD);
         tokio::spawn(async move {
             let _permit = permit;
-            while !walk.is_over() && !*closing.borrow() {
-                let step = next_page(&mut walk, &read, &place).await;
+            while !walk.is_over() {
+                // When the server stops, a reader must not take the part for the whole.
+                let closing = *closing.borrow();
+                let step = match closing {
+                    true => Err(stopping()),
+                    false => next_page(&mut walk, &read, &place).await,
+                };
                 let sent = match step {
-                    Ok(Some(events)) if events.is_empty() => continue,
-                    Ok(Some(events)) => out.send(Ok(wrap(events))).await,
-                    Ok(None) => return,
+                    Ok(events) if events.is_empty() => continue,
+                    Ok(events) => out.send(Ok(wrap(events))).await,
                     Err(status) => {
                         let _ = out.send(Err(status)).await;
                         return;
@@ -343,12 +351,12 @@ fn left(limit: u64) -> u64 {
     if limit == 0 { u64::MAX } else { limit }
 }
 
-/// The wanted events of the next page; `None` at the end.
+/// The wanted events of the next page, maybe none of them.
 async fn next_page<F>(
     walk: &mut Walk,
     read: &(impl Fn(u64, usize) -> F + Sync),
     place: &(impl Fn(&Record) -> Result<u64, Status> + Sync),
-) -> Result<Option<Vec<Bytes>>, Status>
+) -> Result<Vec<Bytes>, Status>
 where
     F: Future<Output = Result<Vec<Record>, daybook_log::Error>>,
 {
@@ -358,12 +366,16 @@ where
     };
     let records = read(walk.from, limit).await.map_err(from_log)?;
     if records.is_empty() {
-        return Ok(None);
+        // What is between here and the end must be there.
+        return Err(missing(walk.from));
     }
     let mut events = Vec::new();
     let mut bytes = 0;
     for record in records {
         let at = place(&record)?;
+        if at != walk.from {
+            return Err(missing(walk.from));
+        }
         walk.from = match walk.direction {
             Direction::Forward => at + 1,
             Direction::Backward => at - 1,
@@ -378,7 +390,16 @@ where
             break;
         }
     }
-    Ok(Some(events))
+    Ok(events)
+}
+
+/// A place that should have an event and has none.
+fn missing(place: u64) -> Status {
+    from_log(daybook_log::Error::Damaged {
+        position: place,
+        stream: String::new(),
+        problem: "it is missing".to_owned(),
+    })
 }
 
 /// One subscriber. Catch-up and live are the same loop over the log by position, so there is no
@@ -427,15 +448,14 @@ impl Subscription {
             .read_all(self.position + 1, Direction::Forward, BATCH_EVENTS)
             .await
             .map_err(from_log)?;
+        if records.is_empty() {
+            return Err(missing(self.position + 1));
+        }
         let mut events = Vec::new();
         let mut bytes = 0;
         for record in records {
             if record.position != self.position + 1 {
-                return Err(from_log(daybook_log::Error::Damaged {
-                    position: self.position + 1,
-                    stream: String::new(),
-                    problem: "it is missing".to_owned(),
-                }));
+                return Err(missing(self.position + 1));
             }
             self.position = record.position;
             if !wanted(&self.filter, &record)? {
@@ -485,9 +505,7 @@ impl Subscription {
 /// Waits for the shutdown and says how an open stream ends then.
 async fn closed(closing: &mut watch::Receiver<bool>) -> Status {
     let _ = closing.wait_for(|closing| *closing).await;
-    Error::new(ErrorReason::NotServing, "the server is stopping")
-        .with_retry_after(Duration::from_secs(1))
-        .into()
+    stopping()
 }
 
 /// Which events are wanted.
@@ -514,23 +532,22 @@ fn wanted(filter: &Option<Filter>, record: &Record) -> Result<bool, Status> {
     Ok(filter.wants(&record.decode().map_err(from_log)?))
 }
 
-fn direction(wire: i32, violations: &mut Violations) -> Direction {
+/// The direction of a valid request.
+fn direction(wire: i32) -> Direction {
     match WireDirection::try_from(wire) {
         Ok(WireDirection::Backward) => Direction::Backward,
-        Ok(_) => Direction::Forward,
-        Err(_) => {
-            violations.add("direction", format!("{wire} is not a known direction"));
-            Direction::Forward
-        }
+        _ => Direction::Forward,
     }
 }
 
-/// The place to begin with when the request leaves it open.
-fn start(from: u64, direction: Direction) -> u64 {
+/// The place to begin with, which the request may leave open. Going back, it is no later than
+/// the last there is.
+fn start(from: u64, direction: Direction, last: u64) -> u64 {
     match (from, direction) {
         (0, Direction::Forward) => 1,
-        (0, Direction::Backward) => i64::MAX as u64,
-        (from, _) => from,
+        (0, Direction::Backward) => last,
+        (from, Direction::Forward) => from,
+        (from, Direction::Backward) => from.min(last),
     }
 }
 

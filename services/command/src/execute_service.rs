@@ -9,8 +9,8 @@ use daybook_contract::daybook::v1::{
     command_service_server,
 };
 use daybook_contract::error::Error;
-use futures::{Stream, StreamExt};
-use tokio::sync::mpsc;
+use futures::{Stream, StreamExt, stream};
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -25,12 +25,14 @@ type Answer = Pin<Box<dyn Future<Output = ExecuteStreamResponse> + Send>>;
 /// The service over a bus.
 pub struct ExecuteServer {
     bus: CommandBus,
+    closing: watch::Receiver<bool>,
 }
 
 impl ExecuteServer {
-    /// The service over a bus.
-    pub fn new(bus: CommandBus) -> Self {
-        Self { bus }
+    /// The service over a bus. Streams of commands end when `closing` becomes true: what was taken
+    /// is answered, no more is taken.
+    pub fn new(bus: CommandBus, closing: watch::Receiver<bool>) -> Self {
+        Self { bus, closing }
     }
 }
 
@@ -55,9 +57,21 @@ impl command_service_server::CommandService for ExecuteServer {
     ) -> Result<Response<Self::ExecuteStreamStream>, Status> {
         let actor = actor::of(request.metadata())?;
         let (answers, waiting) = mpsc::channel(MAX_IN_FLIGHT);
-        tokio::spawn(feed(self.bus.clone(), actor, request.into_inner(), answers));
+        let (mut closing, mut closed) = (self.closing.clone(), self.closing.clone());
+        let bus = self.bus.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = feed(bus, actor, request.into_inner(), answers) => {}
+                _ = closing.wait_for(|closing| *closing) => {}
+            }
+        });
         let answers = ReceiverStream::new(waiting).buffered(MAX_IN_FLIGHT).map(Ok);
-        Ok(Response::new(Box::pin(answers)))
+        // A stream that the server ends says so; one that the caller ended just ends.
+        let end = stream::once(async move {
+            let stopping = *closed.borrow_and_update();
+            stopping.then(|| Err(crate::stopping()))
+        });
+        Ok(Response::new(Box::pin(answers.chain(end.filter_map(std::future::ready)))))
     }
 }
 

@@ -12,6 +12,7 @@ mod raw;
 
 pub use bus::CommandBus;
 pub use errors::from_log;
+pub(crate) use errors::stopping;
 pub use event_log_service::{EventLogServer, PublishingView};
 pub use execute_service::ExecuteServer;
 pub use outbox::LogOutbox;

@@ -280,7 +280,12 @@ async fn check_end(reader: &dyn StorageReader, info: &StoreInfo) -> Result<Times
     let mut left = CHECKED_AT_OPEN;
     while expected > 0 && left > 0 {
         let page = left.min(MAX_READ_EVENTS);
-        for record in reader.read_all(expected, Direction::Backward, page).await? {
+        let records = reader.read_all(expected, Direction::Backward, page).await?;
+        if records.is_empty() {
+            let problem = "it is missing".to_owned();
+            return Err(Error::Damaged { position: expected, stream: String::new(), problem });
+        }
+        for record in records {
             let event = record.decode()?;
             if record.position != expected || event.position != expected {
                 return Err(Error::Damaged {

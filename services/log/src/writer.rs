@@ -5,7 +5,7 @@
 //! its group → answered. Nothing is answered before the commit, not even a refusal, since it was
 //! decided on what the group adds. While one group commits, the next gathers.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -83,7 +83,10 @@ pub(crate) struct Writer {
     reader: Arc<dyn StorageReader>,
     shared: Arc<Shared>,
     inbox: mpsc::Receiver<Message>,
+    /// Streams in memory. Every stream of `ready` and of `unsettled` is among them: pushed out of
+    /// memory in between, its jobs would lose their order, or be decided on what is out of date.
     streams: LruCache<String, Entry>,
+    cached_streams: usize,
     recent: LruCache<Uuid, (RequestKey, Result<Receipt, Error>)>,
     ready: VecDeque<Job>,
     parked: HashMap<String, Vec<Job>>,
@@ -91,6 +94,10 @@ pub(crate) struct Writer {
     loads: FuturesUnordered<BoxFuture<'static, Loaded>>,
     committing: Option<Committing>,
     pending: Vec<Pending>,
+    /// The streams of `pending`: what the storage says of them is out of date until the commit.
+    unsettled: HashSet<String>,
+    /// Cold streams that are loaded once they are settled.
+    delayed: HashMap<String, Option<Arc<dyn Folder>>>,
     head: u64,
     last_stream_id: i64,
     last_time: Timestamp,
@@ -128,7 +135,8 @@ impl Writer {
             reader: start.reader,
             shared: start.shared,
             inbox: start.inbox,
-            streams: LruCache::new(start.cached_streams),
+            streams: LruCache::unbounded(),
+            cached_streams: start.cached_streams.get(),
             recent: LruCache::new(recent),
             ready: VecDeque::new(),
             parked: HashMap::new(),
@@ -136,6 +144,8 @@ impl Writer {
             loads: FuturesUnordered::new(),
             committing: None,
             pending: Vec::new(),
+            unsettled: HashSet::new(),
+            delayed: HashMap::new(),
             last_stream_id: start.last_stream_id,
             last_time: start.last_time,
             stopped: None,
@@ -284,7 +294,11 @@ impl Writer {
             }
             // An entry without the state that is needed now is as good as none.
             self.streams.pop(&stream);
-            cold.insert(stream.clone(), folder);
+            let when = match self.unsettled.contains(&stream) {
+                true => &mut self.delayed,
+                false => &mut cold,
+            };
+            when.insert(stream.clone(), folder);
             self.parked.insert(stream, vec![job]);
         }
         if !cold.is_empty() {
@@ -307,6 +321,42 @@ impl Writer {
                 }
             }
         }
+        self.trim();
+    }
+
+    /// Pushes streams out of memory that nobody waits for, the longest unused first.
+    fn trim(&mut self) {
+        let Some(mut excess) = self.streams.len().checked_sub(self.cached_streams) else { return };
+        if excess == 0 {
+            return;
+        }
+        let ready = self.ready.iter().map(|job| job.submission.stream.to_string());
+        let needed: HashSet<String> = ready.chain(self.unsettled.iter().cloned()).collect();
+        let mut kept = Vec::new();
+        while excess > 0
+            && let Some((stream, entry)) = self.streams.pop_lru()
+        {
+            match needed.contains(&stream) {
+                true => kept.push((stream, entry)),
+                false => excess -= 1,
+            }
+        }
+        for (stream, entry) in kept {
+            self.streams.put(stream, entry);
+        }
+    }
+
+    /// Forgets streams whose state in memory cannot be trusted; what waits for them is parked
+    /// until they are loaded anew.
+    fn forget(&mut self, streams: &HashSet<String>) {
+        for stream in streams {
+            self.streams.pop(stream);
+        }
+        let ready = std::mem::take(&mut self.ready);
+        let (stale, fresh): (Vec<Job>, Vec<Job>) =
+            ready.into_iter().partition(|job| streams.contains(&job.submission.stream.to_string()));
+        self.ready = fresh.into();
+        self.ready_or_park(stale);
     }
 
     /// Decides what is ready, up to the limits of a group, and begins to commit it.
@@ -322,11 +372,6 @@ impl Writer {
         let mut bytes = 0;
         while let Some(job) = self.ready.pop_front() {
             let Some(job) = self.replay_recent(job, &requests) else { continue };
-            if !self.streams.contains(&job.submission.stream.to_string()) {
-                // It was pushed out of memory while the job waited.
-                self.ready_or_park(vec![job]);
-                continue;
-            }
             let rows = group.events.len();
             self.decide(job, &mut group, &mut requests);
             bytes += group.events[rows..].iter().map(|row| row.record.bytes.len()).sum::<usize>();
@@ -364,6 +409,7 @@ impl Writer {
     fn decide(&mut self, job: Job, group: &mut Group, requests: &mut HashMap<Uuid, usize>) {
         let Job { mut submission, reply } = job;
         let stream = submission.stream.to_string();
+        self.unsettled.insert(stream.clone());
         let (rows, outcome) = self.try_decide(&mut submission, &stream, group);
         let mut request = None;
         if let Some(key) = submission.request
@@ -386,7 +432,7 @@ impl Writer {
         let now = self.now();
         let head = self.head + group.events.len() as u64;
         let Some(entry) = self.streams.get_mut(stream) else {
-            unreachable!("decide_group has looked")
+            unreachable!("what is ready is in memory")
         };
         if let Some(expected) = submission.expected_version
             && expected != entry.version
@@ -463,7 +509,7 @@ impl Writer {
     /// is not known, so the stream is loaded anew.
     fn panicked(&mut self, stream: &str, position: u64) -> Error {
         error!(%stream, "the code of the domain panicked");
-        self.streams.pop(stream);
+        self.forget(&HashSet::from([stream.to_owned()]));
         Error::NotUnderstood {
             position,
             stream: stream.to_owned(),
@@ -488,6 +534,11 @@ impl Writer {
 
     fn finish_group(&mut self, group: Group, result: Result<(), Error>) {
         let pending = std::mem::take(&mut self.pending);
+        self.unsettled.clear();
+        let delayed = std::mem::take(&mut self.delayed);
+        if !delayed.is_empty() {
+            self.loads.push(Box::pin(load(self.reader.clone(), delayed)));
+        }
         if let Err(failed) = result {
             self.give_up(pending, failed);
             return;
@@ -517,8 +568,8 @@ impl Writer {
     /// Nothing of a failed group may stay in memory.
     fn give_up(&mut self, pending: Vec<Pending>, failed: Error) {
         error!(error = %failed, submissions = pending.len(), "a group failed");
+        self.forget(&pending.iter().map(|item| item.stream.clone()).collect());
         for item in pending {
-            self.streams.pop(&item.stream);
             for (_, reply) in item.again {
                 answer(reply, Err(failed.clone()));
             }
