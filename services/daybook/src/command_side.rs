@@ -43,7 +43,7 @@ pub async fn start(config: &Config) -> anyhow::Result<CommandSide> {
     let bus = builder.build(log.clone());
     let publishing = Arc::new(Publishing::start(config, &log));
     let closing = watch::Sender::new(false);
-    let execute = CommandServiceServer::new(ExecuteServer::new(bus.clone()))
+    let execute = CommandServiceServer::new(ExecuteServer::new(bus.clone(), closing.subscribe()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
     let view: Arc<dyn PublishingView> = publishing.clone();
     let events = EventLogServer::new(bus.clone(), view, closing.subscribe());

@@ -26,6 +26,9 @@ const REQUEST_ID: &str = "x-request-id";
 /// The longest request id that is taken over from a caller.
 const MAX_REQUEST_ID: usize = 64;
 
+/// The name of every method outside the contract, in metrics.
+const OTHER: &str = "other";
+
 /// When to try again after an overload.
 const RETRY_OVERLOAD: Duration = Duration::from_millis(50);
 
@@ -135,7 +138,7 @@ where
     let started = Instant::now();
     let request_id = request_id(request.headers());
     let method = method_of(request.uri().path());
-    let name = method.map_or("other", |method| method.path);
+    let name = method.map_or(OTHER, |method| method.path);
     let span = debug_span!("request", method = name, request_id = ?request_id);
     let answer = async {
         let permit = match middleware.admit(method, request.headers()) {
@@ -153,7 +156,7 @@ where
         drop(permit);
         answer
     };
-    let mut response = answer.instrument(span).await?;
+    let mut response = with_reason(name, answer.instrument(span).await?);
     observe(name, &response, started.elapsed());
     response.headers_mut().insert(REQUEST_ID, request_id);
     Ok(response)
@@ -180,6 +183,33 @@ fn too_late(deadline: Duration) -> Error {
         deadline.as_millis()
     );
     Error::new(ErrorReason::DeadlineExceeded, message)
+}
+
+/// Gives a reason to what the transport refuses by itself: a message that is too large or none of
+/// the contract, and a method that does not exist. Health and reflection keep to their own ways.
+fn with_reason(method: &'static str, response: Response<Body>) -> Response<Body> {
+    let Some(status) = Status::from_header_map(response.headers()) else { return response };
+    if !status.details().is_empty() {
+        return response;
+    }
+    let reason = match status.code() {
+        Code::OutOfRange => ErrorReason::LimitExceeded,
+        Code::Internal if method != OTHER && is_undecodable(status.message()) => {
+            ErrorReason::InvalidRequest
+        }
+        Code::Unimplemented => ErrorReason::NotSupported,
+        _ => return response,
+    };
+    let message = match (reason, status.message()) {
+        (ErrorReason::NotSupported, "") => "this server has no such method",
+        (_, message) => message,
+    };
+    Status::from(Error::new(reason, message)).into_http()
+}
+
+/// How tonic reports a body that is not the message; it has no code of its own.
+fn is_undecodable(message: &str) -> bool {
+    message.starts_with("failed to decode Protobuf message")
 }
 
 /// Counts and times a request. The code of an answer without an early status stands in its

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::info;
 
@@ -49,6 +49,7 @@ struct Process {
     metrics: metrics_exporter_prometheus::PrometheusHandle,
     http: SocketAddr,
     listener: TcpListener,
+    signals: Signals,
     closing: watch::Sender<bool>,
 }
 
@@ -56,14 +57,16 @@ impl Process {
     async fn start(flags: &Flags) -> anyhow::Result<Self> {
         let config = config::load(flags)?;
         let metrics = telemetry::start(&config)?;
+        // From here on a signal ends the process in order, also one that comes during the start.
+        let signals = Signals::new()?;
         let listener = serve::bind(config.http_listen, "--http").await?;
         let http = listener.local_addr()?;
-        Ok(Self { config, metrics, http, listener, closing: watch::Sender::new(false) })
+        Ok(Self { config, metrics, http, listener, signals, closing: watch::Sender::new(false) })
     }
 
     /// Runs until a signal or a failure, then shuts down in order: the readers, then the writer.
     async fn run(
-        self,
+        mut self,
         mut command: Option<CommandSide>,
         mut query: Option<QuerySide>,
     ) -> anyhow::Result<()> {
@@ -76,7 +79,7 @@ impl Process {
         let views = Views { metrics: self.metrics, health, closing };
         tokio::spawn(http::serve(self.listener, views));
         let failure = tokio::select! {
-            signal = terminated() => signal.map(|()| None)?,
+            () = self.signals.next() => None,
             error = command_failed(&mut command) => Some(error),
             error = query_failed(&mut query) => Some(error),
         };
@@ -96,14 +99,27 @@ impl Process {
     }
 }
 
-async fn terminated() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("no signals")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("no signals")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that end the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let on = |kind| signal(kind).context("signals cannot be received");
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+        })
     }
-    Ok(())
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Waits for what must not happen: a server that ends, or a log that cannot be trusted any more.
