@@ -26,11 +26,13 @@ use super::{Environment, Settings};
 /// How long the log may be silent although it has more to tell.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// How often the log is tried again before a rebuild fails.
+/// How often the log is tried before a rebuild beside a live generation fails. The first build
+/// has nothing to fall back on and tries for ever.
 const TRIES: u32 = 8;
 
-/// The pause after the first failure; it doubles each time.
+/// The pause after the first failure; it doubles each time, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Why a rebuild failed.
 #[derive(Debug, thiserror::Error)]
@@ -89,31 +91,8 @@ struct Builder<P: Projection> {
     /// What the source has sent and is not applied yet.
     waiting: Option<Batch>,
     batch_size: usize,
-}
-
-/// How long the log may be out of reach before a rebuild fails.
-struct Patience {
-    tries: u32,
-    pause: Duration,
-}
-
-impl Patience {
-    fn new() -> Self {
-        Self { tries: 1, pause: FIRST_PAUSE }
-    }
-
-    /// Waits before the next try, or gives up.
-    async fn wait<P: Projection>(&mut self, error: Error) -> Result<(), Error> {
-        let passing = matches!(error, Error::Source(source::Error::Unavailable { .. }));
-        if !passing || self.tries == TRIES {
-            return Err(error);
-        }
-        tracing::warn!(projection = P::NAME, %error, "rebuild waits for the log");
-        tokio::time::sleep(self.pause).await;
-        self.tries += 1;
-        self.pause *= 2;
-        Ok(())
-    }
+    /// How often the log was out of reach since it last answered.
+    failures: u32,
 }
 
 impl<P: Projection> Build<P> {
@@ -124,7 +103,6 @@ impl<P: Projection> Build<P> {
         let result = async {
             let head = builder.head().await?;
             builder.advance(head, false).await?;
-            self.shared.update_rebuild(|status| status.set_stage(RebuildStage::Comparing));
             Ok(builder.engine.finish(cursor).await?)
         };
         let result: Result<(), Error> = result.await;
@@ -151,7 +129,13 @@ impl<P: Projection> Build<P> {
         let path = self.files.path(generation);
         self.files.remove(generation)?;
         tracing::info!(projection = P::NAME, generation, "building from the log");
-        let engine = Engine::create(&path, generation, settings).await?;
+        let engine = match Engine::create(&path, generation, settings).await {
+            Ok(engine) => engine,
+            Err(error) => {
+                self.files.remove(generation)?;
+                return Err(error.into());
+            }
+        };
         Ok(Builder {
             engine,
             log: self.environment.log.clone(),
@@ -159,6 +143,7 @@ impl<P: Projection> Build<P> {
             source: None,
             waiting: None,
             batch_size: settings.rebuild_batch_size.max(1),
+            failures: 0,
         })
     }
 
@@ -251,15 +236,16 @@ impl<P: Projection> Builder<P> {
         Ok(Batch { records: now, position: limit, head, cursor: Cursor::default() })
     }
 
+    /// Reads, again after the log was out of reach. The source is gone with the error; the next
+    /// one begins after what is applied.
     async fn read_patiently(&mut self) -> Result<Batch, Error> {
-        let mut patience = Patience::new();
         loop {
             match self.read().await {
-                Ok(batch) => return Ok(batch),
-                Err(error) => {
-                    // The source is gone with the error; the next one begins after what is applied.
-                    patience.wait::<P>(error).await?;
+                Ok(batch) => {
+                    self.answered();
+                    return Ok(batch);
                 }
+                Err(error) => self.wait(error).await?,
             }
         }
     }
@@ -285,13 +271,39 @@ impl<P: Projection> Builder<P> {
 
     /// The end of the log.
     async fn head(&mut self) -> Result<u64, Error> {
-        let mut patience = Patience::new();
         loop {
             match self.log.head().await {
-                Ok(head) => return Ok(head),
-                Err(error) => patience.wait::<P>(error.into()).await?,
+                Ok(head) => {
+                    self.answered();
+                    return Ok(head);
+                }
+                Err(error) => self.wait(error.into()).await?,
             }
         }
+    }
+
+    /// Waits before the next try, or gives up.
+    async fn wait(&mut self, error: Error) -> Result<(), Error> {
+        self.failures += 1;
+        let passing = matches!(error, Error::Source(source::Error::Unavailable { .. }));
+        let is_first = self.shared.progress.borrow().live.is_none();
+        if !passing || (self.failures == TRIES && !is_first) {
+            return Err(error);
+        }
+        tracing::warn!(projection = P::NAME, %error, "rebuild waits for the log");
+        if is_first {
+            self.shared.update(|progress| progress.problem = error.to_string());
+        }
+        let pause = FIRST_PAUSE * 2_u32.saturating_pow(self.failures - 1).min(1 << 10);
+        tokio::time::sleep(pause.min(LONGEST_PAUSE)).await;
+        Ok(())
+    }
+
+    fn answered(&mut self) {
+        if self.failures > 0 && self.shared.progress.borrow().live.is_none() {
+            self.shared.update(|progress| progress.problem.clear());
+        }
+        self.failures = 0;
     }
 
     /// Applies what the old generation has seen beyond its position: a reader of several

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use daybook_bus::source::{Cursor, Error as SourceError};
 use daybook_contract::daybook::v1::{ErrorReason, RebuildReport, RebuildStage, RebuildStatus};
 use daybook_contract::error::Error as ApiError;
 use tokio::sync::{mpsc, watch};
@@ -167,10 +168,7 @@ impl<P: Projection> Runner<P> {
     }
 
     /// Builds the first generation; operations that need one are refused meanwhile.
-    async fn build_first(
-        &mut self,
-        cursor: Option<daybook_bus::source::Cursor>,
-    ) -> Result<Option<Engine<P>>, Error> {
+    async fn build_first(&mut self, cursor: Option<Cursor>) -> Result<Option<Engine<P>>, Error> {
         self.begin_rebuild();
         let build = self.build();
         let building = build.first(cursor);
@@ -265,6 +263,9 @@ impl<P: Projection> Runner<P> {
                     }
                     Err(error) => {
                         tracing::warn!(projection = P::NAME, %error, "source failed");
+                        if matches!(error, SourceError::Lost { .. }) {
+                            self.engine().forget_partitions();
+                        }
                         self.trouble(error.to_string());
                         resume_at = Some(Instant::now() + self.next_pause());
                     }

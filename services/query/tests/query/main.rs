@@ -6,4 +6,5 @@ mod naive;
 mod quarantine;
 mod rebuild;
 mod runtime;
+mod service;
 mod sums;

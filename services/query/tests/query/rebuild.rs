@@ -220,8 +220,12 @@ async fn a_query_says_that_the_projection_is_being_built() {
     let error = Error::from(&status);
     assert_eq!((error.code(), error.reason()), (Code::Unavailable, "PROJECTION_REBUILDING"));
     assert!(error.details().retry_info().is_some());
+    let status = until(&host, "account_balance", |status| !status.problem.is_empty()).await;
+    assert_eq!(status.state(), ProjectionState::Rebuilding);
+    assert!(status.problem.contains("it is down"), "{}", status.problem);
     log.set_down(false);
     until_position(&host, 1).await;
+    assert_eq!(handle(&host, "account_balance").status().problem, "");
     bank.get_account(crate::bank::get("alice")).await.unwrap();
     host.shutdown().await;
 }
