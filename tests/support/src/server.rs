@@ -1,12 +1,11 @@
 //! The `daybook` binary as a process of a test.
 
 use std::io::Read;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
-
-use crate::free_port;
 
 /// How long a process may take to get ready or to end: plenty, for a slow machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,6 +25,11 @@ impl Ports {
     /// Three free ports.
     pub fn free() -> Self {
         Self { command: free_port(), query: free_port(), http: free_port() }
+    }
+
+    /// The same ports, but another one for metrics and health: for a second process beside.
+    pub fn beside(self) -> Self {
+        Self { http: free_port(), ..self }
     }
 
     /// The URL of the command service.
@@ -132,6 +136,14 @@ impl Daybook {
     /// Asks it to end (SIGTERM) and waits.
     pub fn terminate(mut self) -> ExitStatus {
         self.signal("TERM");
+        self.wait()
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Panics
+    /// When it does not end; with its log lines.
+    pub fn wait(&mut self) -> ExitStatus {
         let started = Instant::now();
         loop {
             if let Some(status) = self.ended() {
@@ -167,4 +179,25 @@ pub fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let code = head.split_whitespace().nth(1)?.parse().ok()?;
     Some((code, body.to_owned()))
+}
+
+/// A port that nobody uses and that stays free while a server is down between two starts. It is
+/// below the range from which systems take the ports of outgoing connections: a client that knocks
+/// at a dead server could be given the server's own port there, and be connected to itself.
+fn free_port() -> u16 {
+    const FIRST: u16 = 12_000;
+    const COUNT: u16 = 18_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Several test processes begin at different places.
+    let start = std::process::id().wrapping_mul(2_654_435_761) % u32::from(COUNT);
+    let start = u16::try_from(start).expect("it is below a u16");
+    for _ in 0..COUNT {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let offset = (u32::from(start) + u32::from(step)) % u32::from(COUNT);
+        let port = FIRST + u16::try_from(offset).expect("it is below a u16");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port from {FIRST} on is free");
 }

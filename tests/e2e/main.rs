@@ -1,0 +1,12 @@
+//! The system as its users meet it: processes, real connections, real files, a real broker.
+
+mod bad_input;
+mod bank;
+mod cli;
+mod common;
+mod faults;
+mod idempotency;
+mod old_events;
+mod reading;
+mod readme;
+mod serving;
