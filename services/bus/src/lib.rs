@@ -4,6 +4,7 @@
 
 mod admin;
 mod assignment;
+mod delivery;
 pub mod kafka;
 pub mod log;
 pub mod outbox;

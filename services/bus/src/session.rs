@@ -1,21 +1,21 @@
 //! The life of one producer, from the published mark to its first failure.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use daybook_contract::daybook::v1::RecordedEvent;
 use prost::Message;
-use rdkafka::client::ClientContext;
 use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
-use tokio::sync::{Notify, watch};
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, info, warn};
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
 
 use crate::admin::{self, PartitionCounts};
+use crate::delivery::{Callbacks, FIRST_WATERMARK, Shared, produce};
 use crate::outbox::Outbox;
 use crate::partition::partition_of;
 use crate::prefix::Prefix;
@@ -27,18 +27,11 @@ use crate::tail;
 /// How many events are read from the log at a time.
 const READ_LIMIT: usize = 500;
 
-/// How long to wait when the queue of the producer is full.
-const QUEUE_FULL_WAIT: Duration = Duration::from_millis(1);
-
 /// How often the broker is asked for a sign of life while there is a problem.
 const PROBLEM_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The memory for records that wait to be sent, in KiB.
 const QUEUE_KIB: &str = "65536";
-
-/// The opaque value of an event is its position, that of a watermark counts down from here by the
-/// topic. The log is shorter than that.
-const FIRST_WATERMARK: usize = usize::MAX;
 
 /// How a session ended.
 #[derive(Debug)]
@@ -58,29 +51,6 @@ pub(crate) struct Session<'a, O> {
     pub topics: &'a Topics,
     pub status: &'a watch::Sender<PublisherStatus>,
 }
-
-/// What the delivery callbacks and the session share.
-#[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
-    /// The prefix has grown, or something is wrong.
-    changed: Notify,
-}
-
-#[derive(Debug)]
-struct State {
-    prefix: Prefix,
-    /// For each topic, how many watermarks are under way. The next ones wait for them, so that a
-    /// slow broker is not given more than it can take.
-    watermarks: Vec<u32>,
-    /// The session must end.
-    failure: Option<String>,
-    /// The broker cannot be reached; the producer goes on trying.
-    problem: Option<String>,
-}
-
-/// The callbacks of the producer. They run on its thread.
-struct Callbacks(Arc<Shared>);
 
 /// A topic, and the watermarks on it.
 struct Topic {
@@ -279,9 +249,11 @@ impl<O: Outbox> Running<'_, O> {
         };
         let next_check = self.checked_at + interval;
         let next_write = self.next_write(delivered);
+        // At shutdown the log may be closed before us; what is wanted of it is known.
+        let stopping = stop.has_begun();
         tokio::select! {
             () = self.shared.changed.notified() => {}
-            changed = self.head.changed() => {
+            changed = self.head.changed(), if !stopping => {
                 if changed.is_err() {
                     return Err("the log has been closed".to_owned());
                 }
@@ -496,86 +468,6 @@ impl Topic {
             false => config.idle_watermark_interval,
         };
         Some(self.watermark_at + interval)
-    }
-}
-
-impl Shared {
-    fn new() -> Self {
-        let state =
-            State { prefix: Prefix::new(0), watermarks: Vec::new(), failure: None, problem: None };
-        Self { state: Mutex::new(state), changed: Notify::new() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn fail(&self, failure: String) {
-        self.lock().failure.get_or_insert(failure);
-        self.changed.notify_one();
-    }
-}
-
-impl ClientContext for Callbacks {
-    fn error(&self, error: KafkaError, reason: &str) {
-        let problem = format!("{error}: {reason}");
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-            self.0.fail(problem);
-            return;
-        }
-        debug!(%problem, "the producer has a problem");
-        self.0.lock().problem = Some(problem);
-        self.0.changed.notify_one();
-    }
-}
-
-impl ProducerContext for Callbacks {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
-        if let Err((error, _)) = result {
-            self.0.fail(format!("a delivery failed: {error}"));
-            return;
-        }
-        let mut state = self.0.lock();
-        let mut changed = state.problem.take().is_some();
-        match state.watermarks.get_mut(FIRST_WATERMARK - opaque) {
-            Some(under_way) => {
-                *under_way -= 1;
-                changed |= *under_way == 0;
-            }
-            None => changed |= state.prefix.deliver(opaque as u64),
-        }
-        drop(state);
-        if changed {
-            self.0.changed.notify_one();
-        }
-    }
-}
-
-/// Gives a record to the producer, waiting while its queue is full.
-async fn produce<K, P>(
-    producer: &ThreadedProducer<Callbacks>,
-    shared: &Shared,
-    mut record: BaseRecord<'_, K, P, usize>,
-) -> Result<(), String>
-where
-    K: rdkafka::message::ToBytes + ?Sized,
-    P: rdkafka::message::ToBytes + ?Sized,
-{
-    loop {
-        let (error, returned) = match producer.send(record) {
-            Ok(()) => return Ok(()),
-            Err(failed) => failed,
-        };
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-            return Err(format!("the producer refuses a record: {error}"));
-        }
-        if let Some(failure) = shared.lock().failure.clone() {
-            return Err(failure);
-        }
-        record = returned;
-        sleep(QUEUE_FULL_WAIT).await;
     }
 }
 

@@ -9,7 +9,9 @@ use daybook_bus::source::{Cursor, Error, SourceFactory};
 use daybook_testing::{Broker, unique};
 use rdkafka::admin::AdminOptions;
 use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::fixture::{ACCOUNT, MemoryLog, World, open_when_ready, read_until};
@@ -200,6 +202,48 @@ async fn a_reader_without_a_store_takes_any() {
     config.store_id = None;
     let mut source = KafkaSourceFactory::new(config).open(&Cursor::default()).await.unwrap();
     read_until(source.as_mut(), 10, &mut BTreeSet::new()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_source_does_not_give_up() {
+    let broker = Broker::shared().await;
+    let world = World::new(&broker.bootstrap);
+    let mut publishing = world.publish();
+    world.log.append_accounts(1, 10);
+    publishing.reaches(10).await;
+    open_when_ready(&world, &Cursor::default()).await;
+    let mut config = world.source_config();
+    config.stall_timeout = Duration::from_millis(50);
+    let factory = KafkaSourceFactory::new(config);
+    let mut source = factory.open(&Cursor::default()).await.unwrap();
+    let mut seen = BTreeSet::new();
+    read_until(source.as_mut(), 10, &mut seen).await.unwrap();
+    // Several looks at the ends of the partitions, which find nothing new.
+    let idle = tokio::time::timeout(Duration::from_secs(1), source.next()).await;
+    assert!(idle.is_err(), "{idle:?}");
+    world.log.append_accounts(1, 10);
+    read_until(source.as_mut(), 20, &mut seen).await.unwrap();
+    publishing.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_gets_nothing_although_there_is_something_gives_up() {
+    let cluster = MockCluster::new(1).unwrap();
+    let world = World::new(&cluster.bootstrap_servers());
+    cluster.create_topic(&world.bank, 2, 1).unwrap();
+    cluster.create_topic(&world.raw, 1, 1).unwrap();
+    world.log.append_accounts(10, 100);
+    let mut publishing = world.publish();
+    publishing.reaches(100).await;
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION;
+    cluster.request_errors(RDKafkaApiKey::Fetch, &[refusal; 10_000]);
+    let mut config = world.source_config();
+    config.stall_timeout = Duration::from_millis(200);
+    let mut source = KafkaSourceFactory::new(config).open(&Cursor::default()).await.unwrap();
+    let error = read_until(source.as_mut(), 100, &mut BTreeSet::new()).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    assert!(error.to_string().contains("have not come for 200ms"), "{error}");
+    publishing.stop().await;
 }
 
 async fn write(world: &World, payload: &Bytes, store_id: Option<&str>) {

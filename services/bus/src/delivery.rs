@@ -1,0 +1,124 @@
+//! What is under way to the broker: the records given to a producer, and what becomes of them.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::ToBytes;
+use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+use tracing::debug;
+
+use crate::prefix::Prefix;
+
+/// How long to wait when the queue of the producer is full.
+const QUEUE_FULL_WAIT: Duration = Duration::from_millis(1);
+
+/// The opaque value of an event is its position, that of a watermark counts down from here by the
+/// topic. The log is shorter than that.
+pub(crate) const FIRST_WATERMARK: usize = usize::MAX;
+
+/// What the delivery callbacks and the session share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// The prefix has grown, or something is wrong.
+    pub changed: Notify,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub prefix: Prefix,
+    /// For each topic, how many watermarks are under way. The next ones wait for them, so that a
+    /// slow broker is not given more than it can take.
+    pub watermarks: Vec<u32>,
+    /// The session must end.
+    pub failure: Option<String>,
+    /// The broker cannot be reached; the producer goes on trying.
+    pub problem: Option<String>,
+}
+
+/// The callbacks of the producer. They run on its thread.
+pub(crate) struct Callbacks(pub Arc<Shared>);
+
+impl Shared {
+    pub fn new() -> Self {
+        let state =
+            State { prefix: Prefix::new(0), watermarks: Vec::new(), failure: None, problem: None };
+        Self { state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fail(&self, failure: String) {
+        self.lock().failure.get_or_insert(failure);
+        self.changed.notify_one();
+    }
+}
+
+impl ClientContext for Callbacks {
+    fn error(&self, error: KafkaError, reason: &str) {
+        let problem = format!("{error}: {reason}");
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            self.0.fail(problem);
+            return;
+        }
+        debug!(%problem, "the producer has a problem");
+        self.0.lock().problem = Some(problem);
+        self.0.changed.notify_one();
+    }
+}
+
+impl ProducerContext for Callbacks {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
+        if let Err((error, _)) = result {
+            self.0.fail(format!("a delivery failed: {error}"));
+            return;
+        }
+        let mut state = self.0.lock();
+        let mut changed = state.problem.take().is_some();
+        match state.watermarks.get_mut(FIRST_WATERMARK - opaque) {
+            Some(under_way) => {
+                *under_way -= 1;
+                changed |= *under_way == 0;
+            }
+            None => changed |= state.prefix.deliver(opaque as u64),
+        }
+        drop(state);
+        if changed {
+            self.0.changed.notify_one();
+        }
+    }
+}
+
+/// Gives a record to the producer, waiting while its queue is full.
+pub(crate) async fn produce<K, P>(
+    producer: &ThreadedProducer<Callbacks>,
+    shared: &Shared,
+    mut record: BaseRecord<'_, K, P, usize>,
+) -> Result<(), String>
+where
+    K: ToBytes + ?Sized,
+    P: ToBytes + ?Sized,
+{
+    loop {
+        let (error, returned) = match producer.send(record) {
+            Ok(()) => return Ok(()),
+            Err(failed) => failed,
+        };
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+            return Err(format!("the producer refuses a record: {error}"));
+        }
+        if let Some(failure) = shared.lock().failure.clone() {
+            return Err(failure);
+        }
+        record = returned;
+        sleep(QUEUE_FULL_WAIT).await;
+    }
+}
