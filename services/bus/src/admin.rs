@@ -1,12 +1,14 @@
 //! The topics on the broker: made when they are missing, and looked at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::{Client, ClientContext, DefaultClientContext};
+use rdkafka::consumer::{Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
+use rdkafka::{Offset, TopicPartitionList};
 use tracing::info;
 
 use crate::settings::Kafka;
@@ -93,4 +95,42 @@ pub(crate) fn await_topics<C: ClientContext>(
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// For each partition of the topics, its first offset or the one after its last. Blocks.
+///
+/// `fetch_watermarks` is not used: when one of its two requests fails for a moment, librdkafka
+/// 2.12 says that the partition is empty.
+pub(crate) fn offsets<C: ConsumerContext>(
+    consumer: &impl Consumer<C>,
+    counts: &PartitionCounts,
+    end: End,
+) -> Result<HashMap<(String, i32), i64>, KafkaError> {
+    let offset = match end {
+        End::First => Offset::Beginning,
+        End::Last => Offset::End,
+    };
+    let mut wanted = TopicPartitionList::new();
+    for (topic, &count) in counts {
+        for partition in 0..i32::try_from(count).expect("Kafka counts partitions in an i32") {
+            wanted.add_partition_offset(topic, partition, offset)?;
+        }
+    }
+    let answer = consumer.offsets_for_times(wanted, REQUEST_TIMEOUT)?;
+    let mut offsets = HashMap::new();
+    for element in answer.elements() {
+        element.error()?;
+        let Offset::Offset(offset) = element.offset() else {
+            return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::BadMessage));
+        };
+        offsets.insert((element.topic().to_owned(), element.partition()), offset);
+    }
+    Ok(offsets)
+}
+
+/// One end of a partition.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum End {
+    First,
+    Last,
 }

@@ -1,6 +1,6 @@
 //! Opening a consumer at a cursor: which partitions there are, and where to begin in each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::admin::{REQUEST_TIMEOUT, partition_counts};
+use crate::admin::{End, PartitionCounts, offsets, partition_counts};
 use crate::kafka::{KafkaSourceConfig, Partition, lost, unavailable};
 use crate::settings::Kafka;
 use crate::source::{Cursor, Error, PartitionCursor};
@@ -31,17 +31,23 @@ pub(crate) fn open(config: &KafkaSourceConfig, cursor: &Cursor) -> Result<Opened
     let consumer = consumer(&config.kafka).map_err(|error| unavailable(&error))?;
     let counts =
         partition_counts(consumer.client(), &config.topics).map_err(|error| unavailable(&error))?;
+    if let Some(missing) = config.topics.iter().find(|topic| !counts.contains_key(*topic)) {
+        return Err(unavailable(&format!("there is no topic {missing} yet")));
+    }
+    let firsts = offsets(&consumer, &counts, End::First).map_err(|error| unavailable(&error))?;
+    let ends = ends_for(&consumer, &counts, cursor)?;
     let mut partitions = HashMap::new();
     let mut assignment = TopicPartitionList::new();
-    for topic in &config.topics {
-        let Some(&count) = counts.get(topic) else {
-            return Err(unavailable(&format!("there is no topic {topic} yet")));
-        };
+    for (topic, &count) in &counts {
         let mut all = Vec::new();
         for index in 0..i32::try_from(count).expect("Kafka counts partitions in an i32") {
+            let place = (topic.clone(), index);
+            let (Some(&first), Some(&end)) = (firsts.get(&place), ends.get(&place)) else {
+                return Err(unavailable(&format!("{topic}/{index} has no offsets")));
+            };
             let known =
                 cursor.partitions.iter().find(|p| p.partition == index && p.topic == *topic);
-            let partition = begin(&consumer, topic, index, known)?;
+            let partition = begin(&place, first, end, known)?;
             let offset = Offset::Offset(partition.next_offset);
             assignment
                 .add_partition_offset(topic, index, offset)
@@ -72,32 +78,41 @@ fn consumer(kafka: &Kafka) -> Result<StreamConsumer, KafkaError> {
         .create()
 }
 
-/// Where to begin in a partition.
-fn begin(
+/// The ends of the partitions, which a broker that has just started may not know at once.
+fn ends_for(
     consumer: &StreamConsumer,
-    topic: &str,
-    partition: i32,
+    counts: &PartitionCounts,
+    cursor: &Cursor,
+) -> Result<HashMap<(String, i32), i64>, Error> {
+    let deadline = Instant::now() + END_TIMEOUT;
+    loop {
+        let ends = offsets(consumer, counts, End::Last).map_err(|error| unavailable(&error))?;
+        let beyond = |place: &PartitionCursor| {
+            let end = ends.get(&(place.topic.clone(), place.partition));
+            end.is_some_and(|end| place.next_offset > *end)
+        };
+        if !cursor.partitions.iter().any(beyond) || Instant::now() > deadline {
+            return Ok(ends);
+        }
+        sleep(Duration::from_millis(50));
+    }
+}
+
+/// Where to begin in a partition with these offsets.
+fn begin(
+    (topic, partition): &(String, i32),
+    first: i64,
+    end: i64,
     known: Option<&PartitionCursor>,
 ) -> Result<Partition, Error> {
-    let ends = || {
-        consumer
-            .fetch_watermarks(topic, partition, REQUEST_TIMEOUT)
-            .map_err(|error| unavailable(&error))
-    };
-    let (low, mut end) = ends()?;
     let Some(known) = known else {
-        let unproved = low > 0;
-        return Ok(Partition { next_offset: low, watermark: 0, unproved, foreign_seen: false });
+        let unproved = first > 0;
+        return Ok(Partition { next_offset: first, watermark: 0, unproved, foreign_seen: false });
     };
     let next_offset = known.next_offset;
-    let deadline = Instant::now() + END_TIMEOUT;
-    while next_offset > end && Instant::now() < deadline {
-        sleep(Duration::from_millis(50));
-        (_, end) = ends()?;
-    }
-    if next_offset < low || next_offset > end {
+    if next_offset < first || next_offset > end {
         return Err(lost(format!(
-            "{topic}/{partition} has offsets {low} to {end}, and {next_offset} is wanted"
+            "{topic}/{partition} has offsets {first} to {end}, and {next_offset} is wanted"
         )));
     }
     let watermark = known.watermark;
@@ -109,12 +124,11 @@ pub(crate) fn is_behind(
     consumer: &StreamConsumer,
     expected: &[PartitionCursor],
 ) -> Result<bool, KafkaError> {
-    for cursor in expected {
-        let (_, end) =
-            consumer.fetch_watermarks(&cursor.topic, cursor.partition, REQUEST_TIMEOUT)?;
-        if end > cursor.next_offset {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let topics: BTreeSet<_> = expected.iter().map(|cursor| cursor.topic.clone()).collect();
+    let counts = partition_counts(consumer.client(), &topics.into_iter().collect::<Vec<_>>())?;
+    let ends = offsets(consumer, &counts, End::Last)?;
+    Ok(expected.iter().any(|cursor| {
+        let end = ends.get(&(cursor.topic.clone(), cursor.partition));
+        end.is_some_and(|end| *end > cursor.next_offset)
+    }))
 }

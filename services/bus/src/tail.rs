@@ -10,7 +10,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::admin::{PartitionCounts, REQUEST_TIMEOUT};
+use crate::admin::{End, PartitionCounts, offsets};
 use crate::record::{STORE_ID_HEADER, header, watermark_position};
 use crate::settings::Kafka;
 
@@ -91,15 +91,13 @@ fn ranges(
     consumer: &BaseConsumer,
     counts: &PartitionCounts,
 ) -> Result<Vec<Range>, rdkafka::error::KafkaError> {
-    let mut ranges = Vec::new();
-    for (topic, &count) in counts {
-        for partition in 0..i32::try_from(count).expect("Kafka counts partitions in an i32") {
-            let (low, end) = consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?;
-            let topic = topic.clone();
-            ranges.push(Range { topic, partition, low, from: end, end, watermark: None });
-        }
-    }
-    Ok(ranges)
+    let ends = offsets(consumer, counts, End::Last)?;
+    let firsts = offsets(consumer, counts, End::First)?;
+    let range = |((topic, partition), end)| {
+        let low = firsts.get(&(String::clone(&topic), partition)).copied().unwrap_or(end);
+        Range { topic, partition, low, from: end, end, watermark: None }
+    };
+    Ok(ends.into_iter().map(range).collect())
 }
 
 /// Reads the ranges and notes the greatest watermark of each.

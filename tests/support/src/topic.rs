@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -66,14 +66,14 @@ impl TopicReader {
 
     fn read_all_blocking(&self, topic: &str) -> Result<Vec<TopicRecord>> {
         let consumer = self.consumer()?;
-        let mut ends = BTreeMap::new();
+        let partitions = partitions(&consumer, topic)?;
+        let firsts = offsets(&consumer, topic, &partitions, Offset::Beginning)?;
+        let mut ends = offsets(&consumer, topic, &partitions, Offset::End)?;
+        ends.retain(|partition, end| firsts.get(partition).is_some_and(|first| first < end));
         let mut assignment = TopicPartitionList::new();
-        for partition in partitions(&consumer, topic)? {
-            let (low, high) = offsets(&consumer, topic, partition)?;
-            if low < high {
-                ends.insert(partition, high);
-                assignment.add_partition_offset(topic, partition, Offset::Offset(low))?;
-            }
+        for partition in ends.keys() {
+            let first = Offset::Offset(firsts[partition]);
+            assignment.add_partition_offset(topic, *partition, first)?;
         }
         consumer.assign(&assignment)?;
         let mut records = Vec::new();
@@ -115,16 +115,42 @@ impl TopicRecord {
     }
 }
 
-/// The first and the next offset. A broker that has just started may have no leader for a moment.
-fn offsets(consumer: &BaseConsumer, topic: &str, partition: i32) -> Result<(i64, i64)> {
+/// The offsets at one end of the partitions. A broker that has just started may have no leader for
+/// a moment. `fetch_watermarks` is not used: when one of its two requests fails, librdkafka 2.12
+/// says that the partition is empty.
+fn offsets(
+    consumer: &BaseConsumer,
+    topic: &str,
+    partitions: &[i32],
+    end: Offset,
+) -> Result<BTreeMap<i32, i64>> {
     let deadline = Instant::now() + TIMEOUT;
     loop {
-        match consumer.fetch_watermarks(topic, partition, TIMEOUT) {
+        match try_offsets(consumer, topic, partitions, end) {
             Ok(offsets) => return Ok(offsets),
             Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(50)),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
     }
+}
+
+fn try_offsets(
+    consumer: &BaseConsumer,
+    topic: &str,
+    partitions: &[i32],
+    end: Offset,
+) -> Result<BTreeMap<i32, i64>> {
+    let mut wanted = TopicPartitionList::new();
+    for partition in partitions {
+        wanted.add_partition_offset(topic, *partition, end)?;
+    }
+    let mut offsets = BTreeMap::new();
+    for element in consumer.offsets_for_times(wanted, TIMEOUT)?.elements() {
+        element.error()?;
+        let Offset::Offset(offset) = element.offset() else { bail!("no offset") };
+        offsets.insert(element.partition(), offset);
+    }
+    Ok(offsets)
 }
 
 fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>> {
