@@ -10,19 +10,18 @@ use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use bytes::Bytes;
 use daybook_bus::source::{self, Batch, LogReader, Record};
-use daybook_contract::daybook::v1::RecordedEvent;
 use lru::LruCache;
-use prost::Message;
 use sqlx::Row as _;
 
-use super::projection::{Projection, Recorded, decode, stream_name};
-use super::row::{ApplyError, Binds, Statement, Tables, chunks};
+use super::projection::Projection;
+use super::row::{ApplyError, Binds, Tables, chunks};
 use super::store::{self, Checkpoint, Quarantined, Store, from_i64, statement, to_i64};
 
+mod records;
 mod retry;
 
+use records::{Candidate, Work, evidence, insert_quarantined, read_record, waits_for};
 pub(crate) use retry::Retried;
 
 /// How many streams' versions are kept in memory; about 100 bytes each.
@@ -71,16 +70,6 @@ pub(crate) struct Engine<P: Projection> {
     attempts: u32,
     /// Whether rows may have changed since somebody asked.
     changed: bool,
-}
-
-/// An event on its way into the projection.
-struct Work<E> {
-    stream: String,
-    version: u64,
-    position: u64,
-    record: Bytes,
-    source: String,
-    event: Result<Recorded<E>, String>,
 }
 
 /// What a batch does beside changing rows.
@@ -495,109 +484,6 @@ impl<P: Projection> Engine<P> {
         self.store.finish().await?;
         Ok(())
     }
-}
-
-/// A record that is an event.
-struct Candidate {
-    stream: String,
-    event: RecordedEvent,
-    record: Bytes,
-    source: String,
-}
-
-impl Candidate {
-    fn into_work<P: Projection>(self) -> Work<P::Event> {
-        Work {
-            stream: self.stream,
-            version: self.event.version,
-            position: self.event.position,
-            record: self.record,
-            source: self.source,
-            event: decode::<P>(self.event).map_err(|error| error.to_string()),
-        }
-    }
-}
-
-impl<E> Work<E> {
-    fn quarantined(self, problem: String, attempts: u32) -> Quarantined {
-        Quarantined {
-            id: 0,
-            stream: self.stream,
-            version: self.version,
-            position: self.position,
-            problem,
-            attempts,
-            time_ns: crate::time::now_ns(),
-            record: self.record,
-            source: self.source,
-        }
-    }
-}
-
-/// Decodes the envelope of a record; `None` for a watermark.
-fn read_record(record: &Record) -> Result<Option<Candidate>, String> {
-    if record.bytes.is_empty() {
-        return Err("the record is empty".to_owned());
-    }
-    let event = RecordedEvent::decode(record.bytes.clone())
-        .map_err(|error| format!("the record is no RecordedEvent: {error}"))?;
-    if event.aggregate_type.is_empty() && event.version == 0 && event.payload.is_none() {
-        if event.position == 0 {
-            return Err("the record is neither an event nor a watermark".to_owned());
-        }
-        return Ok(None);
-    }
-    if event.aggregate_type.is_empty() || event.aggregate_id.is_empty() {
-        return Err("the record names no stream".to_owned());
-    }
-    if event.version == 0 || event.position == 0 {
-        return Err("the record has no version or no position".to_owned());
-    }
-    Ok(Some(Candidate {
-        stream: stream_name(&event.aggregate_type, &event.aggregate_id),
-        event,
-        record: record.bytes.clone(),
-        source: record.origin.clone(),
-    }))
-}
-
-fn evidence(record: &Record, problem: String) -> Quarantined {
-    tracing::warn!(source = %record, %problem, "record put in quarantine");
-    Quarantined {
-        id: 0,
-        stream: String::new(),
-        version: 0,
-        position: 0,
-        problem,
-        attempts: 1,
-        time_ns: crate::time::now_ns(),
-        record: record.bytes.clone(),
-        source: record.origin.clone(),
-    }
-}
-
-fn waits_for(version: u64) -> String {
-    format!("waits for version {version} of its stream")
-}
-
-fn insert_quarantined(entries: &[Quarantined]) -> Statement {
-    let mut binds = Binds::default();
-    for entry in entries {
-        binds.add(entry.stream.clone());
-        binds.add(to_i64(entry.version));
-        binds.add(to_i64(entry.position));
-        binds.add(entry.problem.clone());
-        binds.add(entry.attempts);
-        binds.add(entry.time_ns);
-        binds.add(entry.record.to_vec());
-        binds.add(entry.source.clone());
-    }
-    let sql = format!(
-        "INSERT INTO quarantine (stream, version, position, problem, attempts, quarantine_time,
-         record, source) VALUES {}",
-        vec!["(?, ?, ?, ?, ?, ?, ?, ?)"; entries.len()].join(", ")
-    );
-    statement(&sql, binds)
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

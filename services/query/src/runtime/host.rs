@@ -13,8 +13,9 @@ use tokio::task::JoinSet;
 
 use super::{Environment, Handle, Settings, Started};
 
-/// How often the gauges are set.
-const GAUGE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the end of the log is looked up and the gauges are set. A source need not know the
+/// end: a reader of a topic that is full of old records does not.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why projections cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +66,7 @@ impl Host {
         }
         handles.sort_by_key(Handle::name);
         let handles: Arc<[Handle]> = handles.into();
-        tasks.spawn(set_gauges(handles.clone(), environment.stop));
+        tasks.spawn(watch_over(handles.clone(), environment.log, environment.stop));
         Ok(Self { handles, stop, tasks: Mutex::new(tasks), _lock: lock })
     }
 
@@ -118,31 +119,34 @@ fn lock(settings: &Settings) -> Result<File, OpenError> {
     }
 }
 
-async fn set_gauges(handles: Arc<[Handle]>, mut stop: watch::Receiver<bool>) {
+async fn watch_over(
+    handles: Arc<[Handle]>,
+    log: Arc<dyn LogReader>,
+    mut stop: watch::Receiver<bool>,
+) {
     loop {
-        for handle in handles.iter() {
-            let (name, status) = (handle.name(), handle.status());
-            let gauge = |gauge: metrics::Gauge, value: f64| gauge.set(value);
-            gauge(
-                metrics::gauge!("daybook_projection_lag_events", "projection" => name),
-                status.lag_events as f64,
-            );
-            gauge(
-                metrics::gauge!("daybook_projection_lag_seconds", "projection" => name),
-                status.lag_seconds,
-            );
-            gauge(
-                metrics::gauge!("daybook_projection_position", "projection" => name),
-                status.position as f64,
-            );
-            gauge(
-                metrics::gauge!("daybook_quarantined_events", "projection" => name),
-                status.quarantined_events as f64,
-            );
+        // While the log is away, the sources tell what they know.
+        if let Ok(Ok(head)) = tokio::time::timeout(INTERVAL, log.head()).await {
+            for handle in handles.iter() {
+                handle.shared.update(|progress| progress.head = progress.head.max(head));
+            }
         }
-        if let Ok(ended) = tokio::time::timeout(GAUGE_INTERVAL, stop.wait_for(|stop| *stop)).await {
+        handles.iter().for_each(set_gauges);
+        if let Ok(ended) = tokio::time::timeout(INTERVAL, stop.wait_for(|stop| *stop)).await {
             drop(ended);
             return;
         }
     }
+}
+
+fn set_gauges(handle: &Handle) {
+    let (projection, status) = (handle.name(), handle.status());
+    metrics::gauge!("daybook_projection_lag_events", "projection" => projection)
+        .set(status.lag_events as f64);
+    metrics::gauge!("daybook_projection_lag_seconds", "projection" => projection)
+        .set(status.lag_seconds);
+    metrics::gauge!("daybook_projection_position", "projection" => projection)
+        .set(status.position as f64);
+    metrics::gauge!("daybook_quarantined_events", "projection" => projection)
+        .set(status.quarantined_events as f64);
 }

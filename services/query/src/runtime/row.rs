@@ -447,3 +447,90 @@ pub(crate) fn read_row<R: Row>(row: &SqliteRow) -> Result<R, sqlx::Error> {
 pub(crate) fn read_rows<R: Row>(rows: &[SqliteRow]) -> Result<Vec<R>, sqlx::Error> {
     rows.iter().map(read_row).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    crate::rows! {
+        /// The tables.
+        struct Words {
+            words: Word in "words",
+        }
+
+        /// A word.
+        struct Word {
+            key { word: String, language: String }
+            count: i64,
+        }
+    }
+
+    fn key(word: &str) -> (String, String) {
+        (word.to_owned(), "en".to_owned())
+    }
+
+    fn word(word: &str, count: i64) -> Word {
+        Word { word: word.to_owned(), language: "en".to_owned(), count }
+    }
+
+    #[test]
+    fn rows_are_cut_into_few_sizes() {
+        for (rows, sizes) in [
+            (0, vec![]),
+            (1, vec![1]),
+            (7, vec![4, 1, 1, 1]),
+            (256, vec![256]),
+            (600, vec![256, 256, 64, 16, 4, 4]),
+        ] {
+            let all = vec![(); rows];
+            assert_eq!(chunks(&all).map(<[()]>::len).collect::<Vec<_>>(), sizes);
+        }
+    }
+
+    #[test]
+    fn a_row_that_was_not_loaded_is_asked_for() {
+        let mut tables = Words::default();
+        assert_eq!(tables.words.get(&key("a")), Err(ApplyError::NotLoaded));
+        assert_eq!(tables.words.edit(&key("b")), Err(ApplyError::NotLoaded));
+        let loads = tables.words.loads().0;
+        assert_eq!(loads[0].sql.matches("(?, ?)").count(), 1, "one statement of each size");
+        assert_eq!(loads.len(), 2);
+        assert_eq!(tables.words.get(&key("a")), Ok(None));
+        assert!(tables.words.loads().0.is_empty());
+    }
+
+    #[test]
+    fn what_a_failed_event_did_is_taken_back() {
+        let mut tables = Words::default();
+        tables.words.put(word("a", 1));
+        tables.words.keep();
+        tables.words.put(word("a", 2));
+        tables.words.edit(&key("a")).unwrap().as_mut().unwrap().count = 3;
+        *tables.words.edit(&key("a")).unwrap() = None;
+        tables.words.put(word("b", 1));
+        tables.words.undo();
+        assert_eq!(tables.words.get(&key("a")), Ok(Some(&word("a", 1))));
+        assert_eq!(tables.words.get(&key("b")), Err(ApplyError::NotLoaded));
+    }
+
+    #[test]
+    fn each_changed_row_is_written_once() {
+        let mut tables = Words::default();
+        for count in 0..5 {
+            tables.words.put(word("a", count));
+        }
+        tables.words.want(key("gone"));
+        tables.words.loads();
+        *tables.words.edit(&key("gone")).unwrap() = None;
+        let writes = tables.words.writes().0;
+        let sql: Vec<_> = writes.iter().map(|statement| statement.sql.as_ref()).collect();
+        assert_eq!(
+            sql,
+            [
+                "INSERT INTO words (word, language, count) VALUES (?, ?, ?) \
+                 ON CONFLICT (word, language) DO UPDATE SET count = excluded.count",
+                "DELETE FROM words WHERE (word, language) IN (VALUES (?, ?))",
+            ]
+        );
+    }
+}

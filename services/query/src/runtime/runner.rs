@@ -28,9 +28,6 @@ const QUEUED_COMMANDS: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// How often the end of the log is looked up while the source does not tell it.
-const HEAD_INTERVAL: Duration = Duration::from_secs(1);
-
 /// How long queries of the old generation may take after a new one has taken over.
 const FAREWELL: Duration = Duration::from_secs(30);
 
@@ -230,7 +227,6 @@ impl<P: Projection> Runner<P> {
         let factory = self.environment.factory.clone();
         let mut feed = Feed::new(factory, log.clone(), settings.batch_size, cursor);
         let mut resume_at: Option<Instant> = None;
-        let mut look_at_head = tokio::time::interval(HEAD_INTERVAL);
         loop {
             let paused = self.shared.progress.borrow().paused;
             if paused {
@@ -248,7 +244,6 @@ impl<P: Projection> Runner<P> {
                     }
                 }
                 _ = sleep_until(resume_at), if !paused && resume_at.is_some() => resume_at = None,
-                _ = look_at_head.tick(), if waiting => self.look_at_head().await,
                 batch = feed.next(), if !waiting => match batch {
                     Ok(batch) => {
                         self.engine().apply(&batch, log.as_ref()).await?;
@@ -313,13 +308,6 @@ impl<P: Projection> Runner<P> {
                 }
                 _ = tokio::time::sleep_until(until) => return false,
             }
-        }
-    }
-
-    async fn look_at_head(&self) {
-        let head = tokio::time::timeout(HEAD_INTERVAL, self.environment.log.head()).await;
-        if let Ok(Ok(head)) = head {
-            self.shared.update(|progress| progress.head = progress.head.max(head));
         }
     }
 

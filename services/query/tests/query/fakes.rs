@@ -527,6 +527,11 @@ pub async fn until_position(host: &Host, position: u64) {
     }
 }
 
+/// The position of the last event that was applied, which the log writes into its time.
+pub fn last_event(status: &ProjectionStatus) -> i32 {
+    status.last_event_time.map_or(0, |time| time.nanos)
+}
+
 /// The live file of a projection.
 pub fn live_file(dir: &tempfile::TempDir, name: &str) -> std::path::PathBuf {
     let pointer = std::fs::read_to_string(dir.path().join(format!("{name}.live"))).unwrap();
