@@ -102,8 +102,8 @@ impl QuerySide {
         self.host.statuses()
     }
 
-    /// Ends open streams, stops the projections at a batch boundary and closes their files.
-    /// Queries fail with UNAVAILABLE afterwards.
+    /// Ends open streams and queries that wait, stops the projections at a batch boundary and
+    /// closes their files. Queries fail with UNAVAILABLE afterwards.
     pub async fn shutdown(&self) {
         self.host.shutdown().await;
     }

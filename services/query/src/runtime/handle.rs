@@ -71,6 +71,8 @@ pub(crate) struct Shared {
     pub progress: watch::Sender<Progress>,
     pub rebuild: watch::Sender<RebuildStatus>,
     pub commands: mpsc::Sender<Command>,
+    /// Becomes true when the service stops.
+    pub stop: watch::Receiver<bool>,
 }
 
 impl Shared {
@@ -148,7 +150,12 @@ impl Handle {
             }
         }
         let wait = max_wait(read);
-        match tokio::time::timeout(wait, progress.wait_for(ready)).await {
+        let mut stop = self.shared.stop.clone();
+        let waited = tokio::select! {
+            waited = tokio::time::timeout(wait, progress.wait_for(ready)) => waited,
+            _ = stop.wait_for(|stop| *stop) => return Err(not_serving()),
+        };
+        match waited {
             Ok(Ok(now)) => Ok(now.clone()),
             Ok(Err(_)) => Err(not_serving()),
             Err(_) => {

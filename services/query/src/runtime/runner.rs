@@ -49,6 +49,7 @@ pub fn start<P: Projection>(environment: &Environment) -> Started {
         progress: watch::Sender::new(Progress::default()),
         rebuild: watch::Sender::new(RebuildStatus::default()),
         commands,
+        stop: environment.stop.clone(),
     });
     let runner = Runner::<P> {
         files: Files::new(&environment.settings.data_dir, P::NAME),

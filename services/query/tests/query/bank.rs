@@ -176,6 +176,25 @@ async fn a_query_that_waited_in_vain_says_how_far_the_projection_is() {
 }
 
 #[tokio::test]
+async fn a_query_that_waits_does_not_hold_up_a_shutdown() {
+    let log = Log::new();
+    log.append("alice", opened("Alice", usd(0)));
+    let bank = Bank::over(log).await;
+    let queries = bank.queries.clone();
+    let (began, beginning) = tokio::sync::oneshot::channel();
+    let reading = tokio::spawn(async move {
+        let mut request = get("alice");
+        request.get_mut().read = read(17, Duration::from_secs(30));
+        began.send(()).unwrap();
+        queries.get_account(request).await
+    });
+    beginning.await.unwrap();
+    bank.host.shutdown().await;
+    let error = answer(reading.await.unwrap()).unwrap_err();
+    assert_eq!((error.code(), error.reason()), (Code::Unavailable, "NOT_SERVING"));
+}
+
+#[tokio::test]
 async fn what_is_not_supported_yet_is_refused() {
     let log = Log::new();
     log.append("alice", opened("Alice", usd(0)));
