@@ -28,6 +28,7 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::enum_variant_names, reason = "that is what the mode is called")]
 enum Command {
     /// Run everything in one process; without a broker, unless --brokers is given
     #[command(after_help = "Example:\n  daybook dev\n  daybook dev --brokers 127.0.0.1:9092")]
