@@ -1,24 +1,30 @@
 //! Everything a caller can get wrong: each has its code and its reason, and records nothing.
 
+use std::fmt::Debug;
+
 use bytes::Bytes;
-use daybook_client::{Daybook as Client, Error, Money};
+use daybook_client::{Daybook as Client, Error, Money, QueryRequest};
 use daybook_contract::bank::v1::command_service_client::CommandServiceClient as BankCommands;
 use daybook_contract::bank::v1::{
-    CloseAccountRequest, DepositRequest, OpenAccountRequest, WithdrawRequest,
+    CloseAccountRequest, DepositRequest, GetAccountRequest, GetDailySummaryRequest,
+    GetYearlyTotalsRequest, ListAccountsRequest, ListTransactionsRequest, OpenAccountRequest,
+    WithdrawRequest,
 };
 use daybook_contract::daybook::v1::command_service_client::CommandServiceClient as AnyCommands;
 use daybook_contract::daybook::v1::event_log_service_client::EventLogServiceClient as EventLog;
 use daybook_contract::daybook::v1::{
-    AppendRequest, CommandContext, ExecuteRequest, GetEventRequest, NewEvent, RawPayload,
-    ReadAllRequest, ReadStreamRequest, SubscribeRequest, get_event_request, new_event,
+    AppendRequest, AsOf, CommandContext, ExecuteRequest, GetEventRequest,
+    ListQuarantinedEventsRequest, NewEvent, RawPayload, ReadAllRequest, ReadContext,
+    ReadStreamRequest, SubscribeRequest, as_of, get_event_request, new_event,
 };
 use daybook_testing::Daybook as Process;
+use futures::TryStreamExt;
 use prost_types::Any;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 use uuid::Uuid;
 
-use crate::common::{Site, channel, error, head, usd};
+use crate::common::{PATIENCE, Site, channel, error, head, usd};
 
 /// A command side with one open account, `ada`, which has 100 USD.
 struct Bank {
@@ -47,7 +53,7 @@ impl Bank {
     }
 
     /// Makes a call that must be refused in this way and record nothing.
-    async fn refuses<T: std::fmt::Debug>(
+    async fn refuses<T: Debug>(
         &self,
         call: impl Future<Output = Result<Response<T>, Status>>,
         code: Code,
@@ -62,7 +68,7 @@ impl Bank {
     }
 
     /// Makes a call whose fields must be refused, exactly these.
-    async fn refuses_fields<T: std::fmt::Debug>(
+    async fn refuses_fields<T: Debug>(
         &self,
         call: impl Future<Output = Result<Response<T>, Status>>,
         fields: &[&str],
@@ -451,4 +457,180 @@ async fn an_actor_that_cannot_be_recorded_is_refused() {
     let mut request = tonic::Request::new(deposit("ada", usd(1)));
     request.metadata_mut().insert("daybook-actor", "x".repeat(65).parse().unwrap());
     bank.refuses_fields(commands.deposit(request), &["daybook-actor"]).await;
+}
+
+/// A whole bank in one process, for what queries refuse.
+struct Queries {
+    client: Client,
+    _process: Process,
+    _site: Site,
+}
+
+impl Queries {
+    async fn open() -> Self {
+        let site = Site::new();
+        let process = site.start("dev", &[]);
+        let client = site.strict_client();
+        let mut last = Default::default();
+        for account in ["ada", "bob"] {
+            let open = client.open_account("Somebody").account_id(account);
+            open.initial_balance(usd(1)).await.unwrap();
+            last = client.deposit(account, usd(1)).await.unwrap();
+        }
+        for query in [client.list_transactions("ada"), client.list_transactions("bob")] {
+            query.after(&last).max_wait(PATIENCE / 3).await.unwrap();
+        }
+        client.get_account("ada").after(&last).max_wait(PATIENCE / 3).await.unwrap();
+        Self { client, _process: process, _site: site }
+    }
+
+    /// Sends a query that must be refused in this way.
+    async fn refuses<Q: QueryRequest + Debug>(&self, query: Q, code: Code, reason: &str) -> Error {
+        let answer = self.client.query(query.clone()).await;
+        let error = answer.err().unwrap_or_else(|| panic!("{query:?} was answered"));
+        assert_eq!((error.code(), error.reason()), (code, reason), "{error}");
+        error
+    }
+
+    /// Sends a query whose fields must be refused, exactly these.
+    async fn refuses_fields<Q: QueryRequest + Debug>(&self, query: Q, fields: &[&str]) {
+        let error = self.refuses(query, Code::InvalidArgument, "INVALID_REQUEST").await;
+        let violations = &error.details().bad_request().unwrap().field_violations;
+        let found: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(found, fields, "{error}");
+    }
+}
+
+fn transactions(account_id: &str) -> ListTransactionsRequest {
+    ListTransactionsRequest { account_id: account_id.into(), ..Default::default() }
+}
+
+fn days(start_date: &str, end_date: &str) -> GetDailySummaryRequest {
+    let (start_date, end_date) = (start_date.into(), end_date.into());
+    GetDailySummaryRequest { start_date, end_date, ..Default::default() }
+}
+
+#[tokio::test]
+async fn a_page_token_belongs_to_its_query() {
+    let queries = Queries::open().await;
+    let query = ListTransactionsRequest { page_size: 1, ..transactions("ada") };
+    let first = queries.client.query(query.clone()).await.unwrap();
+    let token = first.next_page_token;
+    assert!(!token.is_empty());
+    let (code, reason) = (Code::InvalidArgument, "INVALID_PAGE_TOKEN");
+    let with = |page_token: &str| ListTransactionsRequest {
+        page_token: page_token.into(),
+        ..query.clone()
+    };
+    let second = queries.client.query(with(&token)).await.unwrap();
+    assert_eq!(second.transactions.len(), 1);
+    // Another account, another kind, another time, another RPC.
+    let other = ListTransactionsRequest { account_id: "bob".into(), ..with(&token) };
+    queries.refuses(other, code, reason).await;
+    queries.refuses(ListTransactionsRequest { kind: 2, ..with(&token) }, code, reason).await;
+    let start_time = Some(prost_types::Timestamp { seconds: 1, nanos: 0 });
+    queries.refuses(ListTransactionsRequest { start_time, ..with(&token) }, code, reason).await;
+    let accounts = ListAccountsRequest { page_token: token.clone(), ..Default::default() };
+    queries.refuses(accounts, code, reason).await;
+    // Not a token at all, and one that was cut or changed.
+    let half = &token[..token.len() / 2];
+    let changed: String = token.chars().rev().collect();
+    for wrong in ["nonsense", " ", "AAAA", half, &changed, &"A".repeat(1_000)] {
+        queries.refuses(with(wrong), code, reason).await;
+    }
+}
+
+#[tokio::test]
+async fn the_past_and_branches_are_not_supported_yet_in_queries() {
+    let queries = Queries::open().await;
+    for moment in [
+        as_of::Moment::Version(1),
+        as_of::Moment::Position(1),
+        as_of::Moment::Time(prost_types::Timestamp { seconds: 1, nanos: 0 }),
+    ] {
+        let as_of = Some(AsOf { moment: Some(moment) });
+        let read = Some(ReadContext { as_of, ..Default::default() });
+        let query = GetAccountRequest { read, account_id: "ada".into() };
+        queries.refuses(query, Code::Unimplemented, "NOT_SUPPORTED").await;
+    }
+    let read = Some(ReadContext { branch_id: "what-if".into(), ..Default::default() });
+    let query = ListTransactionsRequest { read: read.clone(), ..transactions("ada") };
+    queries.refuses(query, Code::Unimplemented, "NOT_SUPPORTED").await;
+    let query = GetYearlyTotalsRequest { read, year: 2026, ..Default::default() };
+    queries.refuses(query, Code::Unimplemented, "NOT_SUPPORTED").await;
+}
+
+#[tokio::test]
+async fn the_fields_of_queries_are_checked() {
+    let queries = Queries::open().await;
+    let nobody = GetAccountRequest::default();
+    queries.refuses_fields(nobody, &["account_id"]).await;
+    queries.refuses_fields(transactions("a b"), &["account_id"]).await;
+    for page_size in [-1, i32::MIN] {
+        let query = ListTransactionsRequest { page_size, ..transactions("ada") };
+        queries.refuses_fields(query, &["page_size"]).await;
+        let query = ListAccountsRequest { page_size, ..Default::default() };
+        queries.refuses_fields(query, &["page_size"]).await;
+    }
+    let query = ListTransactionsRequest { kind: 99, ..transactions("ada") };
+    queries.refuses_fields(query, &["kind"]).await;
+    let query = ListAccountsRequest { status: -1, ..Default::default() };
+    queries.refuses_fields(query, &["status"]).await;
+    let start_time = Some(prost_types::Timestamp { seconds: i64::MAX, nanos: -1 });
+    let query = ListTransactionsRequest { start_time, ..transactions("ada") };
+    queries.refuses_fields(query, &["start_time"]).await;
+
+    queries.refuses_fields(days("", ""), &["start_date"]).await;
+    for date in ["yesterday", "2026-13-01", "2026-02-30", "2026-2-3", "26-01-01"] {
+        queries.refuses_fields(days(date, ""), &["start_date"]).await;
+        queries.refuses_fields(days("2026-01-01", date), &["end_date"]).await;
+    }
+    queries.refuses_fields(days("2026-01-02", "2026-01-01"), &["end_date"]).await;
+    queries.refuses_fields(days("2025-01-01", "2026-01-02"), &["end_date"]).await;
+    queries.client.query(days("2024-01-01", "2024-12-31")).await.unwrap();
+    for year in [0, 1969, 10_000, -1] {
+        let query = GetYearlyTotalsRequest { year, ..Default::default() };
+        queries.refuses_fields(query, &["year"]).await;
+    }
+    let wait = |seconds| ReadContext {
+        min_position: 1,
+        max_wait: Some(prost_types::Duration { seconds, nanos: 0 }),
+        ..Default::default()
+    };
+    for seconds in [-1, i64::MAX] {
+        let query = GetAccountRequest { read: Some(wait(seconds)), account_id: "ada".into() };
+        queries.refuses_fields(query, &["read.max_wait"]).await;
+    }
+    let (code, reason) = (Code::NotFound, "ACCOUNT_NOT_FOUND");
+    let error = queries
+        .refuses(GetAccountRequest { account_id: "cyd".into(), ..Default::default() }, code, reason)
+        .await;
+    assert_eq!(error.details().resource_info().unwrap().resource_name, "cyd");
+    queries.refuses(transactions("cyd"), code, reason).await;
+}
+
+#[tokio::test]
+async fn projections_that_do_not_exist_are_not_found_in_every_call() {
+    let queries = Queries::open().await;
+    let projections = queries.client.projections();
+    let name = "nothing";
+    let listed = ListQuarantinedEventsRequest { name: name.into(), ..Default::default() };
+    let errors = [
+        projections.get(name).await.unwrap_err(),
+        projections.rebuild(name).await.unwrap_err(),
+        projections.watch_rebuild(name).try_collect::<Vec<_>>().await.unwrap_err(),
+        projections.pause(name).await.unwrap_err(),
+        projections.resume(name).await.unwrap_err(),
+        projections.quarantine(listed).await.unwrap_err(),
+        projections.retry(name, "bank.account-ada").await.unwrap_err(),
+        projections.skip(name, 1).await.unwrap_err(),
+    ];
+    for error in errors {
+        let found = (error.code(), error.reason());
+        assert_eq!(found, (Code::NotFound, "PROJECTION_NOT_FOUND"), "{error}");
+    }
+    let empty = projections.get("").await.unwrap_err();
+    assert_eq!((empty.code(), empty.reason()), (Code::InvalidArgument, "INVALID_REQUEST"));
+    let none = projections.skip("account_balance", 77).await.unwrap_err();
+    assert_eq!((none.code(), none.reason()), (Code::NotFound, "QUARANTINED_EVENT_NOT_FOUND"));
 }

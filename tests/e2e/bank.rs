@@ -185,7 +185,7 @@ async fn a_session_reads_its_writes(client: &Client) {
 
 async fn queries_that_cannot_be_answered(client: &Client) {
     let unknown = client.get_account("nobody").await.unwrap_err();
-    assert_eq!((unknown.code(), unknown.reason()), (Code::NotFound, "NOT_FOUND"));
+    assert_eq!((unknown.code(), unknown.reason()), (Code::NotFound, "ACCOUNT_NOT_FOUND"));
     let beyond = head(client).await + 1000;
     let early = client.get_account("ada").min_position(beyond).max_wait(Duration::from_millis(20));
     let early = early.await.unwrap_err();

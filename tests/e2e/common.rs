@@ -34,6 +34,12 @@ impl Site {
         Process::start(binary, mode, self.data.path(), self.ports, more)
     }
 
+    /// Starts it without waiting.
+    pub fn spawn(&self, mode: &str, more: &[&str]) -> Process {
+        let binary = env!("CARGO_BIN_EXE_daybook");
+        Process::spawn(binary, mode, self.data.path(), self.ports, more)
+    }
+
     /// A client that retries.
     pub fn client(&self) -> Client {
         self.client_with_attempts(5)

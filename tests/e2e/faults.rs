@@ -6,7 +6,6 @@ use std::process::Command;
 use daybook_client::Daybook as Client;
 use daybook_contract::daybook::v1::ReadAllRequest;
 use daybook_contract::daybook::v1::ReadStreamRequest;
-use daybook_testing::Daybook as Process;
 use futures::TryStreamExt;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
@@ -125,8 +124,7 @@ async fn a_log_with_a_damaged_end_is_not_opened() {
         two_accounts(&site.client()).await;
         assert!(process.terminate().success());
         tamper(site.data.path(), sql).await;
-        let binary = env!("CARGO_BIN_EXE_daybook");
-        let mut process = Process::spawn(binary, "command", site.data.path(), site.ports, &[]);
+        let mut process = site.spawn("command", &[]);
         assert!(!process.wait().success(), "opened after {sql}");
         assert!(process.log_lines().contains(part), "{}", process.log_lines());
     }

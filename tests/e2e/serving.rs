@@ -206,8 +206,7 @@ async fn a_taken_port_is_reported_with_the_flag_that_changes_it() {
             _ => site.ports.http,
         };
         let _taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
-        let binary = env!("CARGO_BIN_EXE_daybook");
-        let mut process = Process::spawn(binary, mode, site.data.path(), site.ports, &[]);
+        let mut process = site.spawn(mode, &[]);
         assert!(!process.wait().success());
         let lines = process.log_lines();
         assert!(lines.contains(flag) && lines.contains(&port.to_string()), "{lines}");
@@ -262,8 +261,7 @@ fn a_setting_that_cannot_be_is_refused_at_the_start() {
         (["--log-format", "xml"], "log_format"),
         (["--log-filter", "=,="], "log_filter"),
     ] {
-        let binary = env!("CARGO_BIN_EXE_daybook");
-        let mut process = Process::spawn(binary, "command", site.data.path(), site.ports, &flags);
+        let mut process = site.spawn("command", &flags);
         assert!(!process.wait().success());
         assert!(process.log_lines().contains(part), "{}", process.log_lines());
     }

@@ -1,0 +1,165 @@
+//! Somebody writes to the topic what nobody understands.
+
+use std::time::Duration;
+
+use daybook_client::Daybook as Client;
+use daybook_contract::bank::v1::AccountOpened;
+use daybook_contract::daybook::v1::{
+    ListQuarantinedEventsRequest, QuarantinedEvent, RecordedEvent, recorded_event,
+};
+use daybook_testing::{Broker, eventually, http_get, unique};
+use prost::Message;
+use prost_types::{Any, Timestamp};
+use rdkafka::ClientConfig;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use tonic::Code;
+
+use crate::common::{PATIENCE, Site, everything, usd};
+use crate::ledger::Ledger;
+
+/// How long a query may wait for a position here: a guard against hanging.
+const WAIT: Duration = Duration::from_secs(20);
+
+const PROJECTIONS: [&str; 3] = ["account_balance", "account_transactions", "daily_summary"];
+
+/// A record of a stream that the log does not know.
+fn foreign(version: u64, name: &str, message: &AccountOpened) -> Vec<u8> {
+    let type_url = format!("type.googleapis.com/bank.v1.{name}");
+    RecordedEvent {
+        event_id: uuid::Uuid::now_v7().to_string(),
+        aggregate_type: "bank.account".into(),
+        aggregate_id: "mallory".into(),
+        version,
+        position: version,
+        event_name: name.into(),
+        event_version: 1,
+        recorded_time: Some(Timestamp { seconds: 1_795_000_000, nanos: 0 }),
+        payload: Some(recorded_event::Payload::Event(Any {
+            type_url,
+            value: message.encode_to_vec(),
+        })),
+        ..Default::default()
+    }
+    .encode_to_vec()
+}
+
+async fn write(producer: &FutureProducer, topic: &str, partition: i32, payload: &[u8]) {
+    let record = FutureRecord::<str, [u8]>::to(topic).partition(partition).payload(payload);
+    producer.send(record, PATIENCE).await.unwrap();
+}
+
+async fn quarantine(client: &Client, name: &str) -> Vec<QuarantinedEvent> {
+    let request = ListQuarantinedEventsRequest { name: name.into(), ..Default::default() };
+    client.projections().quarantine(request).await.unwrap().events
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_on_the_topic_is_set_aside_and_everybody_else_goes_on() {
+    let broker = Broker::shared().await;
+    let prefix = format!("{}-", unique("poison"));
+    let flags = ["--brokers", &broker.bootstrap, "--topic-prefix", &prefix];
+    let site = Site::new();
+    let _command = site.start("command", &flags);
+    let reader = Site { ports: site.ports.beside(), ..Site::new() };
+    let mut query = reader.start("query", &flags);
+    let client = site.client();
+    let mut last = Default::default();
+    for n in 0..24 {
+        let open = client.open_account("Ada").account_id(format!("a{n}"));
+        last = open.initial_balance(usd(10)).await.unwrap();
+    }
+    client.get_account("a0").after(&last).max_wait(WAIT).await.unwrap();
+
+    let topic = format!("{prefix}bank-events");
+    let producer: FutureProducer =
+        ClientConfig::new().set("bootstrap.servers", &broker.bootstrap).create().unwrap();
+    let opened = AccountOpened {
+        owner_name: "Mallory".into(),
+        initial_balance: Some(usd(66)),
+        opened_time: None,
+    };
+    // Garbage, nothing at all, an event that nobody knows with one that waits behind it, and one
+    // whose earlier events nobody has.
+    write(&producer, &topic, 0, &[0xff; 40]).await;
+    write(&producer, &topic, 1, b"").await;
+    write(&producer, &topic, 2, &foreign(1, "Teleported", &AccountOpened::default())).await;
+    write(&producer, &topic, 2, &foreign(2, "AccountOpened", &opened)).await;
+    write(&producer, &topic, 3, &foreign(9, "AccountOpened", &opened)).await;
+
+    for n in 0..24 {
+        last = client.deposit(format!("a{n}"), usd(1)).await.unwrap();
+    }
+    for n in 0..24 {
+        let query = client.get_account(format!("a{n}")).after(&last).max_wait(WAIT);
+        assert_eq!(query.await.unwrap().account.unwrap().balance, Some(usd(11)));
+    }
+    let log = everything(&client).await;
+    Ledger::of(&log).is_projected_by(&client).await;
+    for name in PROJECTIONS {
+        let all = || async {
+            let found = quarantine(&client, name).await;
+            (found.len() == 5).then_some(found)
+        };
+        let found = eventually(PATIENCE, all).await;
+        let no_events: Vec<&str> = found
+            .iter()
+            .filter(|event| event.stream.is_empty())
+            .map(|event| event.source.as_str())
+            .collect();
+        assert_eq!(no_events.len(), 3, "{found:#?}");
+        assert!(no_events.iter().all(|source| source.starts_with(&topic)), "{no_events:?}");
+        let mallory: Vec<u64> = found
+            .iter()
+            .filter(|event| event.stream == "bank.account-mallory")
+            .map(|event| event.version)
+            .collect();
+        assert_eq!(mallory, [1, 2]);
+        assert!(found.iter().all(|event| !event.problem.is_empty()));
+        let status = client.projections().get(name).await.unwrap();
+        assert_eq!(status.quarantined_events, 5);
+    }
+    let (code, ready) = http_get(reader.ports.http, "/readyz").unwrap();
+    assert!(code == 200 && ready.contains("quarantine"), "{code}: {ready}");
+
+    // It is all still there after a crash, and no record comes twice.
+    query.kill();
+    let _query = reader.start("query", &flags);
+    mend(&client).await;
+    Ledger::of(&log).projections_settle(&client).await;
+}
+
+/// Tries again, which does not help, then gives up one after the other.
+async fn mend(client: &Client) {
+    let projections = client.projections();
+    for name in PROJECTIONS {
+        let found = quarantine(client, name).await;
+        assert_eq!(found.len(), 5, "{found:#?}");
+        let retried = projections.retry(name, "bank.account-mallory").await.unwrap();
+        assert_eq!((retried.applied_events, retried.remaining_events), (0, 2));
+        let of = |version| {
+            let mine = |event: &&QuarantinedEvent| {
+                event.stream == "bank.account-mallory" && event.version == version
+            };
+            found.iter().find(mine).unwrap().quarantine_id
+        };
+        // Not the one that waits.
+        let early = projections.skip(name, of(2)).await.unwrap_err();
+        assert_eq!(early.code(), Code::FailedPrecondition, "{early}");
+        let skipped = projections.skip(name, of(1)).await.unwrap();
+        assert_eq!((skipped.applied_events, skipped.remaining_events), (1, 0), "{name}");
+        for event in found.iter().filter(|event| event.stream.is_empty()) {
+            projections.skip(name, event.quarantine_id).await.unwrap();
+        }
+        assert_eq!(quarantine(client, name).await, []);
+        assert_eq!(projections.get(name).await.unwrap().quarantined_events, 0);
+        let gone = projections.skip(name, of(1)).await.unwrap_err();
+        assert_eq!((gone.code(), gone.reason()), (Code::NotFound, "QUARANTINED_EVENT_NOT_FOUND"));
+    }
+    // What waited behind the poison has been applied.
+    let mallory = client.get_account("mallory").await.unwrap().account.unwrap();
+    assert_eq!((mallory.balance, mallory.version), (Some(usd(66)), 2));
+    // A rebuild reads the log, which knows nothing of it.
+    projections.rebuild("account_balance").await.unwrap();
+    let gone = || async { client.get_account("mallory").await.err() };
+    assert_eq!(eventually(PATIENCE, gone).await.code(), Code::NotFound);
+}
