@@ -200,13 +200,14 @@ impl Pipe for CommandPipe {
     }
 }
 
-/// Opens the accounts of a load. Answers with the position of the last.
+/// Opens the accounts of a load. Answers with the highest position: that of the last command may
+/// be lower, since only the commands of one account keep their order.
 pub async fn open_accounts(url: &str) -> Result<u64> {
     let mut pipe = CommandPipe::open(url, 0).await?;
     let (mut opened, mut position) = (0, 0);
     for number in 0..ACCOUNTS {
         if number - opened == WINDOW as u64 {
-            position = pipe.receipt().await?.position;
+            position = position.max(pipe.receipt().await?.position);
             opened += 1;
         }
         let request = OpenAccountRequest {
@@ -218,10 +219,9 @@ pub async fn open_accounts(url: &str) -> Result<u64> {
         pipe.command("bank.v1.OpenAccountRequest", &request)?;
     }
     while opened < ACCOUNTS {
-        position = pipe.receipt().await?.position;
+        position = position.max(pipe.receipt().await?.position);
         opened += 1;
     }
-    ensure!(position >= ACCOUNTS, "{ACCOUNTS} accounts end at position {position}");
     Ok(position)
 }
 
