@@ -15,6 +15,10 @@ pub const MAX_GROUP_BYTES: usize = 8 * 1024 * 1024;
 /// The most submissions that wait for the writer; more are refused as overload.
 pub const MAX_QUEUED_SUBMISSIONS: usize = 16 * 1024;
 
+/// The most submissions that wait for their streams to be loaded; beyond that, nothing more is
+/// taken from the queue, so that its limit goes on meaning something while a load is slow.
+pub const MAX_PARKED_SUBMISSIONS: usize = 4 * MAX_GROUP_SUBMISSIONS;
+
 /// The most events of one read: bounds the memory of a page.
 pub const MAX_READ_EVENTS: usize = 500;
 

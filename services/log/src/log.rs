@@ -145,7 +145,7 @@ impl EventLog {
             last_stream_id: info.last_stream_id,
             last_time,
         });
-        let writer = std::sync::Mutex::new(Some(tokio::spawn(writer.run())));
+        let writer = std::sync::Mutex::new(Some(tokio::spawn(run(writer, shared.clone()))));
         Ok(Self { inner: Arc::new(Inner { queue, reader, shared, info, writer }) })
     }
 
@@ -269,6 +269,13 @@ impl EventLog {
         if let Some(writer) = writer {
             let _ = writer.await;
         }
+    }
+}
+
+/// Runs the writer. Should it end by a fault of its own, the log has stopped, and says so.
+async fn run(writer: Writer, shared: Arc<Shared>) {
+    if let Err(error) = tokio::spawn(writer.run()).await {
+        shared.stopped(Error::Stopped { problem: format!("the writer has ended: {error}") });
     }
 }
 

@@ -229,6 +229,8 @@ pub struct SqliteWriter {
 /// What an error of SQLite means for a group.
 enum Failure {
     Full,
+    /// A constraint did not hold: nothing of the group was committed.
+    Refused(String),
     Fatal(String),
     Other(String),
 }
@@ -310,19 +312,27 @@ impl StorageWriter for SqliteWriter {
             let Err(error) = self.try_commit(group).await else { return Ok(()) };
             warn!(%error, events = group.events.len(), "a group could not be committed");
             let failure = classify(&error);
-            if let Failure::Fatal(problem) = failure {
-                // After a failed fsync the page cache may show what the disk does not have: even a
-                // look at the store proves nothing.
-                self.connection = None;
-                return Err(Error::Stopped { problem });
+            match failure {
+                Failure::Fatal(problem) => {
+                    // After a failed fsync the page cache may show what the disk does not have:
+                    // even a look at the store proves nothing.
+                    self.connection = None;
+                    return Err(Error::Stopped { problem });
+                }
+                Failure::Refused(problem) => {
+                    // What is in the way is in the store already, so a look would mislead.
+                    self.connection = None;
+                    return Err(Error::NotWritten { problem });
+                }
+                Failure::Full | Failure::Other(_) => {}
             }
             match self.was_committed(group).await {
                 Ok(true) => Ok(()),
                 Ok(false) => Err(match failure {
                     Failure::Full => Error::DiskFull,
-                    Failure::Other(problem) | Failure::Fatal(problem) => {
-                        Error::NotWritten { problem }
-                    }
+                    Failure::Other(problem)
+                    | Failure::Refused(problem)
+                    | Failure::Fatal(problem) => Error::NotWritten { problem },
                 }),
                 Err(second) => Err(Error::Stopped { problem: format!("{error}; then {second}") }),
             }
@@ -350,6 +360,7 @@ fn classify(error: &sqlx::Error) -> Failure {
         .and_then(|code| code.parse::<i32>().ok());
     match code.map(|code| code & 0xff) {
         Some(13) => Failure::Full,
+        Some(19) => Failure::Refused(error.to_string()),
         // IOERR, CORRUPT, CANTOPEN, NOTADB: the file is not what it should be.
         Some(10 | 11 | 14 | 26) => Failure::Fatal(error.to_string()),
         _ => Failure::Other(error.to_string()),

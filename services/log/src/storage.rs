@@ -1,5 +1,5 @@
 //! The storage port: what the log needs of a database. SQLite is one; the contract suite in
-//! `tests/contract.rs` runs over every one.
+//! `tests/log/storage_contract.rs` runs over every one.
 
 use bytes::Bytes;
 use futures::future::BoxFuture;

@@ -23,8 +23,8 @@ use tracing::{error, info};
 use uuid::Uuid;
 
 use crate::limits::{
-    MAX_EVENTS_PER_SUBMISSION, MAX_GROUP_BYTES, MAX_GROUP_SUBMISSIONS, MAX_READ_EVENTS,
-    MAX_RECORD_BYTES, RECENT_REQUESTS,
+    MAX_EVENTS_PER_SUBMISSION, MAX_GROUP_BYTES, MAX_GROUP_SUBMISSIONS, MAX_PARKED_SUBMISSIONS,
+    MAX_READ_EVENTS, MAX_RECORD_BYTES, RECENT_REQUESTS,
 };
 use crate::log::Shared;
 use crate::record::{self, Envelope, stream_name};
@@ -38,6 +38,9 @@ const MAX_LOOKUPS: usize = 4;
 
 /// How long a moved published mark waits for a group to go with, before it is written alone.
 const PUBLISHED_DELAY: Duration = Duration::from_secs(1);
+
+/// What is said of a command whose domain has a fault.
+const PANICKED: &str = "the code of the domain panicked; its message is in the server's log";
 
 type Reply = oneshot::Sender<Result<Receipt, Error>>;
 
@@ -90,6 +93,7 @@ pub(crate) struct Writer {
     recent: LruCache<Uuid, (RequestKey, Result<Receipt, Error>)>,
     ready: VecDeque<Job>,
     parked: HashMap<String, Vec<Job>>,
+    parked_jobs: usize,
     lookups: FuturesOrdered<BoxFuture<'static, Looked>>,
     loads: FuturesUnordered<BoxFuture<'static, Loaded>>,
     committing: Option<Committing>,
@@ -140,6 +144,7 @@ impl Writer {
             recent: LruCache::new(recent),
             ready: VecDeque::new(),
             parked: HashMap::new(),
+            parked_jobs: 0,
             lookups: FuturesOrdered::new(),
             loads: FuturesUnordered::new(),
             committing: None,
@@ -184,7 +189,9 @@ impl Writer {
     }
 
     async fn next(&mut self, buffer: &mut Vec<Message>, open: bool) -> Happening {
-        let room = self.ready.len() < MAX_GROUP_SUBMISSIONS && self.lookups.len() < MAX_LOOKUPS;
+        let room = self.ready.len() < MAX_GROUP_SUBMISSIONS
+            && self.lookups.len() < MAX_LOOKUPS
+            && self.parked_jobs < MAX_PARKED_SUBMISSIONS;
         let mark_moved = self.shared.published() > self.published && self.stopped.is_none();
         let committing = self.committing.is_some();
         tokio::select! {
@@ -227,7 +234,8 @@ impl Writer {
         let unknown: Vec<Uuid> = jobs
             .iter()
             .filter_map(|job| job.submission.request)
-            .filter(|request| !self.recent.contains(&request.id))
+            // `get` also keeps the answer in memory until the request is decided.
+            .filter(|request| self.recent.get(&request.id).is_none())
             .map(|request| request.id)
             .collect();
         if unknown.is_empty() && self.lookups.is_empty() {
@@ -281,6 +289,7 @@ impl Writer {
             let stream = job.submission.stream.to_string();
             if let Some(parked) = self.parked.get_mut(&stream) {
                 parked.push(job);
+                self.parked_jobs += 1;
                 continue;
             }
             let folder = job.submission.decider.folder();
@@ -300,6 +309,7 @@ impl Writer {
             };
             when.insert(stream.clone(), folder);
             self.parked.insert(stream, vec![job]);
+            self.parked_jobs += 1;
         }
         if !cold.is_empty() {
             self.loads.push(Box::pin(load(self.reader.clone(), cold)));
@@ -309,6 +319,7 @@ impl Writer {
     fn unpark(&mut self, loaded: Loaded) {
         for (stream, result) in loaded {
             let jobs = self.parked.remove(&stream).unwrap_or_default();
+            self.parked_jobs -= jobs.len();
             match result {
                 Ok(entry) => {
                     self.streams.put(stream, entry);
@@ -510,12 +521,7 @@ impl Writer {
     fn panicked(&mut self, stream: &str, position: u64) -> Error {
         error!(%stream, "the code of the domain panicked");
         self.forget(&HashSet::from([stream.to_owned()]));
-        Error::NotUnderstood {
-            position,
-            stream: stream.to_owned(),
-            problem: "the code of the domain panicked; its message is in the server's log"
-                .to_owned(),
-        }
+        Error::NotUnderstood { position, stream: stream.to_owned(), problem: PANICKED.to_owned() }
     }
 
     fn with_published(&self, mut group: Group) -> Group {
@@ -747,10 +753,11 @@ async fn load_one(
                     ),
                 });
             }
-            folder.fold(&mut state, &event).map_err(|problem| Error::NotUnderstood {
-                position: record.position,
-                stream: stream.to_owned(),
-                problem,
+            // As with decisions: a fault in the code of a domain concerns its stream alone.
+            let done = catch_unwind(AssertUnwindSafe(|| folder.fold(&mut state, &event)));
+            done.unwrap_or_else(|_| Err(PANICKED.to_owned())).map_err(|problem| {
+                let (position, stream) = (record.position, stream.to_owned());
+                Error::NotUnderstood { position, stream, problem }
             })?;
             folded = event.version;
         }

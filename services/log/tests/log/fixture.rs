@@ -20,6 +20,8 @@ pub enum Ask {
     Panic,
     /// Record one event of this many bytes.
     Bytes(usize),
+    /// Record one event that panics when it is folded from the storage.
+    Poison,
 }
 
 struct Counter {
@@ -28,6 +30,9 @@ struct Counter {
 }
 
 struct Sum;
+
+/// The content type of an event on which the fold panics.
+const FAULTY: &str = "application/fault";
 
 impl Folder for Sum {
     fn empty(&self) -> State {
@@ -38,6 +43,7 @@ impl Folder for Sum {
         let Some(recorded_event::Payload::Raw(raw)) = &event.payload else {
             return Err("not a number".into());
         };
+        assert!(raw.content_type != FAULTY, "a fault of the domain in the fold");
         let text = std::str::from_utf8(&raw.data).map_err(|error| error.to_string())?;
         let number: i64 = text.trim().parse().map_err(|_| format!("{text:?} is no number"))?;
         *state.downcast_mut::<i64>().unwrap() += number;
@@ -54,6 +60,10 @@ impl Decider for Counter {
         let sum = *state.unwrap().downcast_ref::<i64>().unwrap();
         let padding = match &self.ask {
             Ask::Panic => panic!("a fault of the domain"),
+            Ask::Poison => {
+                self.decided = vec![0];
+                0
+            }
             Ask::Bytes(bytes) => {
                 self.decided = vec![0];
                 *bytes
@@ -71,7 +81,10 @@ impl Decider for Counter {
             name: "Added".into(),
             version: 1,
             payload: Payload::Raw {
-                content_type: "text/plain".into(),
+                content_type: match &self.ask {
+                    Ask::Poison => FAULTY.into(),
+                    _ => "text/plain".into(),
+                },
                 data: format!("{number}{}", " ".repeat(padding)).into(),
             },
         };

@@ -152,6 +152,47 @@ async fn a_fault_of_the_domain_fails_one_submission_only() {
 }
 
 #[tokio::test]
+async fn a_fault_of_the_domain_while_loading_concerns_its_stream_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir).await;
+    log.submit(submission("a", Ask::Poison, None)).await.unwrap();
+    log.close().await;
+    drop(log);
+    let log = open(&dir).await;
+    let fault = add(&log, "a", 1).await;
+    assert!(matches!(fault, Err(Error::NotUnderstood { position: 1, .. })), "{fault:?}");
+    assert_eq!(add(&log, "b", 1).await.unwrap().version, 1, "the others go on");
+    assert!(add(&log, "a", 1).await.is_err(), "and it fails each time");
+}
+
+/// A storage whose commit panics.
+struct Panicking;
+
+impl StorageWriter for Panicking {
+    fn commit<'a>(&'a mut self, _: &'a Group) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async { panic!("a fault of the storage") })
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async {})
+    }
+}
+
+#[tokio::test]
+async fn a_writer_that_ends_by_a_fault_of_its_own_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { directory: dir.path().into(), max_pages: None };
+    let opened = sqlite::open(options).await.unwrap();
+    let cached = NonZeroUsize::new(100).unwrap();
+    let log = EventLog::start(opened.info, Box::new(Panicking), Arc::new(opened.reader), cached);
+    let log = log.await.unwrap();
+    assert!(add(&log, "a", 1).await.is_err());
+    let mut stopped = log.stopped();
+    stopped.wait_for(Option::is_some).await.unwrap();
+    assert!(matches!(add(&log, "a", 1).await, Err(Error::Stopped { .. })));
+}
+
+#[tokio::test]
 async fn what_is_beyond_a_limit_is_refused_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(&dir).await;
