@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use daybook_testing::{Broker, Ports};
 
@@ -203,7 +203,7 @@ impl Bench {
         let position = open_accounts(&system.ports.command_url()).await?;
         let (command, query) = (system.ports.command_url(), system.ports.query_url());
         let mut client = WriteAndRead::connect(&command, &query).await?;
-        client.reached(position).await?;
+        client.reached(position).await.with_context(|| system.log_lines())?;
         for (waiting, with) in
             [(Waiting::MinPosition, "min_position"), (Waiting::Polling, "polling")]
         {

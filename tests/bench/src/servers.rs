@@ -101,4 +101,9 @@ impl System {
     pub fn ids(&self) -> Vec<u32> {
         self.processes.iter().map(Daybook::id).collect()
     }
+
+    /// What its processes printed.
+    pub fn log_lines(&self) -> String {
+        self.processes.iter().map(Daybook::log_lines).collect()
+    }
 }
