@@ -11,6 +11,7 @@ use daybook_testing::{Broker, eventually, http_get, unique};
 use prost::Message;
 use prost_types::{Any, Timestamp};
 use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use tonic::Code;
 
@@ -43,8 +44,18 @@ fn foreign(version: u64, name: &str, message: &AccountOpened) -> Vec<u8> {
     .encode_to_vec()
 }
 
-async fn write(producer: &FutureProducer, topic: &str, partition: i32, payload: &[u8]) {
-    let record = FutureRecord::<str, [u8]>::to(topic).partition(partition).payload(payload);
+/// Writes a record in the name of a store: readers take no event without one.
+async fn write(
+    producer: &FutureProducer,
+    (topic, partition): (&str, i32),
+    payload: &[u8],
+    store_id: &str,
+) {
+    let header = Header { key: "daybook_store_id", value: Some(store_id) };
+    let record = FutureRecord::<str, [u8]>::to(topic)
+        .partition(partition)
+        .payload(payload)
+        .headers(OwnedHeaders::new().insert(header));
     producer.send(record, PATIENCE).await.unwrap();
 }
 
@@ -80,11 +91,13 @@ async fn poison_on_the_topic_is_set_aside_and_everybody_else_goes_on() {
     };
     // Garbage, nothing at all, an event that nobody knows with one that waits behind it, and one
     // whose earlier events nobody has.
-    write(&producer, &topic, 0, &[0xff; 40]).await;
-    write(&producer, &topic, 1, b"").await;
-    write(&producer, &topic, 2, &foreign(1, "Teleported", &AccountOpened::default())).await;
-    write(&producer, &topic, 2, &foreign(2, "AccountOpened", &opened)).await;
-    write(&producer, &topic, 3, &foreign(9, "AccountOpened", &opened)).await;
+    let store = client.events().info().await.unwrap().store_id;
+    let unknown = foreign(1, "Teleported", &AccountOpened::default());
+    write(&producer, (&topic, 0), &[0xff; 40], &store).await;
+    write(&producer, (&topic, 1), b"", &store).await;
+    write(&producer, (&topic, 2), &unknown, &store).await;
+    write(&producer, (&topic, 2), &foreign(2, "AccountOpened", &opened), &store).await;
+    write(&producer, (&topic, 3), &foreign(9, "AccountOpened", &opened), &store).await;
 
     for n in 0..24 {
         last = client.deposit(format!("a{n}"), usd(1)).await.unwrap();

@@ -107,7 +107,7 @@ fn begin(
 ) -> Result<Partition, Error> {
     let Some(known) = known else {
         let unproved = first > 0;
-        return Ok(Partition { next_offset: first, watermark: 0, unproved, foreign_seen: false });
+        return Ok(Partition::new(first, 0, unproved));
     };
     let next_offset = known.next_offset;
     if next_offset < first || next_offset > end {
@@ -115,8 +115,7 @@ fn begin(
             "{topic}/{partition} has offsets {first} to {end}, and {next_offset} is wanted"
         )));
     }
-    let watermark = known.watermark;
-    Ok(Partition { next_offset, watermark, unproved: false, foreign_seen: false })
+    Ok(Partition::new(next_offset, known.watermark, false))
 }
 
 /// Whether some partition has records at or after the expected offsets. Blocks.

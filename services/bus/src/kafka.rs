@@ -3,14 +3,22 @@
 //! A reader owns its partitions by manual assignment and begins where its own cursor says: the
 //! broker's consumer groups and offsets play no part. Its position is the least watermark over all
 //! partitions of all its topics; events do not move it.
+//!
+//! Anybody may write to a topic. What counts is what our store has signed with its header: a record
+//! of another store, or an event that no store has signed, is dropped and counted in
+//! `daybook_foreign_records_total`, since it would take the place of the true event with its
+//! version. A record without the header that cannot be an event is handed on all the same, so that
+//! the reader keeps it as evidence.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use daybook_contract::daybook::v1::RecordedEvent;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
+use prost::Message as _;
 use rdkafka::consumer::StreamConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
@@ -32,8 +40,8 @@ pub struct KafkaSourceConfig {
     pub kafka: Kafka,
     /// The topics to read.
     pub topics: Vec<String>,
-    /// The id of the store whose events are wanted. Those of other stores are dropped. `None`
-    /// takes the events of any store, for a reader that does not know yet.
+    /// The id of the store whose events are wanted; others are dropped. `None` takes the events of
+    /// any store, for a reader that does not know yet.
     pub store_id: Option<String>,
     /// The most records in a batch.
     pub max_batch: usize,
@@ -132,6 +140,8 @@ pub(crate) struct Partition {
     pub unproved: bool,
     /// A record of another store has been reported.
     pub foreign_seen: bool,
+    /// An event without a store has been reported.
+    pub unsigned_seen: bool,
 }
 
 impl Source for KafkaSource {
@@ -283,13 +293,10 @@ impl Reader {
         }
         partition.next_offset = message.offset() + 1;
         let origin = origin(&message);
-        if store_id.is_some() && !is_ours {
+        if !is_ours && (store_id.is_some() || is_event(payload)) {
             metrics::counter!("daybook_foreign_records_total", "topic" => message.topic().to_owned())
                 .increment(1);
-            if !partition.foreign_seen {
-                partition.foreign_seen = true;
-                warn!(%origin, store_id, "dropped a record of another store; more are not reported");
-            }
+            partition.report_foreign(&origin, store_id);
             return Ok(());
         }
         self.records.push(Record { bytes: Bytes::copy_from_slice(payload), origin });
@@ -336,6 +343,10 @@ impl Reader {
 }
 
 impl Partition {
+    pub fn new(next_offset: i64, watermark: u64, unproved: bool) -> Self {
+        Self { next_offset, watermark, unproved, foreign_seen: false, unsigned_seen: false }
+    }
+
     /// Sees whether the reader knows what was deleted before the first record: at most the events
     /// up to `deleted`, since the records of a partition come in order of position, and what was
     /// repeated comes again later.
@@ -354,6 +365,25 @@ impl Partition {
         }
         self.unproved = false;
         Ok(())
+    }
+
+    /// Reports a dropped record, the first of its kind: somebody may write many.
+    fn report_foreign(&mut self, origin: &str, store_id: Option<&str>) {
+        let seen = match store_id {
+            Some(_) => &mut self.foreign_seen,
+            None => &mut self.unsigned_seen,
+        };
+        if std::mem::replace(seen, true) {
+            return;
+        }
+        match store_id {
+            Some(store_id) => {
+                warn!(%origin, store_id, "dropped a record of another store; more are not reported");
+            }
+            None => {
+                warn!(%origin, "dropped an event without a store id; more are not reported");
+            }
+        }
     }
 }
 
@@ -375,6 +405,12 @@ fn trouble(error: &KafkaError) -> Result<(), Error> {
         Some(AllBrokersDown) => Err(unavailable(&"no broker answers")),
         _ => Err(unavailable(error)),
     }
+}
+
+/// Whether a reader might take these bytes for an event or a watermark. No bytes at all are an
+/// empty message, and nobody's event.
+fn is_event(payload: &[u8]) -> bool {
+    !payload.is_empty() && RecordedEvent::decode(payload).is_ok()
 }
 
 fn origin(message: &BorrowedMessage<'_>) -> String {
