@@ -5,6 +5,7 @@ mod bank;
 mod cli;
 mod common;
 mod faults;
+mod health;
 mod idempotency;
 mod old_events;
 mod reading;

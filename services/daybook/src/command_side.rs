@@ -95,7 +95,10 @@ impl Health for CommandHealth {
     fn reports(&self) -> Vec<Report> {
         let log = match self.log.stopped().borrow().as_ref() {
             Some(error) => Report::down("log", error.to_string()),
-            None => Report::working("log", ""),
+            None => {
+                let problem = self.log.write_problem().map(|error| error.to_string());
+                Report::working("log", problem.unwrap_or_default())
+            }
         };
         let mut reports = vec![log];
         if self.publishing.publishing() {

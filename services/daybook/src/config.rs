@@ -1,13 +1,15 @@
 //! Settings, in layers: flag over environment over file over default.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use daybook_cli::Format as Output;
-use figment::Figment;
-use figment::providers::{Env, Format, Serialized, Toml};
+use figment::providers::{Format, Serialized, Toml};
+use figment::value::{Dict, Map, Value};
+use figment::{Figment, Metadata, Profile, Provider};
 use serde::{Deserialize, Serialize};
 
 /// What stands before the name of a setting in the environment.
@@ -174,7 +176,8 @@ pub struct Setting {
 
 /// Puts the layers together.
 pub fn load(flags: &Flags) -> anyhow::Result<Config> {
-    let config: Config = figment(flags)?.extract().map_err(readable)?;
+    let figment = figment(flags)?;
+    let config: Config = figment.extract().map_err(|error| readable(&figment, error))?;
     check(&config)?;
     Ok(config)
 }
@@ -197,17 +200,24 @@ pub fn explain(flags: &Flags) -> anyhow::Result<Vec<Setting>> {
 pub fn print(flags: &Flags, format: Output) -> anyhow::Result<()> {
     let settings = explain(flags)?;
     if format == Output::Json {
-        println!("{}", serde_json::to_string_pretty(&settings)?);
-        return Ok(());
+        return write(&(serde_json::to_string_pretty(&settings)? + "\n"));
     }
     let width = |text: fn(&Setting) -> &str| {
         settings.iter().map(|setting| text(setting).len()).max().unwrap_or_default()
     };
     let (names, values) = (width(|setting| &setting.name), width(|setting| &setting.value));
-    for Setting { name, value, source } in &settings {
-        println!("{name:names$}  {value:values$}  {source}");
+    let lines = settings.iter().map(|Setting { name, value, source }| {
+        format!("{name:names$}  {value:values$}  {source}\n")
+    });
+    write(&lines.collect::<String>())
+}
+
+/// Writes to standard output; a reader that has seen enough is no error.
+fn write(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn figment(flags: &Flags) -> anyhow::Result<Figment> {
@@ -221,17 +231,14 @@ fn figment(flags: &Flags) -> anyhow::Result<Figment> {
         refuse_unknown(&file)?;
         figment = figment.merge(Toml::file_exact(file));
     }
-    Ok(figment
-        .merge(Env::prefixed(ENV_PREFIX).ignore(CLIENT_VARIABLES))
-        .merge(Serialized::defaults(flags.clone())))
+    Ok(figment.merge(Environment).merge(Serialized::defaults(flags.clone())))
 }
 
 /// A misspelt setting in the file would silently be without effect.
 fn refuse_unknown(file: &Path) -> anyhow::Result<()> {
     let known = serde_json::to_value(Config::default())?;
-    let written: figment::value::Dict = Figment::from(Toml::file_exact(file))
+    let written: Dict = Figment::from(Toml::file_exact(file))
         .extract()
-        .map_err(readable)
         .with_context(|| format!("{} cannot be read", file.display()))?;
     for name in written.keys() {
         if known.get(name).is_none() {
@@ -274,9 +281,58 @@ fn check(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn readable(error: figment::Error) -> anyhow::Error {
-    let found: Vec<String> = error.into_iter().map(|error| error.to_string()).collect();
+/// Says which setting is wrong, where it comes from, and its value.
+fn readable(figment: &Figment, error: figment::Error) -> anyhow::Error {
+    let one = |error: figment::Error| {
+        let name = error.path.join(".");
+        let value = figment.find_value(&name).ok().and_then(|value| value.into_string());
+        let value = value.map(|value| format!(" {value:?}")).unwrap_or_default();
+        format!("{name}{value} ({}): {}", source(figment, &name), error.kind)
+    };
+    let found: Vec<String> = error.into_iter().map(one).collect();
     anyhow::anyhow!("{}", found.join("; "))
+}
+
+/// The settings in the environment. A value has the type of its setting, so that the text `123`
+/// can be a name.
+struct Environment;
+
+impl Environment {
+    fn variables() -> impl Iterator<Item = (String, String)> {
+        std::env::vars().filter_map(|(name, value)| {
+            let name = name.strip_prefix(ENV_PREFIX)?.to_lowercase();
+            (!CLIENT_VARIABLES.contains(&name.as_str())).then_some((name, value))
+        })
+    }
+}
+
+impl Provider for Environment {
+    fn metadata(&self) -> Metadata {
+        Metadata::named("environment")
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let defaults = Value::serialize(Config::default())?;
+        let typed = |(name, text): (String, String)| {
+            let is_number = defaults.as_dict()?.get(&name)?.as_dict().is_none()
+                && defaults.as_dict()?.get(&name)?.to_u128().is_some();
+            let value = match text.parse::<u64>() {
+                Ok(number) if is_number => Value::from(number),
+                _ => Value::from(text),
+            };
+            Some((name, value))
+        };
+        let dict = Self::variables().filter_map(typed).collect();
+        Ok(Map::from([(Profile::Default, dict)]))
+    }
+}
+
+/// Variables with our prefix that are no setting. A misspelt one is without effect, but others may
+/// have it for reasons of their own (Kubernetes does), so they are told, not refused.
+pub fn unknown_variables() -> Vec<String> {
+    let known = serde_json::to_value(Config::default()).unwrap_or_default();
+    let unknown = Environment::variables().filter(|(name, _)| known.get(name).is_none());
+    unknown.map(|(name, _)| format!("{ENV_PREFIX}{}", name.to_uppercase())).collect()
 }
 
 #[cfg(test)]
@@ -313,6 +369,6 @@ mod tests {
     fn an_address_that_is_none_is_refused_with_its_name() {
         let flags = Flags { http_listen: Some("nowhere".into()), ..Flags::default() };
         let text = load(&flags).unwrap_err().to_string();
-        assert!(text.contains("http_listen"), "{text}");
+        assert_eq!(text, "http_listen \"nowhere\" (flag): invalid socket address syntax");
     }
 }

@@ -32,6 +32,11 @@ impl Report {
         Self { part: part.into(), state, problem }
     }
 
+    /// Whether the part can do its work, maybe degraded.
+    pub fn is_working(&self) -> bool {
+        self.state != "down"
+    }
+
     /// The report of a part that does not work.
     pub fn down(part: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { part: part.into(), state: "down", problem: problem.into() }
@@ -75,7 +80,7 @@ async fn ready(State(views): State<Views>) -> impl IntoResponse {
     if *views.closing.borrow() {
         parts.push(Report::down("process", "it is stopping"));
     }
-    let ready = parts.iter().all(|part| part.state != "down");
+    let ready = parts.iter().all(Report::is_working);
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(serde_json::json!({ "ready": ready, "parts": parts })))
 }

@@ -150,7 +150,7 @@ where
             None => inner.call(request).await,
             Some(deadline) => match tokio::time::timeout(deadline, inner.call(request)).await {
                 Ok(answer) => answer,
-                Err(_) => Ok(Status::from(too_late(deadline)).into_http()),
+                Err(_) => Ok(Status::from(too_late(method, deadline)).into_http()),
             },
         };
         drop(permit);
@@ -176,12 +176,13 @@ fn method_of(path: &str) -> Option<&'static Method> {
     methods.get(at)
 }
 
-fn too_late(deadline: Duration) -> Error {
-    let message = format!(
-        "the deadline of {} ms passed; a command may or may not have had its effect: send it again \
-         with the same request id",
-        deadline.as_millis()
-    );
+fn too_late(method: Option<&Method>, deadline: Duration) -> Error {
+    let reads = method.is_some_and(|method| method.path.contains("QueryService/"));
+    let remedy = match reads {
+        true => "ask again",
+        false => "whether there was an effect is not known: send it again with the same request id",
+    };
+    let message = format!("the deadline of {} ms passed; {remedy}", deadline.as_millis());
     Error::new(ErrorReason::DeadlineExceeded, message)
 }
 

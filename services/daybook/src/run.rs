@@ -8,7 +8,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::command_side::{self, CommandSide};
 use crate::config::{self, Config, Flags};
@@ -57,6 +57,9 @@ impl Process {
     async fn start(flags: &Flags) -> anyhow::Result<Self> {
         let config = config::load(flags)?;
         let metrics = telemetry::start(&config)?;
+        for variable in config::unknown_variables() {
+            warn!(%variable, "this is no setting and has no effect; `daybook config` lists all");
+        }
         // From here on a signal ends the process in order, also one that comes during the start.
         let signals = Signals::new()?;
         let listener = serve::bind(config.http_listen, "--http").await?;
@@ -75,6 +78,12 @@ impl Process {
             .map(CommandSide::health)
             .chain(query.iter().map(QuerySide::health))
             .collect();
+        if let Some(command) = &command {
+            command.server.follow(command.health(), self.closing.subscribe());
+        }
+        if let Some(query) = &query {
+            query.server.follow(query.health(), self.closing.subscribe());
+        }
         let closing = self.closing.subscribe();
         let views = Views { metrics: self.metrics, health, closing };
         tokio::spawn(http::serve(self.listener, views));

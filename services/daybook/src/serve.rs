@@ -15,6 +15,7 @@ use tonic_health::server::HealthReporter;
 use tracing::warn;
 
 use crate::config::Config;
+use crate::http::{Health, Report};
 use crate::middleware::{AllowAll, Middleware};
 
 /// The streams of one connection: what 256 busy clients behind one proxy need, four times over.
@@ -34,6 +35,9 @@ pub async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener
         format!("cannot listen on {address}: choose another address with {flag} HOST:PORT")
     })
 }
+
+/// How often the gRPC health is brought up to date.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A gRPC server that runs.
 pub struct Running {
@@ -55,9 +59,7 @@ pub async fn serve(
 ) -> anyhow::Result<Running> {
     let address = listener.local_addr()?;
     let (health, health_service) = tonic_health::server::health_reporter();
-    for service in &services {
-        health.set_service_status(*service, tonic_health::ServingStatus::Serving).await;
-    }
+    report(&health, &services, true).await;
     let reflection = || {
         services.iter().fold(
             tonic_reflection::server::Builder::configure()
@@ -95,12 +97,33 @@ async fn until_closing(mut closing: watch::Receiver<bool>) {
     let _ = closing.wait_for(|closing| *closing).await;
 }
 
+async fn report(reporter: &HealthReporter, services: &[&'static str], serving: bool) {
+    let status = match serving {
+        true => tonic_health::ServingStatus::Serving,
+        false => tonic_health::ServingStatus::NotServing,
+    };
+    for service in services {
+        reporter.set_service_status(*service, status).await;
+    }
+}
+
 impl Running {
+    /// From now on the gRPC health of the services says whether their parts can do their work.
+    pub fn follow(&self, parts: Arc<dyn Health>, mut closing: watch::Receiver<bool>) {
+        let (reporter, services) = (self.health.clone(), self.services.clone());
+        tokio::spawn(async move {
+            while !*closing.borrow_and_update() {
+                let serving = parts.reports().iter().all(Report::is_working);
+                report(&reporter, &services, serving).await;
+                let _ = tokio::time::timeout(HEALTH_INTERVAL, closing.changed()).await;
+            }
+            report(&reporter, &services, false).await;
+        });
+    }
+
     /// Tells health checks that the end is near.
     pub async fn not_serving(&self) {
-        for service in &self.services {
-            self.health.set_service_status(*service, tonic_health::ServingStatus::NotServing).await;
-        }
+        report(&self.health, &self.services, false).await;
     }
 
     /// Waits for requests under way, at most for the deadline. `closing` must be true.

@@ -1,12 +1,13 @@
 //! What `daybook dev` says when it is up: addresses, and next steps that can be copied.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::config::Config;
 
 /// The addresses in use and commands to try.
 pub fn text(config: &Config, command: SocketAddr, query: SocketAddr, http: SocketAddr) -> String {
+    let [command, query, http] = [command, query, http].map(reachable);
     let program = program();
     let client = client(&program, command, query, http);
     let source = match config.brokers.is_empty() {
@@ -41,6 +42,15 @@ Ctrl-C stops it; everything acknowledged stays.
         data = config.data.display(),
     );
     text
+}
+
+/// An address that can be typed: one that means all interfaces is reached over loopback.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        ip if !ip.is_unspecified() => address,
+        IpAddr::V4(_) => (Ipv4Addr::LOCALHOST, address.port()).into(),
+        IpAddr::V6(_) => (Ipv6Addr::LOCALHOST, address.port()).into(),
+    }
 }
 
 /// The program as it can be typed: relative when it lies below the working directory.

@@ -60,6 +60,7 @@ pub(crate) struct Shared {
     pub store_id: Uuid,
     head: watch::Sender<u64>,
     stopped: watch::Sender<Option<Error>>,
+    write_problem: RwLock<Option<Error>>,
     published: AtomicU64,
     recent: RwLock<Recent>,
 }
@@ -82,6 +83,11 @@ impl Shared {
 
     pub(crate) fn stopped(&self, why: Error) {
         self.stopped.send_replace(Some(why));
+    }
+
+    /// How the last group went.
+    pub(crate) fn wrote(&self, result: Result<(), Error>) {
+        *self.write_problem.write().unwrap_or_else(PoisonError::into_inner) = result.err();
     }
 
     /// Shows durable records to the readers.
@@ -132,6 +138,7 @@ impl EventLog {
             store_id: info.store_id,
             head: watch::Sender::new(info.head),
             stopped: watch::Sender::new(None),
+            write_problem: RwLock::default(),
             published: AtomicU64::new(info.published),
             recent: RwLock::default(),
         });
@@ -202,6 +209,11 @@ impl EventLog {
     /// process should then end.
     pub fn stopped(&self) -> watch::Receiver<Option<Error>> {
         self.inner.shared.stopped.subscribe()
+    }
+
+    /// Why the last group could not be written, such as a full disk; `None` when it was.
+    pub fn write_problem(&self) -> Option<Error> {
+        self.inner.shared.write_problem.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Everything up to here has been delivered to Kafka.

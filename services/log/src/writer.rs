@@ -176,6 +176,7 @@ impl Writer {
             match self.next(&mut buffer, open).await {
                 Happening::Committed(storage, group, result) => {
                     self.storage = Some(storage);
+                    self.shared.wrote(result.clone());
                     self.finish_group(group, result);
                 }
                 Happening::Loaded(loaded) => self.unpark(loaded),

@@ -260,6 +260,7 @@ async fn a_full_disk_refuses_commands_and_keeps_what_is_there() {
         assert!(recorded < 1000, "the limit of the size has no effect");
     };
     assert_eq!(full, Error::DiskFull);
+    assert_eq!(log.write_problem(), Some(Error::DiskFull));
     assert_eq!(all_events(&log).await.len(), recorded, "exactly what was acknowledged is there");
     assert!(log.submit(submission("b", Ask::Bytes(90_000), None)).await.is_err());
     log.close().await;
@@ -267,6 +268,7 @@ async fn a_full_disk_refuses_commands_and_keeps_what_is_there() {
     let log = open(&dir).await;
     assert_eq!(all_events(&log).await.len(), recorded);
     assert_eq!(add(&log, "a", 1).await.unwrap().version, 2);
+    assert_eq!(log.write_problem(), None);
 }
 
 #[tokio::test]
