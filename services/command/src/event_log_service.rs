@@ -18,12 +18,13 @@ use daybook_kernel::StreamName;
 use daybook_log::{Direction, EventLog, NewEvent, Payload, Record};
 use futures::Stream;
 use prost::Message;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::bus::{Caller, to_receipt};
 use crate::raw::Raw;
+use crate::streams::OpenStreams;
 use crate::{CommandBus, actor, from_log, stopping};
 
 /// The streams of reads and subscriptions that may be open: each holds a few batches in memory.
@@ -57,7 +58,7 @@ pub struct EventLogServer {
     bus: CommandBus,
     publishing: Arc<dyn PublishingView>,
     closing: watch::Receiver<bool>,
-    open_streams: Arc<Semaphore>,
+    open_streams: OpenStreams,
 }
 
 impl EventLogServer {
@@ -67,21 +68,11 @@ impl EventLogServer {
         publishing: Arc<dyn PublishingView>,
         closing: watch::Receiver<bool>,
     ) -> Self {
-        let open_streams = Arc::new(Semaphore::new(MAX_OPEN_STREAMS));
-        Self { bus, publishing, closing, open_streams }
+        Self { bus, publishing, closing, open_streams: OpenStreams::new(MAX_OPEN_STREAMS) }
     }
 
     fn log(&self) -> &EventLog {
         self.bus.log()
-    }
-
-    fn open_stream(&self) -> Result<OwnedSemaphorePermit, Status> {
-        self.open_streams.clone().try_acquire_owned().map_err(|_| {
-            let message = format!("{MAX_OPEN_STREAMS} streams are open, which is the limit");
-            Error::new(ErrorReason::Overloaded, message)
-                .with_retry_after(Duration::from_secs(1))
-                .into()
-        })
     }
 }
 
@@ -251,7 +242,7 @@ impl event_log_service_server::EventLogService for EventLogServer {
             );
             return Err(Error::invalid(violations).into());
         }
-        let permit = self.open_stream()?;
+        let permit = self.open_streams.open()?;
         let (out, waiting) = mpsc::channel(BATCHES_AHEAD);
         let subscription = Subscription {
             log: self.log().clone(),
@@ -307,7 +298,7 @@ impl EventLogServer {
         T: Send + 'static,
         F: Future<Output = Result<Vec<Record>, daybook_log::Error>> + Send,
     {
-        let permit = self.open_stream()?;
+        let permit = self.open_streams.open()?;
         let closing = self.closing.clone();
         let (out, waiting) = mpsc::channel(BATCHES_AHEAD);
         tokio::spawn(async move {

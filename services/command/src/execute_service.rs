@@ -15,10 +15,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::bus::to_receipt;
+use crate::streams::OpenStreams;
 use crate::{CommandBus, actor, from_log};
 
 /// The commands of one stream that may be under way: enough to fill two groups.
 const MAX_IN_FLIGHT: usize = 2048;
+
+/// The streams of commands that may be open: together they may have more under way than the queue
+/// of the log holds, and then wait for it.
+const MAX_STREAMS: usize = 256;
 
 type Answer = Pin<Box<dyn Future<Output = ExecuteStreamResponse> + Send>>;
 
@@ -26,13 +31,14 @@ type Answer = Pin<Box<dyn Future<Output = ExecuteStreamResponse> + Send>>;
 pub struct ExecuteServer {
     bus: CommandBus,
     closing: watch::Receiver<bool>,
+    open_streams: OpenStreams,
 }
 
 impl ExecuteServer {
     /// The service over a bus. Streams of commands end when `closing` becomes true: what was taken
     /// is answered, no more is taken.
     pub fn new(bus: CommandBus, closing: watch::Receiver<bool>) -> Self {
-        Self { bus, closing }
+        Self { bus, closing, open_streams: OpenStreams::new(MAX_STREAMS) }
     }
 }
 
@@ -56,10 +62,12 @@ impl command_service_server::CommandService for ExecuteServer {
         request: Request<Streaming<ExecuteStreamRequest>>,
     ) -> Result<Response<Self::ExecuteStreamStream>, Status> {
         let actor = actor::of(request.metadata())?;
+        let permit = self.open_streams.open()?;
         let (answers, waiting) = mpsc::channel(MAX_IN_FLIGHT);
         let (mut closing, mut closed) = (self.closing.clone(), self.closing.clone());
         let bus = self.bus.clone();
         tokio::spawn(async move {
+            let _permit = permit;
             tokio::select! {
                 () = feed(bus, actor, request.into_inner(), answers) => {}
                 _ = closing.wait_for(|closing| *closing) => {}

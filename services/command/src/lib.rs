@@ -9,6 +9,7 @@ mod event_log_service;
 mod execute_service;
 mod outbox;
 mod raw;
+mod streams;
 
 pub use bus::CommandBus;
 pub use errors::from_log;
