@@ -113,13 +113,14 @@ impl<O: Outbox> Session<'_, O> {
                  older copy of the one that was published"
             ));
         }
-        let positions = {
+        let tails = {
             let (kafka, counts, id) = (self.config.kafka.clone(), counts.clone(), store_id.clone());
-            blocking(move || tail::published_positions(&kafka, &counts, &id, mark)).await?
+            blocking(move || tail::tails(&kafka, &counts, &id, mark)).await?
         };
-        let begin = positions.values().copied().min().unwrap_or(mark);
-        let least = positions.iter().min_by_key(|(_, position)| **position);
-        if let Some((topic, &0)) = least.filter(|_| mark > 0) {
+        tail::refuse_older_copy(self.outbox, &tails, end).await?;
+        let least = tails.iter().min_by_key(|(_, tail)| tail.published);
+        let begin = least.map_or(mark, |(_, tail)| tail.published);
+        if let Some((topic, _)) = least.filter(|_| mark > 0 && begin == 0) {
             warn!(%topic, mark, "nothing of the log is on the topic; publishing it all again");
         }
         info!(begin, mark, end, brokers = %self.config.kafka.brokers, "publishing");
@@ -130,7 +131,7 @@ impl<O: Outbox> Session<'_, O> {
         }
         let topics = counts
             .iter()
-            .map(|(name, &partitions)| Topic::new(name, partitions, positions[name]))
+            .map(|(name, &partitions)| Topic::new(name, partitions, tails[name].published))
             .collect();
         let source = format!("/daybook/{store_id}");
         let now = Instant::now();

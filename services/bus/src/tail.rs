@@ -1,16 +1,24 @@
-//! What the topics say about how far they have been published: the last watermarks on them.
+//! What the topics say about how far they have been published: the last watermarks and events on
+//! them.
 //!
 //! The broker may have lost what it acknowledged, with a disk or a topic, while the published mark
 //! stands. The watermarks tell: what is before a watermark in a partition is there.
+//!
+//! And the log may be an older copy of the one that was published, with a mark as old as itself.
+//! Then there are watermarks or events of its store beyond its end, or, once it has grown again,
+//! other events than its own.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use daybook_contract::daybook::v1::RecordedEvent;
+use prost::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::admin::{End, PartitionCounts, offsets};
+use crate::outbox::Outbox;
 use crate::record::{STORE_ID_HEADER, header, watermark_position};
 use crate::settings::Kafka;
 
@@ -34,19 +42,37 @@ struct Range {
     from: i64,
     end: i64,
     watermark: Option<u64>,
+    last_event: Option<EventAt>,
 }
 
-/// For each topic, up to which position nothing is missing on it; at most the mark. Blocks.
-pub(crate) fn published_positions(
+/// What the end of a topic says.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tail {
+    /// Up to here nothing is missing on it; at most the mark.
+    pub published: u64,
+    /// The greatest position of a watermark or an event of the store.
+    pub furthest: u64,
+    /// The last event of the store, if there is one near the end.
+    pub last_event: Option<EventAt>,
+}
+
+/// An event and its place in the log.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct EventAt {
+    pub position: u64,
+    pub event_id: String,
+}
+
+/// What the end of each topic says. Blocks.
+pub(crate) fn tails(
     kafka: &Kafka,
     counts: &PartitionCounts,
     store_id: &str,
     mark: u64,
-) -> Result<BTreeMap<String, u64>, String> {
-    let mut positions: BTreeMap<_, _> = counts.keys().map(|topic| (topic.clone(), mark)).collect();
-    if mark == 0 {
-        return Ok(positions);
-    }
+) -> Result<BTreeMap<String, Tail>, String> {
+    let unread = Tail { published: mark, ..Tail::default() };
+    let mut tails: BTreeMap<_, _> =
+        counts.keys().map(|topic| (topic.clone(), unread.clone())).collect();
     let consumer = consumer(kafka).map_err(|error| error.to_string())?;
     let mut ranges = ranges(&consumer, counts).map_err(|error| error.to_string())?;
     let mut look = FIRST_LOOK;
@@ -55,17 +81,10 @@ pub(crate) fn published_positions(
             .into_iter()
             .partition(|range| range.watermark.is_none() && range.from > range.low);
         for range in done {
-            let position = match range.watermark {
-                Some(watermark) => watermark,
-                // Old records have been deleted, and the watermark with them.
-                None if range.low > 0 => mark,
-                None => 0,
-            };
-            let least = positions.get_mut(&range.topic).expect("ranges are of these topics");
-            *least = position.min(*least);
+            tails.get_mut(&range.topic).expect("ranges are of these topics").add(range, mark);
         }
         if open.is_empty() {
-            return Ok(positions);
+            return Ok(tails);
         }
         ranges = open;
         for range in &mut ranges {
@@ -73,6 +92,81 @@ pub(crate) fn published_positions(
         }
         read(&consumer, &mut ranges, store_id)?;
         look *= NEXT_LOOK;
+    }
+}
+
+/// Refuses a log that is an older copy of the one that was published: its next events would
+/// stand on the topics beside others with the same positions and versions.
+///
+/// A crash raises no false alarm: an event is published only when it is durable, and a
+/// watermark is written only for what was delivered, so the end of the log after a restart is
+/// never before what is on the topics. The end alone is no proof that all is well, since such
+/// a log grows while this refuses it: so the last event on each topic must be that of the log.
+pub(crate) async fn refuse_older_copy<O: Outbox>(
+    outbox: &O,
+    tails: &BTreeMap<String, Tail>,
+    end: u64,
+) -> Result<(), String> {
+    const ADVICE: &str = "this log is an older copy of the one that was published; restore \
+                          the newer copy, or publish under another --topic-prefix";
+    for (topic, tail) in tails {
+        let furthest = tail.furthest;
+        if furthest > end {
+            return Err(format!(
+                "the topic {topic} holds events of this store up to {furthest}, the log ends \
+                 at {end}: {ADVICE}"
+            ));
+        }
+        let Some(EventAt { position, event_id }) = &tail.last_event else { continue };
+        let ours = read_at(outbox, *position).await?;
+        if ours.event_id != *event_id {
+            return Err(format!(
+                "the topic {topic} holds event {event_id} of this store at position \
+                 {position}, the log has {} there: {ADVICE}",
+                ours.event_id
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The event at a position of the log.
+async fn read_at<O: Outbox>(outbox: &O, position: u64) -> Result<RecordedEvent, String> {
+    let read = outbox.read_after(position.saturating_sub(1), 1).await;
+    let events = read.map_err(|error| format!("reading position {position}: {error}"))?;
+    let bytes = events.into_iter().next();
+    let bytes = bytes.ok_or_else(|| format!("the log has nothing at position {position}"))?;
+    RecordedEvent::decode(bytes)
+        .map_err(|error| format!("the event at position {position} is malformed: {error}"))
+}
+
+impl Tail {
+    /// Takes in the end of one partition.
+    fn add(&mut self, range: Range, mark: u64) {
+        let published = match range.watermark {
+            Some(watermark) => watermark,
+            // Old records have been deleted, and the watermark with them.
+            None if range.low > 0 => mark,
+            None => 0,
+        };
+        self.published = self.published.min(published);
+        let event = range.last_event.as_ref().map_or(0, |event| event.position);
+        self.furthest = self.furthest.max(event).max(range.watermark.unwrap_or(0));
+        self.last_event = self.last_event.take().max(range.last_event);
+    }
+}
+
+impl Range {
+    /// Takes in a record of the store.
+    fn add(&mut self, payload: &[u8]) {
+        if let Some(watermark) = watermark_position(payload) {
+            self.watermark = self.watermark.max(Some(watermark));
+            return;
+        }
+        // What is no event is somebody's poison, and says nothing about ours.
+        let event = RecordedEvent::decode(payload).ok().filter(|event| event.position > 0);
+        let at = event.map(|e| EventAt { position: e.position, event_id: e.event_id });
+        self.last_event = self.last_event.take().max(at);
     }
 }
 
@@ -95,12 +189,12 @@ fn ranges(
     let firsts = offsets(consumer, counts, End::First)?;
     let range = |((topic, partition), end)| {
         let low = firsts.get(&(String::clone(&topic), partition)).copied().unwrap_or(end);
-        Range { topic, partition, low, from: end, end, watermark: None }
+        Range { topic, partition, low, from: end, end, watermark: None, last_event: None }
     };
     Ok(ends.into_iter().map(range).collect())
 }
 
-/// Reads the ranges and notes the greatest watermark of each.
+/// Reads the ranges and notes the greatest watermark and the last event of each.
 fn read(consumer: &BaseConsumer, ranges: &mut [Range], store_id: &str) -> Result<(), String> {
     let mut assignment = TopicPartitionList::new();
     for range in ranges.iter() {
@@ -126,8 +220,7 @@ fn read(consumer: &BaseConsumer, ranges: &mut [Range], store_id: &str) -> Result
             continue;
         }
         if header(message.headers(), STORE_ID_HEADER) == Some(store_id) {
-            let watermark = watermark_position(message.payload().unwrap_or_default());
-            range.watermark = range.watermark.max(watermark);
+            range.add(message.payload().unwrap_or_default());
         }
         if message.offset() + 1 == range.end {
             unread -= 1;

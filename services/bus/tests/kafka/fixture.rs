@@ -46,6 +46,23 @@ impl MemoryLog {
         })
     }
 
+    /// What a restored backup is: the same store as it was after so many events.
+    pub fn copy(&self, end: u64, mark: u64) -> Arc<Self> {
+        let events: Vec<_> = self.events().into_iter().take(end as usize).collect();
+        let mut versions = HashMap::new();
+        for event in events.iter().map(|bytes| RecordedEvent::decode(bytes.clone()).unwrap()) {
+            let stream = format!("{}-{}", event.aggregate_type, event.aggregate_id);
+            versions.insert(stream, event.version);
+        }
+        Arc::new(Self {
+            store_id: self.store_id.clone(),
+            events: Mutex::new(events),
+            versions: Mutex::new(versions),
+            head: watch::Sender::new(end),
+            mark: Mutex::new(mark),
+        })
+    }
+
     /// Records an event; returns its position.
     pub fn append(&self, aggregate_type: &str, aggregate_id: &str) -> u64 {
         let mut events = self.events.lock().unwrap();
@@ -209,6 +226,15 @@ impl Publishing {
     pub async fn reaches(&mut self, position: u64) {
         let wanted = |status: &PublisherStatus| status.published_position >= position;
         tokio::time::timeout(PATIENCE, self.status.wait_for(wanted)).await.unwrap().unwrap();
+    }
+
+    /// Waits until its problem says this.
+    pub async fn has_the_problem(&mut self, text: &str) -> String {
+        let wanted = |status: &PublisherStatus| {
+            status.problem.as_ref().is_some_and(|problem| problem.contains(text))
+        };
+        let status = tokio::time::timeout(PATIENCE, self.status.wait_for(wanted)).await.unwrap();
+        status.unwrap().problem.clone().unwrap()
     }
 
     /// Waits until it has a problem.

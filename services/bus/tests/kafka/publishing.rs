@@ -296,3 +296,43 @@ async fn a_log_older_than_its_mark_is_not_published() {
     assert!(problem.contains("beyond the end of the log, 5"), "{problem}");
     publishing.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_of_a_log_is_not_published_over_the_newer_one() {
+    let broker = Broker::shared().await;
+    let mut world = World::new(&broker.bootstrap);
+    world.log.append_accounts(3, 10);
+    let mut publishing = world.publish();
+    publishing.reaches(10).await;
+    publishing.stop().await;
+    let published = world.records().await.len();
+
+    let newer = world.log.clone();
+    for mark in [6, 0] {
+        world.log = newer.copy(6, mark);
+        let mut publishing = world.publish();
+        let problem = publishing.has_the_problem("up to 10, the log ends at 6").await;
+        for part in [world.bank.as_str(), "older copy", "--topic-prefix"] {
+            assert!(problem.contains(part), "{problem}");
+        }
+        // Commands go on, so that the log soon ends where the newer one did, and later.
+        world.log.append_accounts(3, 4);
+        let problem = publishing.has_the_problem("at position 10, the log has").await;
+        assert!(problem.contains("older copy"), "{problem}");
+        world.log.append_accounts(3, 4);
+        publishing.crash().await;
+        let mut publishing = world.publish();
+        publishing.has_the_problem("at position 10, the log has").await;
+        publishing.crash().await;
+        assert_eq!(world.log.mark(), mark);
+    }
+    assert_eq!(world.records().await.len(), published, "nothing has been written");
+
+    // The newer copy goes on, even when its mark is older than what was delivered.
+    world.log = newer.copy(10, 4);
+    world.log.append_accounts(3, 4);
+    let mut publishing = world.publish();
+    publishing.reaches(14).await;
+    publishing.stop().await;
+    check(&world.records().await, 14);
+}
