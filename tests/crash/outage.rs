@@ -1,15 +1,19 @@
-//! The broker is killed and comes back while clients write.
+//! The broker is killed and comes back while clients write, and so is the publisher.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use daybook_client::StoredEvent;
-use daybook_testing::{Broker, TopicReader, eventually, http_get};
+use daybook_client::{Daybook as Client, StoredEvent};
+use daybook_testing::{Broker, TopicReader, eventually, http_get, unique};
+use futures::StreamExt;
+use tokio::time::sleep;
 
-use crate::common::{PATIENCE, Site, everything, head};
+use crate::common::{PATIENCE, Site, everything, head, usd};
 use crate::ledger::Ledger;
 use crate::load::Load;
+use crate::random::{Random, seed};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_go_on_without_the_broker_and_every_event_arrives_in_order() {
@@ -61,12 +65,7 @@ async fn commands_go_on_without_the_broker_and_every_event_arrives_in_order() {
     let receipts = load.receipts().await;
     let log = everything(&client).await;
     assert_eq!(receipts + Load::ACCOUNTS, log.len());
-    let published = || async {
-        let info = client.events().info().await.unwrap();
-        (info.published_position == info.head_position).then_some(info)
-    };
-    let info = eventually(PATIENCE, published).await;
-    assert_eq!(info.publishing_problem, "");
+    published(&client).await;
     topic_has_all_in_order(&broker.bootstrap, "bank-events", &log).await;
     Ledger::of(&log).is_projected_by(&client).await;
     assert!(command.terminate().success());
@@ -92,4 +91,48 @@ async fn topic_has_all_in_order(bootstrap: &str, topic: &str, log: &[StoredEvent
         }
     }
     assert_eq!(count, log.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publisher_that_is_killed_skips_nothing() {
+    let seed = seed();
+    let mut random = Random::new(seed);
+    let broker = Broker::shared().await;
+    let prefix = format!("{}-", unique("publisher"));
+    let flags = ["--brokers", &broker.bootstrap, "--topic-prefix", &prefix];
+    let site = Site::new();
+    for round in 0..8 {
+        let mut command = site.start("command", &flags);
+        let client = site.strict_client();
+        if round == 0 {
+            client.open_account("Ada").account_id("ada").await.unwrap();
+        }
+        let deposits = {
+            let client = client.clone();
+            futures::stream::repeat_with(move || client.deposit("ada", usd(1)))
+        };
+        let wanted = usize::try_from(random.below(1_000)).unwrap();
+        let mut answers = client.execute_stream(deposits).take(wanted);
+        while let Some(answer) = answers.next().await {
+            answer.unwrap();
+        }
+        sleep(Duration::from_micros(random.below(20_000))).await;
+        command.kill();
+    }
+    let _command = site.start("command", &flags);
+    let client = site.client();
+    published(&client).await;
+    let log = everything(&client).await;
+    println!("seed {seed}: {} events", log.len());
+    topic_has_all_in_order(&broker.bootstrap, &format!("{prefix}bank-events"), &log).await;
+}
+
+/// Waits until everything is published and nothing is the matter.
+async fn published(client: &Client) {
+    let published = || async {
+        let info = client.events().info().await.unwrap();
+        (info.published_position == info.head_position).then_some(info)
+    };
+    let info = eventually(PATIENCE, published).await;
+    assert_eq!(info.publishing_problem, "");
 }

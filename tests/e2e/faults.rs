@@ -166,6 +166,9 @@ async fn a_full_disk_refuses_commands_answers_queries_and_harms_nothing() {
     let recorded = 1 + receipts.len() as u64;
     assert_eq!(head(&client).await, recorded);
     assert_eq!(everything(&client).await.len() as u64, recorded);
+    // Nor is anything of it left in memory.
+    let stale = client.deposit("ada", usd(1)).expected_version(u64::MAX).await.unwrap_err();
+    assert_eq!(stale.metadata()["actual_version"], recorded.to_string());
     let (_, last) = receipts.last().unwrap();
     let answer = client.get_account("ada").after(last).max_wait(PATIENCE / 3).await.unwrap();
     assert_eq!(answer.account.unwrap().version, recorded);
