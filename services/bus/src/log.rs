@@ -7,10 +7,12 @@ use bytes::Bytes;
 use daybook_contract::daybook::v1::event_log_service_client::EventLogServiceClient;
 use daybook_contract::daybook::v1::subscribe_response::Content;
 use daybook_contract::daybook::v1::{
-    GetLogInfoRequest, GetLogInfoResponse, ReadStreamRequest, SubscribeRequest, SubscribeResponse,
+    GetEventRequest, GetLogInfoRequest, GetLogInfoResponse, ReadStreamRequest, RecordedEvent,
+    SubscribeRequest, SubscribeResponse, get_event_request,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use prost::Message;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
@@ -87,6 +89,18 @@ impl GrpcLogReader {
         Ok(Box::new(LogSource { stream, cursor, head }))
     }
 
+    async fn id_at(&self, position: u64) -> Result<Option<String>, Error> {
+        let key = Some(get_event_request::Key::Position(position));
+        let event = match self.client.clone().get_event(GetEventRequest { key }).await {
+            Ok(response) => response.into_inner().event,
+            Err(status) if status.code() == Code::NotFound => return Ok(None),
+            Err(status) => return Err(problem(status)),
+        };
+        let event = RecordedEvent::decode(event)
+            .map_err(|error| Error::Damaged { problem: format!("position {position}: {error}") })?;
+        Ok(Some(event.event_id))
+    }
+
     async fn read(&self, stream: String, from: u64, to: u64) -> Result<Vec<Bytes>, Error> {
         let Some(limit) = to.checked_sub(from).map(|more| more + 1) else {
             return Ok(Vec::new());
@@ -117,6 +131,10 @@ impl LogReader for GrpcLogReader {
         to: u64,
     ) -> BoxFuture<'_, Result<Vec<Bytes>, Error>> {
         self.read(stream, from, to).boxed()
+    }
+
+    fn event_id_at(&self, position: u64) -> BoxFuture<'_, Result<Option<String>, Error>> {
+        self.id_at(position).boxed()
     }
 
     fn head(&self) -> BoxFuture<'_, Result<u64, Error>> {

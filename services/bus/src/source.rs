@@ -25,7 +25,7 @@ pub trait SourceFactory: Send + Sync + 'static {
     fn open(&self, cursor: &Cursor) -> BoxFuture<'_, Result<Box<dyn Source>, Error>>;
 }
 
-/// Reads from the log itself: for rebuilds, and to fill gaps.
+/// Reads from the log itself: for rebuilds, to fill gaps, and to see which log it is.
 pub trait LogReader: Send + Sync + 'static {
     /// The encoded events of a stream with versions `from..=to`, in order.
     fn read_stream(
@@ -34,6 +34,10 @@ pub trait LogReader: Send + Sync + 'static {
         from: u64,
         to: u64,
     ) -> BoxFuture<'_, Result<Vec<Bytes>, Error>>;
+
+    /// The id of the event at a position, from 1; `None` when there is no such event. Ids are
+    /// unique over all logs, so this tells whether two readings were of the same history.
+    fn event_id_at(&self, position: u64) -> BoxFuture<'_, Result<Option<String>, Error>>;
 
     /// The position of the end of the log.
     fn head(&self) -> BoxFuture<'_, Result<u64, Error>>;

@@ -13,9 +13,11 @@ use daybook_contract::daybook::v1::subscribe_response::Content;
 use daybook_contract::daybook::v1::{
     AppendRequest, AppendResponse, CaughtUp, Checkpoint, EventBatch, GetEventRequest,
     GetEventResponse, GetLogInfoRequest, GetLogInfoResponse, ReadAllRequest, ReadAllResponse,
-    ReadStreamRequest, ReadStreamResponse, SubscribeRequest, SubscribeResponse,
+    ReadStreamRequest, ReadStreamResponse, RecordedEvent, SubscribeRequest, SubscribeResponse,
+    get_event_request,
 };
 use futures::{Stream, StreamExt, stream};
+use prost::Message;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Channel, Server};
@@ -52,9 +54,14 @@ impl EventLogService for FakeLog {
 
     async fn get_event(
         &self,
-        _: Request<GetEventRequest>,
+        request: Request<GetEventRequest>,
     ) -> Result<Response<GetEventResponse>, Status> {
-        Err(Status::unimplemented("not needed here"))
+        let Some(get_event_request::Key::Position(position)) = request.into_inner().key else {
+            return Err(Status::unimplemented("not needed here"));
+        };
+        let event = self.events.get(position as usize - 1).cloned();
+        let event = event.ok_or_else(|| Status::not_found("there is no such event"))?;
+        Ok(Response::new(GetEventResponse { event }))
     }
 
     async fn read_stream(
@@ -183,4 +190,13 @@ async fn a_part_of_a_stream_is_read() {
     assert_eq!(limits, [3, 6]);
     assert_eq!(reader.head().await.unwrap(), 5);
     assert_eq!(reader.info().await.unwrap().store_id, "the-store");
+}
+
+#[tokio::test]
+async fn an_event_is_known_by_its_id() {
+    let log = five_events();
+    let fifth = RecordedEvent::decode(log.events[4].clone()).unwrap();
+    let reader = GrpcLogReader::new(serve(log).await);
+    assert_eq!(reader.event_id_at(5).await.unwrap(), Some(fifth.event_id));
+    assert_eq!(reader.event_id_at(6).await.unwrap(), None);
 }

@@ -11,12 +11,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use daybook_bus::source::{self, Batch, LogReader, Record};
+use daybook_contract::daybook::v1::RecordedEvent;
 use lru::LruCache;
 use sqlx::Row as _;
 
 use super::projection::Projection;
 use super::row::{ApplyError, Binds, Tables, chunks};
-use super::store::{self, Checkpoint, Quarantined, Store, from_i64, statement, to_i64};
+use super::store::{self, Anchor, Checkpoint, Quarantined, Store, from_i64, statement, to_i64};
 
 mod records;
 mod retry;
@@ -79,9 +80,17 @@ struct Effects {
     quarantine: Vec<Quarantined>,
     applied: u64,
     last_event_ns: i64,
+    /// The event with the highest position among those that were read.
+    anchor: Anchor,
 }
 
 impl Effects {
+    fn saw(&mut self, event: &RecordedEvent) {
+        if event.position > self.anchor.position {
+            self.anchor = Anchor { position: event.position, event_id: event.event_id.clone() };
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.versions.is_empty() && self.quarantine.is_empty()
     }
@@ -170,6 +179,11 @@ impl<P: Projection> Engine<P> {
         self.checkpoint.cursor.partitions.clear();
     }
 
+    /// Makes the file unusable, because its rows are not those of the log.
+    pub async fn disown(&mut self, problem: &str) -> Result<(), Error> {
+        Ok(self.store.disown(problem).await?)
+    }
+
     /// Closes the file in order.
     pub async fn close(self) -> Result<(), sqlx::Error> {
         self.store.close().await
@@ -183,7 +197,7 @@ impl<P: Projection> Engine<P> {
     /// Applies a batch, in one transaction.
     pub async fn apply(&mut self, batch: &Batch, log: &dyn LogReader) -> Result<(), Error> {
         let mut effects = Effects::default();
-        let candidates = self.read_records(&batch.records, &mut effects);
+        let candidates = self.read_records(batch, &mut effects);
         let mut seen = self.look_up(&candidates).await?;
         let works = self.put_in_order(candidates, &mut seen, &mut effects, log).await?;
         self.load_rows(&works).await?;
@@ -204,14 +218,18 @@ impl<P: Projection> Engine<P> {
 
     /// Decodes the envelopes. What is no event goes into quarantine as evidence; watermarks and
     /// the events of other aggregates are left out.
-    fn read_records(&self, records: &[Record], effects: &mut Effects) -> Vec<Candidate> {
-        let mut candidates = Vec::with_capacity(records.len());
-        for record in records {
+    fn read_records(&self, batch: &Batch, effects: &mut Effects) -> Vec<Candidate> {
+        let mut candidates = Vec::with_capacity(batch.records.len());
+        for record in &batch.records {
             match read_record(record) {
                 Ok(Some(candidate))
                     if P::AGGREGATES.contains(&candidate.event.aggregate_type.as_str()) =>
                 {
                     candidates.push(candidate);
+                }
+                // Not applied, but it tells as well which log this is.
+                Ok(Some(other)) if other.event.position <= batch.position => {
+                    effects.saw(&other.event);
                 }
                 Ok(_) => {}
                 Err(problem) => {
@@ -289,6 +307,7 @@ impl<P: Projection> Engine<P> {
                     }
                     *last += 1;
                     effects.versions.insert(found.stream.clone(), (*last, found.event.position));
+                    effects.saw(&found.event);
                     works.push(found.into_work::<P>());
                 }
                 if *last == before {
@@ -309,6 +328,7 @@ impl<P: Projection> Engine<P> {
             }
             *last = candidate.event.version;
             effects.versions.insert(candidate.stream.clone(), (*last, candidate.event.position));
+            effects.saw(&candidate.event);
             works.push(candidate.into_work::<P>());
         }
         Ok(works)
@@ -409,12 +429,17 @@ impl<P: Projection> Engine<P> {
         if cursor.partitions.is_empty() {
             cursor.partitions.clone_from(&self.checkpoint.cursor.partitions);
         }
+        let anchor = match effects.anchor.position > self.checkpoint.anchor.position {
+            true => effects.anchor.clone(),
+            false => self.checkpoint.anchor.clone(),
+        };
         Checkpoint {
             position,
             applied_events: self.checkpoint.applied_events + effects.applied,
             last_event_ns: self.checkpoint.last_event_ns.max(effects.last_event_ns),
             cursor,
             commits: self.checkpoint.commits + 1,
+            anchor,
         }
     }
 

@@ -3,9 +3,23 @@
 
 use std::sync::Arc;
 
-use daybook_bus::source::{Batch, Cursor, Error, LogReader, Source, SourceFactory};
+use daybook_bus::source::{self, Batch, LogReader, Source, SourceFactory};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+
+use super::history::other_history;
+use super::store::Checkpoint;
+
+/// Why there is no next batch.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The source cannot be used at the moment.
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    /// The log is not the one that was read before.
+    #[error("{0}")]
+    OtherHistory(String),
+}
 
 /// A source that is not open yet, with the position up to which it is to be read, if it is only to
 /// catch up.
@@ -16,7 +30,7 @@ pub(crate) struct Feed {
     factory: Arc<dyn SourceFactory>,
     log: Arc<dyn LogReader>,
     batch_size: usize,
-    committed: Cursor,
+    committed: Checkpoint,
     state: State,
     /// The source has lost the place: the next one to open is the log.
     lost: bool,
@@ -30,7 +44,7 @@ enum State {
         /// Where the log hands over to the source proper; `None` when this is it.
         until: Option<u64>,
         /// What came after the batch that was returned last.
-        failed: Option<Error>,
+        failed: Option<source::Error>,
     },
 }
 
@@ -39,20 +53,20 @@ impl Feed {
         factory: Arc<dyn SourceFactory>,
         log: Arc<dyn LogReader>,
         batch_size: usize,
-        committed: Cursor,
+        committed: Checkpoint,
     ) -> Self {
         let batch_size = batch_size.max(1);
         Self { factory, log, batch_size, committed, state: State::Closed, lost: false }
     }
 
-    /// Says that everything before this cursor has been committed.
-    pub fn committed(&mut self, cursor: &Cursor) {
-        self.committed.clone_from(cursor);
+    /// Says what has been committed.
+    pub fn committed(&mut self, checkpoint: &Checkpoint) {
+        self.committed.clone_from(checkpoint);
         let State::Open { until: Some(until), .. } = &self.state else { return };
-        if cursor.log_position >= *until {
+        if checkpoint.cursor.log_position >= *until {
             // Nothing is missing up to where the log ended. The source proper begins at whatever
             // it still has: what it repeats is known by its version, what it lacks is in the log.
-            self.committed.partitions.clear();
+            self.committed.cursor.partitions.clear();
             self.lost = false;
             self.state = State::Closed;
         }
@@ -69,7 +83,7 @@ impl Feed {
         match self.try_next().await {
             Ok(batch) => Ok(batch),
             Err(error) => {
-                self.lost |= matches!(error, Error::Lost { .. });
+                self.lost |= matches!(error, Error::Source(source::Error::Lost { .. }));
                 self.state = State::Closed;
                 Err(error)
             }
@@ -87,7 +101,7 @@ impl Feed {
                 }
                 State::Open { source, until, failed } => {
                     if let Some(error) = failed.take() {
-                        return Err(error);
+                        return Err(error.into());
                     }
                     let mut batch = source.next().await?;
                     while batch.records.len() < self.batch_size {
@@ -111,30 +125,23 @@ impl Feed {
     }
 
     fn open(&self) -> Opening {
-        let mut cursor = self.committed.clone();
-        let factory = self.factory.clone();
-        if self.lost {
-            let log = self.log.clone();
-            return Box::pin(async move {
+        let (committed, lost) = (self.committed.clone(), self.lost);
+        let (factory, log) = (self.factory.clone(), self.log.clone());
+        Box::pin(async move {
+            if let Some(problem) = other_history(log.as_ref(), &committed).await {
+                return Err(Error::OtherHistory(problem));
+            }
+            let mut cursor = committed.cursor;
+            if lost {
                 let until = log.head().await?;
-                if until < cursor.log_position {
-                    return Err(Error::Lost {
-                        source_name: "the log".to_owned(),
-                        problem: format!(
-                            "it ends at {until}, before the projection's position {}: it is \
-                             another log, or an older copy",
-                            cursor.log_position
-                        ),
-                    });
-                }
                 if until == cursor.log_position {
                     cursor.partitions.clear();
                     return Ok((factory.open(&cursor).await?, None));
                 }
-                Ok((log.subscribe(cursor.log_position).await?, Some(until)))
-            });
-        }
-        Box::pin(async move { Ok((factory.open(&cursor).await?, None)) })
+                return Ok((log.subscribe(cursor.log_position).await?, Some(until)));
+            }
+            Ok((factory.open(&cursor).await?, None))
+        })
     }
 }
 

@@ -26,7 +26,6 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// A generation that is served.
 pub(crate) struct Live {
-    pub generation: u64,
     pub pool: SqlitePool,
 }
 
@@ -185,7 +184,7 @@ impl Handle {
             let live = progress.live.expect("waited for");
             match read_once(&live.pool, &query).await {
                 Ok(answer) => return Ok(answer),
-                // A rebuilt generation has taken over in between: read that one.
+                // Another generation has taken over in between, or will: read that one.
                 Err(sqlx::Error::PoolClosed) if self.has_moved(&live) => {}
                 Err(error) => return Err(self.unreadable(&error)),
             }
@@ -194,7 +193,7 @@ impl Handle {
 
     fn has_moved(&self, from: &Arc<Live>) -> bool {
         let now = self.shared.progress.borrow();
-        now.live.as_ref().is_some_and(|live| live.generation != from.generation)
+        now.live.as_ref().is_none_or(|live| !Arc::ptr_eq(live, from))
     }
 
     fn rebuilding(&self, now: &Progress) -> Error {

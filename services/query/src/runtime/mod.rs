@@ -12,6 +12,7 @@ mod engine;
 mod feed;
 mod files;
 pub(crate) mod handle;
+mod history;
 pub(crate) mod host;
 pub mod projection;
 mod rebuild;

@@ -18,6 +18,7 @@ use super::engine::{self, Engine};
 use super::feed::merge;
 use super::files::Files;
 use super::handle::Shared;
+use super::history::other_history;
 use super::projection::Projection;
 use super::row::Tables;
 use super::store::{self, Checkpoint, Quarantined, from_i64, to_i64};
@@ -47,6 +48,8 @@ pub(crate) enum Error {
         "the log ends at {head}, before the projection's position {position}: it is another log, or an older copy"
     )]
     LogTooShort { head: u64, position: u64 },
+    #[error("{0}")]
+    OtherHistory(String),
     #[error("the log has sent nothing for {} s", SILENCE.as_secs())]
     Silent,
     #[error("the service is stopping")]
@@ -253,7 +256,13 @@ impl<P: Projection> Builder<P> {
     async fn read(&mut self) -> Result<Batch, Error> {
         let mut source = match self.source.take() {
             Some(source) => source,
-            None => self.log.subscribe(self.engine.checkpoint().position).await?,
+            None => {
+                let reached = self.engine.checkpoint();
+                if let Some(problem) = other_history(self.log.as_ref(), reached).await {
+                    return Err(Error::OtherHistory(problem));
+                }
+                self.log.subscribe(reached.position).await?
+            }
         };
         let next = tokio::time::timeout(SILENCE, source.next());
         let mut batch = next.await.map_err(|_| Error::Silent)??;

@@ -7,14 +7,16 @@ use std::time::Duration;
 use daybook_bus::source::{Cursor, Error as SourceError};
 use daybook_contract::daybook::v1::{ErrorReason, RebuildReport, RebuildStage, RebuildStatus};
 use daybook_contract::error::Error as ApiError;
+use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::engine::{self, Engine};
-use super::feed::Feed;
+use super::feed::{self, Feed};
 use super::files::Files;
 use super::handle::{Answer, Command, Handle, Live, Progress, Shared, is_running};
+use super::history::other_history;
 use super::projection::Projection;
 use super::rebuild::{self, Build, Handover, Ready};
 use super::store;
@@ -28,6 +30,9 @@ const QUEUED_COMMANDS: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// How often the log is asked whether it is still the same one.
+const ASK_LOG: Duration = Duration::from_secs(1);
+
 /// How long queries of the old generation may take after a new one has taken over.
 const FAREWELL: Duration = Duration::from_secs(30);
 
@@ -36,7 +41,7 @@ pub struct Started {
     /// What others see.
     pub handle: Handle,
     /// Runs until the service stops; ends at a batch boundary.
-    pub task: futures::future::BoxFuture<'static, ()>,
+    pub task: BoxFuture<'static, ()>,
 }
 
 /// Makes the runner of a projection. It runs when the task is polled.
@@ -87,6 +92,8 @@ enum Error {
     Rebuild(#[from] rebuild::Error),
     #[error("the projection's files: {0}")]
     Files(#[from] std::io::Error),
+    #[error("{0}")]
+    OtherHistory(String),
 }
 
 impl<P: Projection> Runner<P> {
@@ -94,6 +101,9 @@ impl<P: Projection> Runner<P> {
         loop {
             let Err(error) = self.serve().await else { break };
             tracing::error!(projection = P::NAME, %error, "projection stopped, will try again");
+            if let Error::OtherHistory(problem) = &error {
+                self.disown(problem).await;
+            }
             // Whatever the connection is in the middle of ends with it; what was committed holds.
             if let Some(engine) = self.engine.take() {
                 engine.abandon().await;
@@ -126,7 +136,11 @@ impl<P: Projection> Runner<P> {
             self.files.sweep()?;
         }
         let Some(engine) = self.open_or_build().await? else { return Ok(()) };
+        let other = other_history(self.environment.log.as_ref(), engine.checkpoint()).await;
         self.engine = Some(engine);
+        if let Some(problem) = other {
+            return Err(Error::OtherHistory(problem));
+        }
         if self.shared.progress.borrow().live.is_none() {
             self.serve_readers().await?;
         }
@@ -209,24 +223,58 @@ impl<P: Projection> Runner<P> {
         let pool = store::readers(&path, self.environment.settings.readers)
             .await
             .map_err(engine::Error::from)?;
-        Ok(Live { generation: engine.generation(), pool })
+        Ok(Live { pool })
     }
 
+    /// Stops serving what there is. What will be built may end before it, and have other rows.
     async fn stop_readers(&self) {
         let mut live = None;
-        self.shared.update(|progress| live = progress.live.take());
+        self.shared.update(|progress| {
+            live = progress.live.take();
+            *progress = Progress {
+                paused: progress.paused,
+                changes: progress.changes + 1,
+                ..Progress::default()
+            };
+        });
         if let Some(live) = live {
             live.pool.close().await;
         }
+    }
+
+    /// Gives up a generation that was made from another log: it is not served any more, and the
+    /// next attempt builds another one, as if it were of another version.
+    async fn disown(&mut self, problem: &str) {
+        self.stop_readers().await;
+        if !self.rebuilds.is_empty() {
+            self.rebuilds.shutdown().await;
+            self.fail_rebuild(problem);
+        }
+        if let Some(engine) = &mut self.engine
+            && let Err(error) = engine.disown(problem).await
+        {
+            tracing::error!(projection = P::NAME, %error, "file not marked as unusable");
+        }
+    }
+
+    /// Asks the log, after a while, whether it is another one than that of the rows.
+    fn ask_log(&self) -> BoxFuture<'static, Option<String>> {
+        let engine = self.engine.as_ref().expect("served while the engine is open");
+        let (log, reached) = (self.environment.log.clone(), engine.checkpoint().clone());
+        Box::pin(async move {
+            tokio::time::sleep(ASK_LOG).await;
+            other_history(log.as_ref(), &reached).await
+        })
     }
 
     /// Applies batches until the service stops.
     async fn follow(&mut self) -> Result<(), Error> {
         let settings: Arc<Settings> = self.environment.settings.clone();
         let log = self.environment.log.clone();
-        let cursor = self.engine().checkpoint().cursor.clone();
+        let committed = self.engine().checkpoint().clone();
         let factory = self.environment.factory.clone();
-        let mut feed = Feed::new(factory, log.clone(), settings.batch_size, cursor);
+        let mut feed = Feed::new(factory, log.clone(), settings.batch_size, committed);
+        let mut answer = self.ask_log();
         let mut resume_at: Option<Instant> = None;
         loop {
             let paused = self.shared.progress.borrow().paused;
@@ -244,6 +292,12 @@ impl<P: Projection> Runner<P> {
                         self.fail_rebuild("the rebuild panicked");
                     }
                 }
+                other = &mut answer => {
+                    if let Some(problem) = other {
+                        return Err(Error::OtherHistory(problem));
+                    }
+                    answer = self.ask_log();
+                }
                 _ = sleep_until(resume_at), if !paused && resume_at.is_some() => resume_at = None,
                 batch = feed.next(), if !waiting => match batch {
                     Ok(batch) => {
@@ -255,9 +309,12 @@ impl<P: Projection> Runner<P> {
                             progress.head = progress.head.max(batch.head).max(batch.position);
                         });
                         self.publish();
-                        feed.committed(&self.engine().checkpoint().cursor);
+                        feed.committed(self.engine().checkpoint());
                     }
-                    Err(error) => {
+                    Err(feed::Error::OtherHistory(problem)) => {
+                        return Err(Error::OtherHistory(problem));
+                    }
+                    Err(feed::Error::Source(error)) => {
                         tracing::warn!(projection = P::NAME, %error, "source failed");
                         if matches!(error, SourceError::Lost { .. }) {
                             self.engine().forget_partitions();

@@ -18,7 +18,7 @@ use super::projection::Projection;
 use super::row::{Binds, Statement};
 
 /// The layout of the tables below; a file with another one is built anew.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 
 /// SQLite before this has a bug that can corrupt a WAL which two connections use.
 const OLDEST_SQLITE: (u32, u32, u32) = (3, 51, 3);
@@ -40,7 +40,10 @@ CREATE TABLE checkpoint (
     last_event_time INTEGER NOT NULL,
     log_position    INTEGER NOT NULL,
     partitions      BLOB NOT NULL,
-    commits         INTEGER NOT NULL
+    commits         INTEGER NOT NULL,
+    anchor_position INTEGER NOT NULL,
+    anchor_event_id TEXT NOT NULL,
+    disowned        TEXT NOT NULL
 );
 CREATE TABLE stream_versions (
     stream   TEXT PRIMARY KEY,
@@ -72,7 +75,8 @@ pub(crate) enum Error {
     /// SQLite or sqlx failed.
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
-    /// The file is of another version of the projection, or no database of ours at all.
+    /// The file is of another version of the projection or of another log, or no database of ours
+    /// at all.
     #[error("{0}")]
     Unusable(String),
     /// Somebody else has written to the file since it was read. Nothing was committed.
@@ -94,6 +98,17 @@ pub(crate) struct Checkpoint {
     /// How often it was written. What is folded over rows of one count is committed only on top of
     /// the same count.
     pub commits: u64,
+    /// The event that tells which log the rows are of.
+    pub anchor: Anchor,
+}
+
+/// The event with the highest position that was seen. A log that has another one there, or none,
+/// is not the log that the rows were made from.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Anchor {
+    /// 0 when no event was seen yet.
+    pub position: u64,
+    pub event_id: String,
 }
 
 /// A record in quarantine.
@@ -172,7 +187,7 @@ impl Store {
         let mut transaction = store.connection.begin().await?;
         transaction.execute(SCHEMA).await?;
         transaction.execute(P::SCHEMA).await?;
-        sqlx::query("INSERT INTO checkpoint VALUES (1, ?, ?, ?, 0, 0, 0, 0, x'', 0)")
+        sqlx::query("INSERT INTO checkpoint VALUES (1, ?, ?, ?, 0, 0, 0, 0, x'', 0, 0, '', '')")
             .bind(P::NAME)
             .bind(P::VERSION)
             .bind(P::SCHEMA)
@@ -247,11 +262,11 @@ impl Store {
         if format != FORMAT {
             return Err(Error::Unusable(format!("its format is {format}, not {FORMAT}")));
         }
-        let row = sqlx::query("SELECT projection, version, tables FROM checkpoint")
+        let row = sqlx::query("SELECT projection, version, tables, disowned FROM checkpoint")
             .fetch_one(&mut self.connection)
             .await?;
-        let (name, version, tables): (String, u32, String) =
-            (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let (name, version, tables, disowned): (String, u32, String, String) =
+            (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
         if name != P::NAME || version != P::VERSION {
             return Err(Error::Unusable(format!(
                 "it is {name} version {version}, not {} version {}",
@@ -261,6 +276,9 @@ impl Store {
         }
         if tables != P::SCHEMA {
             return Err(Error::Unusable("its tables are others".to_owned()));
+        }
+        if !disowned.is_empty() {
+            return Err(Error::Unusable(disowned));
         }
         Ok(())
     }
@@ -313,7 +331,7 @@ impl Store {
     pub async fn checkpoint(&mut self) -> Result<Checkpoint, sqlx::Error> {
         let row = sqlx::query(
             "SELECT position, applied_events, last_event_time, log_position, partitions,
-             commits FROM checkpoint",
+             commits, anchor_position, anchor_event_id FROM checkpoint",
         )
         .fetch_one(&mut self.connection)
         .await?;
@@ -334,6 +352,7 @@ impl Store {
                 partitions: partitions.collect(),
             },
             commits: from_i64(row.try_get(5)?),
+            anchor: Anchor { position: from_i64(row.try_get(6)?), event_id: row.try_get(7)? },
         })
     }
 
@@ -347,7 +366,8 @@ impl Store {
         });
         let done = sqlx::query(
             "UPDATE checkpoint SET position = ?1, applied_events = ?2, last_event_time = ?3,
-             log_position = ?4, partitions = ?5, commits = ?6 WHERE commits = ?6 - 1",
+             log_position = ?4, partitions = ?5, commits = ?6, anchor_position = ?7,
+             anchor_event_id = ?8 WHERE commits = ?6 - 1",
         )
         .bind(to_i64(to.position))
         .bind(to_i64(to.applied_events))
@@ -355,12 +375,24 @@ impl Store {
         .bind(to_i64(to.cursor.log_position))
         .bind(StoredPartitions { partitions: partitions.collect() }.encode_to_vec())
         .bind(to_i64(to.commits))
+        .bind(to_i64(to.anchor.position))
+        .bind(&to.anchor.event_id)
         .execute(&mut self.connection)
         .await?;
         match done.rows_affected() {
             1 => Ok(()),
             _ => Err(Error::Fenced),
         }
+    }
+
+    /// Notes that the rows are not those of the log: from now on the file is unusable, and so are
+    /// its places in the partitions, where the same events may be others now.
+    pub async fn disown(&mut self, problem: &str) -> Result<(), sqlx::Error> {
+        sqlx::query("UPDATE checkpoint SET disowned = ?, partitions = x''")
+            .bind(problem)
+            .execute(&mut self.connection)
+            .await
+            .map(drop)
     }
 
     /// The connection, for what only one caller needs.

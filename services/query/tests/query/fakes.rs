@@ -2,6 +2,7 @@
 //! running query side.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -43,8 +44,9 @@ pub struct Log {
     head: Arc<watch::Sender<u64>>,
 }
 
-#[derive(Default)]
-struct Inner {
+/// What is in a log at a moment.
+#[derive(Default, Clone)]
+pub struct Inner {
     events: Vec<Bytes>,
     versions: BTreeMap<String, u64>,
     seconds: i64,
@@ -53,7 +55,12 @@ struct Inner {
     damaged: bool,
     /// How often `read_stream` was called: how often a gap was filled.
     gap_reads: u64,
+    /// How often its files were replaced. Sources of before see the connection end.
+    replaced: u64,
 }
+
+/// Makes the ids of events unique over all logs.
+static APPENDED: AtomicU64 = AtomicU64::new(0);
 
 impl Log {
     pub fn new() -> Self {
@@ -80,7 +87,7 @@ impl Log {
         let stream_version = inner.versions.entry(id.to_owned()).or_default();
         *stream_version += 1;
         let event = RecordedEvent {
-            event_id: format!("event-{position}"),
+            event_id: format!("event-{position}-{}", APPENDED.fetch_add(1, Ordering::Relaxed)),
             aggregate_type: "bank.account".to_owned(),
             aggregate_id: id.to_owned(),
             version: *stream_version,
@@ -121,6 +128,21 @@ impl Log {
         self.inner.lock().unwrap().gap_reads
     }
 
+    /// A copy of the files.
+    pub fn copy(&self) -> Inner {
+        self.inner.lock().unwrap().clone()
+    }
+
+    /// Stops the log, puts a copy in the place of the files, and starts it again.
+    pub fn restore(&self, copy: &Inner) {
+        let mut inner = self.inner.lock().unwrap();
+        let (down, replaced) = (inner.down, inner.replaced + 1);
+        *inner = Inner { down, replaced, ..copy.clone() };
+        let position = inner.events.len() as u64;
+        drop(inner);
+        self.head.send_replace(position);
+    }
+
     /// Makes the log unreachable, or reachable again.
     pub fn set_down(&self, down: bool) {
         self.inner.lock().unwrap().down = down;
@@ -152,7 +174,8 @@ impl Log {
     fn source(&self, after: u64, is_live: bool) -> Result<Box<dyn Source>, Error> {
         self.check()?;
         let head = self.head.subscribe();
-        Ok(Box::new(LogSource { log: self.clone(), after, head, first: true, is_live }))
+        let replaced = self.inner.lock().unwrap().replaced;
+        Ok(Box::new(LogSource { log: self.clone(), after, head, first: true, is_live, replaced }))
     }
 }
 
@@ -162,6 +185,7 @@ struct LogSource {
     head: watch::Receiver<u64>,
     first: bool,
     is_live: bool,
+    replaced: u64,
 }
 
 impl Source for LogSource {
@@ -170,6 +194,12 @@ impl Source for LogSource {
             loop {
                 self.head.borrow_and_update();
                 self.log.check()?;
+                if self.log.inner.lock().unwrap().replaced != self.replaced {
+                    return Err(Error::Unavailable {
+                        source_name: "the log".to_owned(),
+                        problem: "the connection was lost".to_owned(),
+                    });
+                }
                 if !self.is_live && self.log.inner.lock().unwrap().damaged {
                     return Err(Error::Damaged { problem: "record 17 is damaged".to_owned() });
                 }
@@ -231,6 +261,15 @@ impl LogReader for Log {
                     && (from..=to).contains(&event.version)
             });
             Ok(found)
+        }
+        .boxed()
+    }
+
+    fn event_id_at(&self, position: u64) -> BoxFuture<'_, Result<Option<String>, Error>> {
+        async move {
+            self.check()?;
+            let found = self.events().get(position as usize - 1).cloned();
+            Ok(found.map(|bytes| RecordedEvent::decode(bytes).unwrap().event_id))
         }
         .boxed()
     }

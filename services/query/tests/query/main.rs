@@ -5,6 +5,7 @@ mod fakes;
 mod naive;
 mod quarantine;
 mod rebuild;
+mod restored;
 mod runtime;
 mod service;
 mod sums;

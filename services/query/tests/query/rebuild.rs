@@ -357,20 +357,3 @@ async fn first_quarantined(file: &std::path::Path, stream: &str) -> u64 {
         .unwrap();
     id as u64
 }
-
-#[tokio::test]
-async fn a_log_that_is_shorter_than_the_projection_is_not_its_own() {
-    let (dir, log, other) = (tempfile::tempdir().unwrap(), Log::new(), Log::new());
-    accounts(&log, "a", 10);
-    accounts(&other, "a", 5);
-    let host = run(&dir, &log, &log, start_sums::<NONE, 1>);
-    until_position(&host, 20).await;
-    host.shutdown().await;
-    drop(host);
-    let host = run(&dir, &other, &other, start_sums::<NONE, 1>);
-    until(&host, "sums", |status| status.position == 20).await;
-    let status = rebuild(&host, "sums").await;
-    assert_eq!(status.stage(), RebuildStage::Failed);
-    assert!(status.problem.contains("another log"), "{}", status.problem);
-    host.shutdown().await;
-}

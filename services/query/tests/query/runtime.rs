@@ -27,26 +27,6 @@ fn some_movements(log: &Log) {
     }
 }
 
-/// What the projection must hold of a log.
-fn expected(log: &Log) -> Vec<String> {
-    let mut sums = std::collections::BTreeMap::<String, (i64, u64)>::new();
-    for (record, event) in decoded(log) {
-        use daybook_contract::bank::v1::account::Event;
-        let minor = |amount: &Option<_>| {
-            daybook_contract::money::to_minor(amount.as_ref().unwrap()).unwrap()
-        };
-        let sum = sums.entry(record.aggregate_id).or_default();
-        sum.1 += 1;
-        sum.0 += match &event {
-            Event::AccountOpened(event) => minor(&event.initial_balance),
-            Event::MoneyDeposited(event) => minor(&event.amount),
-            Event::MoneyWithdrawn(event) => -minor(&event.amount),
-            Event::AccountClosed(_) => 0,
-        };
-    }
-    sums.iter().map(|(id, (cents, events))| format!("'{id}' {cents} {events}")).collect()
-}
-
 fn partition(id: &str) -> usize {
     id.bytes().map(usize::from).sum::<usize>() % 3
 }

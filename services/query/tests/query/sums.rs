@@ -7,6 +7,8 @@ use daybook_query::runtime::{
     ApplyError, EncodedEvent, Environment, Projection, Recorded, Started, start,
 };
 
+use crate::fakes::{Log, decoded};
+
 /// The bugs.
 pub const NONE: u8 = 0;
 /// Counts deposits twice.
@@ -98,4 +100,20 @@ impl<const BUG: u8, const V: u32> Projection for Sums<BUG, V> {
 
 fn cents(amount: Option<&daybook_contract::daybook::v1::Money>) -> i64 {
     daybook_contract::money::to_minor(amount.unwrap()).unwrap()
+}
+
+/// What the projection must hold of a log.
+pub fn expected(log: &Log) -> Vec<String> {
+    let mut sums = std::collections::BTreeMap::<String, (i64, u64)>::new();
+    for (record, event) in decoded(log) {
+        let sum = sums.entry(record.aggregate_id).or_default();
+        sum.1 += 1;
+        sum.0 += match &event {
+            Event::AccountOpened(event) => cents(event.initial_balance.as_ref()),
+            Event::MoneyDeposited(event) => cents(event.amount.as_ref()),
+            Event::MoneyWithdrawn(event) => -cents(event.amount.as_ref()),
+            Event::AccountClosed(_) => 0,
+        };
+    }
+    sums.iter().map(|(id, (cents, events))| format!("'{id}' {cents} {events}")).collect()
 }
