@@ -22,6 +22,7 @@ use prost::Message as _;
 use rdkafka::consumer::StreamConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
@@ -40,9 +41,9 @@ pub struct KafkaSourceConfig {
     pub kafka: Kafka,
     /// The topics to read.
     pub topics: Vec<String>,
-    /// The id of the store whose events are wanted; others are dropped. `None` takes the events of
-    /// any store, for a reader that does not know yet.
-    pub store_id: Option<String>,
+    /// The id of the store whose events are wanted; `None` as long as it is not known, and until
+    /// then no source is opened. When it changes, the open sources end.
+    pub store_id: watch::Receiver<Option<String>>,
     /// The most records in a batch.
     pub max_batch: usize,
     /// When nothing comes for so long although there is something, the source gives up, and the
@@ -52,7 +53,11 @@ pub struct KafkaSourceConfig {
 
 impl KafkaSourceConfig {
     /// The defaults, for these topics.
-    pub fn new(kafka: Kafka, topics: Vec<String>, store_id: Option<String>) -> Self {
+    pub fn new(
+        kafka: Kafka,
+        topics: Vec<String>,
+        store_id: watch::Receiver<Option<String>>,
+    ) -> Self {
         Self { kafka, topics, store_id, max_batch: 2000, stall_timeout: Duration::from_secs(30) }
     }
 }
@@ -82,12 +87,15 @@ impl SourceFactory for KafkaSourceFactory {
         let (config, cursor) = (self.config.clone(), cursor.clone());
         async move {
             let stall_timeout = config.stall_timeout;
+            let store_id = config.store_id.borrow().clone();
+            let store_id = store_id
+                .ok_or_else(|| unavailable(&"the log has not said yet which store it is"))?;
             let reading = {
                 let config = config.clone();
                 spawn_blocking(move || assignment::open(&config, &cursor))
             };
             let opened = reading.await.map_err(|error| unavailable(&error))??;
-            let reader = Reader::new(config, opened.log_position, opened.partitions);
+            let reader = Reader::new(config, store_id, opened.log_position, opened.partitions);
             let source: Box<dyn Source> = Box::new(KafkaSource {
                 consumer: Some(Arc::new(opened.consumer)),
                 reader,
@@ -118,6 +126,8 @@ struct KafkaSource {
 /// What has been read, and how far that brings the reader.
 struct Reader {
     config: KafkaSourceConfig,
+    /// The store whose events are read.
+    store_id: String,
     /// For each topic its partitions.
     partitions: HashMap<String, Vec<Partition>>,
     records: Vec<Record>,
@@ -149,6 +159,9 @@ impl Source for KafkaSource {
         async {
             if let Some(error) = self.failed.take() {
                 return Err(error);
+            }
+            if self.reader.config.store_id.borrow().as_ref() != Some(&self.reader.store_id) {
+                return Err(another_store());
             }
             loop {
                 self.drain()?;
@@ -182,6 +195,7 @@ impl KafkaSource {
         let consumer = self.consumer.as_ref().expect("it is there until the drop");
         tokio::select! {
             result = consumer.recv() => return self.reader.take(result),
+            () = self.reader.store_changed() => return Err(another_store()),
             () = sleep_until(self.check_at), if self.check.is_none() => {}
             result = finished(&mut self.check) => {
                 self.check = None;
@@ -224,11 +238,13 @@ impl Drop for KafkaSource {
 impl Reader {
     fn new(
         config: KafkaSourceConfig,
+        store_id: String,
         begin: u64,
         partitions: HashMap<String, Vec<Partition>>,
     ) -> Self {
         let mut reader = Self {
             config,
+            store_id,
             partitions,
             records: Vec::new(),
             begin,
@@ -238,6 +254,15 @@ impl Reader {
         };
         reader.advance();
         reader
+    }
+
+    /// Waits until the log is another store than the one that is read.
+    async fn store_changed(&mut self) {
+        let ours = Some(&self.store_id);
+        if self.config.store_id.wait_for(|now| now.as_ref() != ours).await.is_err() {
+            // Nobody asks any more, so it stays as it is.
+            std::future::pending().await
+        }
     }
 
     /// Takes one record from Kafka.
@@ -259,11 +284,7 @@ impl Reader {
         let headers = message.headers();
         let store_id = header(headers, STORE_ID_HEADER);
         let payload = message.payload().unwrap_or_default();
-        let is_ours = match (&self.config.store_id, store_id) {
-            (Some(ours), Some(theirs)) => ours == theirs,
-            (None, Some(_)) => true,
-            (_, None) => false,
-        };
+        let is_ours = store_id == Some(&self.store_id);
         let watermark = if is_ours { watermark_position(payload) } else { None };
         if let Some(position) = watermark {
             let known = header(headers, PARTITIONS_HEADER).and_then(|text| text.parse().ok());
@@ -425,6 +446,10 @@ async fn finished(
         Some(handle) => handle.await.unwrap_or(Err(KafkaError::Canceled)),
         None => std::future::pending().await,
     }
+}
+
+fn another_store() -> Error {
+    unavailable(&"the log is another store now")
 }
 
 pub(crate) fn unavailable(problem: &impl ToString) -> Error {

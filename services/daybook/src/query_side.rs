@@ -1,9 +1,12 @@
 //! The query side of a process: projections, their services, and where their events come from.
 
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use daybook_bus::kafka::{KafkaSourceConfig, KafkaSourceFactory};
 use daybook_bus::log::{GrpcLogReader, LogSourceFactory, connect};
 use daybook_bus::settings::Kafka;
@@ -11,6 +14,9 @@ use daybook_bus::source::SourceFactory;
 use daybook_contract::daybook::v1::{ProjectionState, ProjectionStatus};
 use daybook_query::QuerySide as Projections;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tonic::transport::Channel;
 use tracing::warn;
 
 use crate::command_side::services_of;
@@ -19,8 +25,15 @@ use crate::http::{Health, Report};
 use crate::publishing::projected_topics;
 use crate::serve::{self, Running};
 
-/// How long a query process over Kafka waits for the log to say which store it is.
-const ASK_STORE: Duration = Duration::from_secs(2);
+/// How often the log is asked which store it is: until it answers, and from then on.
+const ASK_FIRST: Duration = Duration::from_secs(1);
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long the start waits for the first answer; without it the projections wait.
+const START_WAIT: Duration = Duration::from_secs(2);
+
+/// The file, among those of the projections, with the last known id of the store.
+const STORE_ID_FILE: &str = "store_id";
 
 /// A running query side.
 pub struct QuerySide {
@@ -32,12 +45,12 @@ pub struct QuerySide {
 
 /// Starts the projections and serves queries.
 pub async fn start(config: &Config, log_url: &str) -> anyhow::Result<QuerySide> {
+    let channel = channel(log_url)?;
     let listener = serve::bind(config.query_listen, "--query-listen").await?;
-    let channel = connect(log_url).with_context(|| format!("log_url {log_url:?} is no URL"))?;
     let log = GrpcLogReader::new(channel.clone());
     let factory: Arc<dyn SourceFactory> = match config.brokers.is_empty() {
         true => Arc::new(LogSourceFactory::new(channel)),
-        false => Arc::new(kafka(config, &log).await),
+        false => Arc::new(kafka(config, log.clone()).await),
     };
     let settings = daybook_query::Config {
         batch_size: config.batch_size,
@@ -53,17 +66,83 @@ pub async fn start(config: &Config, log_url: &str) -> anyhow::Result<QuerySide> 
     Ok(QuerySide { server, projections, closing })
 }
 
-async fn kafka(config: &Config, log: &GrpcLogReader) -> KafkaSourceFactory {
-    // Without the log it is taken on trust that the topics are of one store.
-    let store_id = match tokio::time::timeout(ASK_STORE, log.info()).await {
-        Ok(Ok(info)) => Some(info.store_id),
-        _ => {
-            warn!(log_url = %config.log_url, "the log does not answer; records of any store are taken");
-            None
-        }
-    };
+/// A channel to the log. What has no scheme, or one that we do not speak, would be retried for
+/// ever.
+fn channel(log_url: &str) -> anyhow::Result<Channel> {
+    if !log_url.starts_with("http://") {
+        bail!("--log is {log_url:?}: write http://HOST:PORT (there is no TLS yet)");
+    }
+    connect(log_url).with_context(|| format!("--log is {log_url:?}: write http://HOST:PORT"))
+}
+
+async fn kafka(config: &Config, log: GrpcLogReader) -> KafkaSourceFactory {
+    let file = config.data.join("query").join(STORE_ID_FILE);
+    let ids = watch::Sender::new(last_known(&file));
+    let mut store_id = ids.subscribe();
+    tokio::spawn(follow_store(log, file, ids));
+    // Nearly always the log is there, and the projections need not begin with a failure.
+    let known = tokio::time::timeout(START_WAIT, store_id.wait_for(Option::is_some)).await.is_ok();
+    if !known {
+        let log_url = &config.log_url;
+        warn!(%log_url, "the log does not answer; until it says which store it is, nothing is read");
+    }
     let kafka = Kafka::new(&config.brokers);
     KafkaSourceFactory::new(KafkaSourceConfig::new(kafka, projected_topics(config), store_id))
+}
+
+/// Asks the log which store it is, as long as somebody wants to know. The answer is kept in a
+/// file, so that a query process can start without the log.
+async fn follow_store(log: GrpcLogReader, file: PathBuf, ids: watch::Sender<Option<String>>) {
+    let mut interval = ASK_FIRST;
+    loop {
+        if let Ok(info) = log.info().await {
+            interval = ASK_AGAIN;
+            learn_store(info.store_id, &file, &ids).await;
+        }
+        tokio::select! {
+            () = ids.closed() => return,
+            () = sleep(interval) => {}
+        }
+    }
+}
+
+/// Keeps the id of the store and tells it, if it is new.
+async fn learn_store(store_id: String, file: &Path, ids: &watch::Sender<Option<String>>) {
+    let before = ids.borrow().clone();
+    if before.as_ref() == Some(&store_id) {
+        return;
+    }
+    if let Some(before) = before {
+        warn!(%before, %store_id, "the log is another store now");
+    }
+    let written = {
+        let (file, store_id) = (file.to_owned(), store_id.clone());
+        spawn_blocking(move || keep(&file, &store_id)).await
+    };
+    match written {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(file = %file.display(), %error, "the store id cannot be kept"),
+        Err(error) => warn!(%error, "the store id cannot be kept"),
+    }
+    ids.send_replace(Some(store_id));
+}
+
+/// The id in the file. One that cannot be read is as good as none: the log is asked.
+fn last_known(file: &Path) -> Option<String> {
+    let text = fs::read_to_string(file).ok()?;
+    Some(text.trim().to_owned()).filter(|store_id| !store_id.is_empty())
+}
+
+/// Replaces the file atomically.
+fn keep(file: &Path, store_id: &str) -> io::Result<()> {
+    let dir = file.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(dir)?;
+    let tmp = file.with_extension("tmp");
+    let mut new = File::create(&tmp)?;
+    writeln!(new, "{store_id}")?;
+    new.sync_all()?;
+    fs::rename(&tmp, file)?;
+    File::open(dir)?.sync_all()
 }
 
 impl QuerySide {
@@ -107,4 +186,38 @@ fn report(status: &ProjectionStatus) -> Report {
         problems.push(format!("{} events are in quarantine", status.quarantined_events));
     }
     Report::working(part, problems.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_of_the_log_that_cannot_work_is_refused_with_its_flag() {
+        assert!(channel("http://127.0.0.1:50051").is_ok());
+        for url in ["127.0.0.1:50051", "localhost:50051", "https://log:50051", "http://", ""] {
+            let text = channel(url).unwrap_err().to_string();
+            assert!(text.contains("--log") && text.contains("write http://HOST:PORT"), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_store_is_known_without_the_log_from_the_last_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("query").join(STORE_ID_FILE);
+        assert_eq!(last_known(&file), None);
+        let ids = watch::Sender::new(None);
+        for store_id in ["first", "second"] {
+            learn_store(store_id.to_owned(), &file, &ids).await;
+            assert_eq!(ids.borrow().as_deref(), Some(store_id));
+            assert_eq!(last_known(&file).as_deref(), Some(store_id));
+        }
+        // The same again is no news, for which sources would end.
+        let mut news = ids.subscribe();
+        news.mark_unchanged();
+        learn_store("second".to_owned(), &file, &ids).await;
+        assert!(!news.has_changed().unwrap());
+        fs::write(&file, "").unwrap();
+        assert_eq!(last_known(&file), None);
+    }
 }

@@ -181,7 +181,8 @@ impl World {
 
     pub fn source_config(&self) -> KafkaSourceConfig {
         let topics = vec![self.bank.clone(), self.raw.clone()];
-        KafkaSourceConfig::new(Kafka::new(&self.bootstrap), topics, Some(self.log.store_id()))
+        let store_id = watch::Sender::new(Some(self.log.store_id())).subscribe();
+        KafkaSourceConfig::new(Kafka::new(&self.bootstrap), topics, store_id)
     }
 
     pub fn factory(&self) -> KafkaSourceFactory {

@@ -4,17 +4,19 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use daybook_bus::kafka::KafkaSourceFactory;
+use daybook_bus::kafka::{KafkaSourceConfig, KafkaSourceFactory};
+use daybook_bus::outbox::Outbox;
 use daybook_bus::source::{Cursor, Error, SourceFactory};
-use daybook_testing::{Broker, unique};
+use daybook_testing::Broker;
 use rdkafka::admin::AdminOptions;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use tokio::sync::watch;
 
-use crate::fixture::{ACCOUNT, MemoryLog, World, open_when_ready, read_until};
+use crate::fixture::{ACCOUNT, MemoryLog, PATIENCE, World, open_when_ready, read_until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_position_moves_over_idle_partitions_and_both_topics() {
@@ -221,18 +223,53 @@ async fn an_event_or_a_watermark_without_a_store_is_not_handed_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_without_a_store_takes_any() {
+async fn no_source_is_opened_before_the_store_is_known() {
     let broker = Broker::shared().await;
-    let mut world = World::new(&broker.bootstrap);
-    world.raw = unique("raw-events");
+    let world = World::new(&broker.bootstrap);
     world.log.append_accounts(2, 10);
     let mut publishing = world.publish();
     publishing.reaches(10).await;
     publishing.stop().await;
-    let mut config = world.source_config();
-    config.store_id = None;
-    let mut source = KafkaSourceFactory::new(config).open(&Cursor::default()).await.unwrap();
+    let store_id = watch::Sender::new(None);
+    let config = KafkaSourceConfig { store_id: store_id.subscribe(), ..world.source_config() };
+    let factory = KafkaSourceFactory::new(config);
+    let error = factory.open(&Cursor::default()).await.err().unwrap();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    assert!(error.to_string().contains("has not said yet which store it is"), "{error}");
+
+    store_id.send_replace(Some(world.log.store_id()));
+    let mut source = factory.open(&Cursor::default()).await.unwrap();
     read_until(source.as_mut(), 10, &mut BTreeSet::new()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_ends_when_the_log_is_another_store() {
+    let broker = Broker::shared().await;
+    let world = World::new(&broker.bootstrap);
+    world.log.append_accounts(2, 10);
+    let mut publishing = world.publish();
+    publishing.reaches(10).await;
+    let ours = Some(world.log.store_id());
+    let store_id = watch::Sender::new(ours.clone());
+    let config = KafkaSourceConfig { store_id: store_id.subscribe(), ..world.source_config() };
+    let factory = KafkaSourceFactory::new(config);
+    let mut idle = factory.open(&Cursor::default()).await.unwrap();
+    let mut busy = factory.open(&Cursor::default()).await.unwrap();
+    let mut seen = BTreeSet::new();
+    read_until(idle.as_mut(), 10, &mut seen).await.unwrap();
+    // The same store once more is no news.
+    store_id.send_replace(ours);
+    world.log.append_accounts(2, 10);
+    read_until(idle.as_mut(), 20, &mut seen).await.unwrap();
+    publishing.stop().await;
+
+    let change = async { store_id.send_replace(Some("another-store".to_owned())) };
+    let waiting = tokio::time::timeout(PATIENCE, read_until(idle.as_mut(), 21, &mut seen));
+    let (ended, _) = tokio::join!(waiting, change);
+    for error in [ended.unwrap().unwrap_err(), busy.next().await.unwrap_err()] {
+        assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+        assert!(error.to_string().contains("another store"), "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
