@@ -10,4 +10,5 @@ mod idempotency;
 mod old_events;
 mod reading;
 mod readme;
+mod restored;
 mod serving;
