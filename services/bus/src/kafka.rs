@@ -103,6 +103,7 @@ impl SourceFactory for KafkaSourceFactory {
                 check: None,
                 check_at: Instant::now() + stall_timeout,
                 offsets_at_check: Vec::new(),
+                behind_at_check: false,
             });
             Ok(source)
         }
@@ -121,6 +122,8 @@ struct KafkaSource {
     check: Option<JoinHandle<Result<bool, KafkaError>>>,
     check_at: Instant,
     offsets_at_check: Vec<i64>,
+    /// The last check found something. It may have been written just then, so the next one decides.
+    behind_at_check: bool,
 }
 
 /// What has been read, and how far that brings the reader.
@@ -200,16 +203,16 @@ impl KafkaSource {
             result = finished(&mut self.check) => {
                 self.check = None;
                 self.check_at = Instant::now() + self.reader.config.stall_timeout;
-                return match result {
-                    Ok(true) if self.reader.offsets() == self.offsets_at_check => {
-                        Err(unavailable(&format!(
-                            "there are records that have not come for {:?}",
-                            self.reader.config.stall_timeout
-                        )))
-                    }
-                    Ok(_) => Ok(()),
-                    Err(error) => Err(unavailable(&error)),
-                };
+                let is_behind = result.map_err(|error| unavailable(&error))?
+                    && self.reader.offsets() == self.offsets_at_check;
+                if is_behind && self.behind_at_check {
+                    return Err(unavailable(&format!(
+                        "there are records that have not come for {:?}",
+                        self.reader.config.stall_timeout
+                    )));
+                }
+                self.behind_at_check = is_behind;
+                return Ok(());
             }
         }
         let offsets = self.reader.offsets();
@@ -219,6 +222,7 @@ impl KafkaSource {
             self.check = Some(spawn_blocking(move || assignment::is_behind(&consumer, &expected)));
         } else {
             self.check_at = Instant::now() + self.reader.config.stall_timeout;
+            self.behind_at_check = false;
         }
         self.offsets_at_check = offsets;
         Ok(())

@@ -78,7 +78,9 @@ async fn every_partition_of_every_topic_gets_the_watermark() {
 async fn a_shutdown_publishes_what_is_in_the_log() {
     let broker = Broker::shared().await;
     let world = World::new(&broker.bootstrap);
-    let publishing = world.publish();
+    let mut config = world.publisher_config();
+    config.shutdown_timeout = PATIENCE;
+    let publishing = world.publish_with(config);
     world.log.append_accounts(100, 30_000);
     publishing.stop().await;
     assert_eq!(world.log.mark(), 30_000);

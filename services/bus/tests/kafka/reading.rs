@@ -281,13 +281,13 @@ async fn an_idle_source_does_not_give_up() {
     publishing.reaches(10).await;
     open_when_ready(&world, &Cursor::default()).await;
     let mut config = world.source_config();
-    config.stall_timeout = Duration::from_millis(50);
+    config.stall_timeout = Duration::from_millis(200);
     let factory = KafkaSourceFactory::new(config);
     let mut source = factory.open(&Cursor::default()).await.unwrap();
     let mut seen = BTreeSet::new();
     read_until(source.as_mut(), 10, &mut seen).await.unwrap();
     // Several looks at the ends of the partitions, which find nothing new.
-    let idle = tokio::time::timeout(Duration::from_secs(1), source.next()).await;
+    let idle = tokio::time::timeout(Duration::from_secs(2), source.next()).await;
     assert!(idle.is_err(), "{idle:?}");
     world.log.append_accounts(1, 10);
     read_until(source.as_mut(), 20, &mut seen).await.unwrap();
