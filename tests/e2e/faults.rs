@@ -51,7 +51,7 @@ fn doctor(data: &Path) -> (Option<i32>, String) {
 const CHANGE_A_BYTE: &str = "UPDATE events SET record = CAST(substr(record, 1, 60) || x'00' \
                              || substr(record, 62) AS BLOB) WHERE position = 2";
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_changed_record_is_data_loss_for_who_reads_it_and_for_nobody_else() {
     let site = Site::new();
     let process = site.start("command", &[]);
@@ -87,7 +87,7 @@ async fn a_changed_record_is_data_loss_for_who_reads_it_and_for_nobody_else() {
     assert_eq!(doctor(site.data.path()).0, code);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_missing_record_is_noticed_by_every_reader_that_passes_it() {
     let site = Site::new();
     let process = site.start("command", &[]);
@@ -111,7 +111,7 @@ async fn a_missing_record_is_noticed_by_every_reader_that_passes_it() {
     assert_eq!(stream_length(&client, "bank.account-bob").await.unwrap(), 2);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_log_with_a_damaged_end_is_not_opened() {
     let site = Site::new();
     for (sql, part) in [
@@ -136,7 +136,7 @@ fn pages(data: &Path) -> u64 {
     std::fs::metadata(file).unwrap().len() / 4096
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_commands_answers_queries_and_harms_nothing() {
     let site = Site::new();
     let process = site.start("command", &[]);

@@ -18,7 +18,7 @@ fn assert_replayed(again: &CommandReceipt, first: &CommandReceipt) {
     assert_eq!(*again, CommandReceipt { replayed: true, ..first.clone() });
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_accepted_request_is_answered_again_also_after_a_restart() {
     let site = Site::new();
     let process = site.start("command", &[]);
@@ -58,7 +58,7 @@ async fn an_accepted_request_is_answered_again_also_after_a_restart() {
     assert_eq!(head(&client).await, 2);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refused_request_is_refused_again_also_after_a_restart() {
     let site = Site::new();
     let process = site.start("command", &[]);
@@ -88,7 +88,7 @@ async fn a_refused_request_is_refused_again_also_after_a_restart() {
     client.withdraw("ada", usd(100)).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_refused_for_its_form_or_version_may_be_mended_and_sent_again() {
     let site = Site::new();
     let _process = site.start("command", &[]);
@@ -229,7 +229,7 @@ async fn a_memory_for_one_stream_changes_no_answer() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_hangs_up_takes_nothing_back() {
     let site = Site::new();
     let _process = site.start("command", &[]);

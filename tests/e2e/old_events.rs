@@ -89,7 +89,7 @@ async fn site_with(events: Vec<RecordedEvent>) -> Site {
     site
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn deposits_of_every_schema_fold_to_the_right_balance_and_are_projected_rightly() {
     let v1 = MoneyDepositedV1 { amount_minor: 1_234, description: "before currencies".into() };
     let v2 = MoneyDepositedV2 {
@@ -154,7 +154,7 @@ async fn deposits_of_every_schema_fold_to_the_right_balance_and_are_projected_ri
     assert_eq!(days.len(), 2);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_of_a_later_program_stops_its_account_and_no_other() {
     let later =
         Any { type_url: "type.googleapis.com/bank.v1.MoneyDeposited".into(), value: vec![] };

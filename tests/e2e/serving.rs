@@ -60,7 +60,11 @@ async fn health_of(url: &str, service: &str) -> Result<ServingStatus, Code> {
 async fn serves(url: String, services: &[&str]) {
     let mut expected: BTreeSet<String> = services.iter().map(|&name| name.to_owned()).collect();
     for service in &expected {
-        assert_eq!(health_of(&url, service).await, Ok(ServingStatus::Serving), "{service}");
+        // A moment after the start, a projection may still have nothing to show.
+        let serving = || async {
+            (health_of(&url, service).await == Ok(ServingStatus::Serving)).then_some(())
+        };
+        eventually(PATIENCE, serving).await;
     }
     assert_eq!(health_of(&url, "").await, Ok(ServingStatus::Serving));
     assert_eq!(health_of(&url, "bank.v1.Nothing").await, Err(Code::NotFound));
@@ -73,7 +77,7 @@ async fn serves(url: String, services: &[&str]) {
     assert_eq!(known, expected);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn every_service_is_reflected_in_both_versions_and_has_its_health() {
     let site = Site::new();
     let _process = site.start("dev", &[]);
@@ -81,7 +85,7 @@ async fn every_service_is_reflected_in_both_versions_and_has_its_health() {
     serves(site.ports.query_url(), &QUERY_SERVICES).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn health_and_metrics_are_served_over_http() {
     let site = Site::new();
     let _process = site.start("dev", &[]);
@@ -191,7 +195,7 @@ async fn a_termination_does_not_wait_for_an_idle_stream_of_commands() {
     assert!(process.terminate().success());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_taken_port_is_reported_with_the_flag_that_changes_it() {
     for (mode, flag) in [
         ("command", "--command-listen"),
@@ -213,7 +217,7 @@ async fn a_taken_port_is_reported_with_the_flag_that_changes_it() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_on_the_same_data_says_so_and_harms_nothing() {
     let site = Site::new();
     let _first = site.start("command", &[]);
@@ -267,7 +271,7 @@ fn a_setting_that_cannot_be_is_refused_at_the_start() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn log_lines_are_json_when_asked_for() {
     let site = Site::new();
     let mut process = site.start("command", &["--log-format", "json"]);
@@ -315,7 +319,7 @@ async fn overload_is_refused_with_a_delay_and_passes_with_retries() {
     assert_eq!(head(&patient).await, before + 32);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_that_passes_says_that_the_effect_is_open() {
     let site = Site::new();
     let process = site.start("command", &["--request-timeout-ms", "0"]);

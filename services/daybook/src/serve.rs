@@ -112,9 +112,14 @@ impl Running {
     pub fn follow(&self, parts: Arc<dyn Health>, mut closing: watch::Receiver<bool>) {
         let (reporter, services) = (self.health.clone(), self.services.clone());
         tokio::spawn(async move {
+            // Whoever watches the health is told of changes only.
+            let mut last = true;
             while !*closing.borrow_and_update() {
                 let serving = parts.reports().iter().all(Report::is_working);
-                report(&reporter, &services, serving).await;
+                if serving != last {
+                    report(&reporter, &services, serving).await;
+                    last = serving;
+                }
                 let _ = tokio::time::timeout(HEALTH_INTERVAL, closing.changed()).await;
             }
             report(&reporter, &services, false).await;
