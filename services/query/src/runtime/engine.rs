@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use daybook_bus::source::{self, Batch, LogReader, Record};
@@ -15,7 +14,7 @@ use daybook_contract::daybook::v1::RecordedEvent;
 use lru::LruCache;
 use sqlx::Row as _;
 
-use super::projection::Projection;
+use super::projection::{Projection, guarded};
 use super::row::{ApplyError, Binds, Tables, chunks};
 use super::store::{self, Anchor, Checkpoint, Quarantined, Store, from_i64, statement, to_i64};
 
@@ -199,8 +198,8 @@ impl<P: Projection> Engine<P> {
         let mut effects = Effects::default();
         let candidates = self.read_records(batch, &mut effects);
         let mut seen = self.look_up(&candidates).await?;
-        let works = self.put_in_order(candidates, &mut seen, &mut effects, log).await?;
-        self.load_rows(&works).await?;
+        let mut works = self.put_in_order(candidates, &mut seen, &mut effects, log).await?;
+        self.load_rows(&mut works).await?;
         self.fold(works, &mut effects).await?;
         let checkpoint = self.next_checkpoint(batch, &effects);
         if effects.is_empty() && checkpoint.position == self.checkpoint.position {
@@ -335,11 +334,16 @@ impl<P: Projection> Engine<P> {
     }
 
     /// Loads the rows that the events want, a few statements for all of them.
-    async fn load_rows(&mut self, works: &[Work<P::Event>]) -> Result<(), Error> {
+    async fn load_rows(
+        &mut self,
+        works: impl IntoIterator<Item = &mut Work<P::Event>>,
+    ) -> Result<(), Error> {
         self.tables.all().into_iter().for_each(|table| table.clear());
         for work in works {
-            if let Ok(event) = &work.event {
-                P::want(event, &mut self.tables);
+            if let Ok(event) = &work.event
+                && let Err(panic) = guarded(|| P::want(event, &mut self.tables))
+            {
+                work.event = Err(panic);
             }
         }
         self.load_wanted().await
@@ -394,7 +398,8 @@ impl<P: Projection> Engine<P> {
     async fn try_event(&mut self, work: &Work<P::Event>) -> Result<Result<i64, String>, Error> {
         let event = match &work.event {
             Ok(event) => event,
-            // Decoding depends on nothing but the bytes: more attempts change nothing.
+            // Decoding depends on nothing but the bytes, and what is wanted on nothing but the
+            // event: more attempts change nothing.
             Err(problem) => return Ok(Err(problem.clone())),
         };
         let mut attempt = 1;
@@ -402,8 +407,8 @@ impl<P: Projection> Engine<P> {
             // A bug in a projection must not stop it: a panic concerns the event alone, whose
             // changes are taken back like those of any other that fails.
             let tables = &mut self.tables;
-            let result = catch_unwind(AssertUnwindSafe(|| P::apply(event, tables)))
-                .unwrap_or_else(|panic| Err(ApplyError::Failed(panic_text(&*panic))));
+            let result = guarded(|| P::apply(event, tables))
+                .unwrap_or_else(|panic| Err(ApplyError::Failed(panic)));
             match result {
                 Ok(()) => {
                     self.tables.all().into_iter().for_each(|table| table.keep());
@@ -509,10 +514,4 @@ impl<P: Projection> Engine<P> {
         self.store.finish().await?;
         Ok(())
     }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("the projection panicked: {}", text.unwrap_or("no message"))
 }

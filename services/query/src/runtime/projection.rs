@@ -1,5 +1,8 @@
 //! What a projection is. *Not* here: how it is run, which is the same for all.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use bytes::Bytes;
 use daybook_contract::contract::EventError;
 use daybook_contract::daybook::v1::{RecordedEvent, recorded_event};
@@ -102,6 +105,19 @@ pub(crate) fn stream_name(aggregate_type: &str, aggregate_id: &str) -> String {
     name.push('-');
     name.push_str(aggregate_id);
     name
+}
+
+/// Calls a function of a projection. A bug there must not stop the runtime: a panic concerns the
+/// event alone.
+pub(crate) fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| panic_text(&*panic))
+}
+
+/// What a panic says.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("the projection panicked: {}", text.unwrap_or("no message"))
 }
 
 /// Decodes the event of a record.

@@ -1,12 +1,14 @@
 //! Runs one projection, in its own task: it owns the writer of the live generation and is the only
 //! one that changes which generation is live.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use daybook_bus::source::{Cursor, Error as SourceError};
 use daybook_contract::daybook::v1::{ErrorReason, RebuildReport, RebuildStage, RebuildStatus};
 use daybook_contract::error::Error as ApiError;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -17,7 +19,7 @@ use super::feed::{self, Feed};
 use super::files::Files;
 use super::handle::{Answer, Command, Handle, Live, Progress, Shared, is_running};
 use super::history::other_history;
-use super::projection::Projection;
+use super::projection::{Projection, panic_text};
 use super::rebuild::{self, Build, Handover, Ready};
 use super::store;
 use super::{Environment, Settings};
@@ -94,12 +96,17 @@ enum Error {
     Files(#[from] std::io::Error),
     #[error("{0}")]
     OtherHistory(String),
+    #[error("{0}")]
+    Panicked(String),
 }
 
 impl<P: Projection> Runner<P> {
     async fn run(mut self) {
         loop {
-            let Err(error) = self.serve().await else { break };
+            // Whatever panics, the projection is started again, and its status says why.
+            let served = AssertUnwindSafe(self.serve()).catch_unwind().await;
+            let served = served.unwrap_or_else(|panic| Err(Error::Panicked(panic_text(&*panic))));
+            let Err(error) = served else { break };
             tracing::error!(projection = P::NAME, %error, "projection stopped, will try again");
             if let Error::OtherHistory(problem) = &error {
                 self.disown(problem).await;
@@ -107,6 +114,9 @@ impl<P: Projection> Runner<P> {
             // Whatever the connection is in the middle of ends with it; what was committed holds.
             if let Some(engine) = self.engine.take() {
                 engine.abandon().await;
+            }
+            if self.rebuilds.is_empty() && is_running(&self.shared.rebuild.borrow()) {
+                self.fail_rebuild(&error.to_string());
             }
             self.trouble(error.to_string());
             if self.wait().await {

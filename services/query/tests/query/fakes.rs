@@ -53,6 +53,7 @@ pub struct Inner {
     down: bool,
     lost: bool,
     damaged: bool,
+    panics: bool,
     /// How often `read_stream` was called: how often a gap was filled.
     gap_reads: u64,
     /// How often its files were replaced. Sources of before see the connection end.
@@ -161,6 +162,12 @@ impl Log {
         self.inner.lock().unwrap().damaged = damaged;
     }
 
+    /// Makes every source panic.
+    pub fn set_panics(&self, panics: bool) {
+        self.inner.lock().unwrap().panics = panics;
+        self.head.send_modify(|_| {});
+    }
+
     fn check(&self) -> Result<(), Error> {
         match self.inner.lock().unwrap().down {
             true => Err(Error::Unavailable {
@@ -200,6 +207,8 @@ impl Source for LogSource {
                         problem: "the connection was lost".to_owned(),
                     });
                 }
+                let panics = self.log.inner.lock().unwrap().panics;
+                assert!(!panics, "a bug in the source");
                 if !self.is_live && self.log.inner.lock().unwrap().damaged {
                     return Err(Error::Damaged { problem: "record 17 is damaged".to_owned() });
                 }

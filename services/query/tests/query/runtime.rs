@@ -248,6 +248,38 @@ async fn a_live_source_that_fails_is_opened_again() {
 }
 
 #[tokio::test]
+async fn a_runner_that_panics_is_seen_and_started_again() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    let host = run(&dir, &log, &log, start_sums::<NONE, 1>);
+    some_movements(&log);
+    until_position(&host, 120).await;
+    log.set_panics(true);
+    let status =
+        until(&host, "sums", |status| status.state() == ProjectionState::Disconnected).await;
+    assert!(status.problem.contains("a bug in the source"), "{}", status.problem);
+    log.set_panics(false);
+    some_movements(&log);
+    until_position(&host, 240).await;
+    assert_eq!(dump(&dir, "sums", "sums").await, expected(&log));
+    assert_eq!(handle(&host, "sums").status().problem, "");
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_first_build_that_panics_is_begun_again() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    some_movements(&log);
+    log.set_panics(true);
+    let host = run(&dir, &log, &log, start_sums::<NONE, 1>);
+    let status = until(&host, "sums", |status| !status.problem.is_empty()).await;
+    assert_eq!(status.state(), ProjectionState::Rebuilding);
+    log.set_panics(false);
+    until_position(&host, 120).await;
+    assert_eq!(dump(&dir, "sums", "sums").await, expected(&log));
+    host.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_pause_holds_over_a_restart() {
     let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
     some_movements(&log);

@@ -19,6 +19,10 @@ pub const REFUSES: u8 = 2;
 pub const PANICS: u8 = 3;
 /// Does not say which rows it needs.
 pub const FORGETS: u8 = 4;
+/// Panics when it decodes a withdrawal.
+pub const PANICS_DECODING: u8 = 5;
+/// Panics when it says which rows it needs for a withdrawal.
+pub const PANICS_WANTING: u8 = 6;
 
 /// The sum of the movements of each account.
 pub struct Sums<const BUG: u8, const VERSION: u32 = 1>;
@@ -64,10 +68,13 @@ impl<const BUG: u8, const V: u32> Projection for Sums<BUG, V> {
     type Event = Event;
 
     fn decode(event: EncodedEvent<'_>) -> Result<Event, EventError> {
+        assert!(BUG != PANICS_DECODING || event.name != "MoneyWithdrawn", "an upcaster's bug");
         event.decode::<Account>()
     }
 
     fn want(event: &Recorded<Event>, tables: &mut Tables) {
+        let withdrawn = matches!(event.event, Event::MoneyWithdrawn(_));
+        assert!(BUG != PANICS_WANTING || !withdrawn, "a wish's bug");
         if BUG != FORGETS {
             tables.sums.want(event.aggregate_id.clone());
             tables.empty.want((event.aggregate_id.clone(), "USD".to_owned()));

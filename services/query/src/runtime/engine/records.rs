@@ -5,7 +5,7 @@ use daybook_bus::source::Record;
 use daybook_contract::daybook::v1::RecordedEvent;
 use prost::Message;
 
-use crate::runtime::projection::{Projection, Recorded, decode, stream_name};
+use crate::runtime::projection::{Projection, Recorded, decode, guarded, stream_name};
 use crate::runtime::row::{Binds, Statement};
 use crate::runtime::store::{Quarantined, statement, to_i64};
 
@@ -25,7 +25,8 @@ impl Candidate {
             position: self.event.position,
             record: self.record,
             source: self.source,
-            event: decode::<P>(self.event).map_err(|error| error.to_string()),
+            event: guarded(|| decode::<P>(self.event))
+                .and_then(|decoded| decoded.map_err(|error| error.to_string())),
         }
     }
 }

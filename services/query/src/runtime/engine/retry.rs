@@ -5,7 +5,7 @@ use daybook_bus::source::Record;
 
 use super::{Candidate, Effects, Engine, Error, insert_quarantined, read_record, waits_for};
 use crate::runtime::projection::Projection;
-use crate::runtime::row::{Binds, Statement, Tables, chunks};
+use crate::runtime::row::{Binds, Statement, chunks};
 use crate::runtime::store::{self, Checkpoint, Quarantined, from_i64, statement, to_i64};
 
 /// How many quarantined events are applied again in one transaction.
@@ -90,11 +90,7 @@ impl<P: Projection> Engine<P> {
             let candidate = read_record(&record).ok().flatten();
             works.push((entry, candidate.map(Candidate::into_work::<P>)));
         }
-        self.tables.all().into_iter().for_each(|table| table.clear());
-        for event in works.iter().filter_map(|(_, work)| work.as_ref()?.event.as_ref().ok()) {
-            P::want(event, &mut self.tables);
-        }
-        self.load_wanted().await?;
+        self.load_rows(works.iter_mut().filter_map(|(_, work)| work.as_mut())).await?;
         let mut first_failed = None;
         for (entry, work) in &works {
             let result = match work {
