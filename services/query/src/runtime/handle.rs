@@ -2,7 +2,7 @@
 //! operations on it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use daybook_contract::daybook::v1::{
     ErrorReason, ProjectionState, ProjectionStatus, ReadContext, RebuildStage, RebuildStatus,
@@ -44,6 +44,19 @@ pub(crate) struct Progress {
     pub last_event_ns: i64,
     /// Goes up whenever rows may have changed.
     pub changes: u64,
+    /// An end of the log that is not reached yet, and since when it is known. `None` when nothing
+    /// is known to be missing.
+    pub behind: Option<(u64, Instant)>,
+}
+
+impl Progress {
+    /// Notes whether the end of the log is reached. Under a steady load it never is; what counts
+    /// is that the ends known before are.
+    fn note_lag(&mut self) {
+        if self.behind.is_none_or(|(end, _)| self.position >= end) {
+            self.behind = (self.position < self.head).then(|| (self.head, Instant::now()));
+        }
+    }
 }
 
 /// What a runner is asked to do.
@@ -76,7 +89,10 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub fn update(&self, change: impl FnOnce(&mut Progress)) {
-        self.progress.send_modify(change);
+        self.progress.send_modify(|progress| {
+            change(progress);
+            progress.note_lag();
+        });
     }
 
     pub fn update_rebuild(&self, change: impl FnOnce(&mut RebuildStatus)) {
@@ -101,11 +117,7 @@ impl Handle {
         let head = progress.head.max(progress.position);
         let lag = head - progress.position;
         let last = progress.last_event_ns;
-        let lag_seconds = match lag {
-            0 => 0.0,
-            _ if last == 0 => 0.0,
-            _ => (time::now_ns() - last).max(0) as f64 / 1e9,
-        };
+        let lag_seconds = progress.behind.map_or(0.0, |(_, since)| since.elapsed().as_secs_f64());
         let rebuild = self.shared.rebuild.borrow().clone();
         ProjectionStatus {
             name: self.shared.name.to_owned(),

@@ -314,6 +314,32 @@ async fn a_pause_holds_over_a_restart() {
 }
 
 #[tokio::test]
+async fn a_lag_is_as_old_as_what_is_missing() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    log.pass_seconds(-100 * 24 * 3600);
+    log.append("a", opened("A", usd(1)));
+    let host = run(&dir, &log, &log, start_sums::<NONE, 1>);
+    until_position(&host, 1).await;
+    assert_eq!(handle(&host, "sums").status().lag_seconds, 0.0);
+    let service = ProjectionServer::new(&host);
+    let pause = PauseProjectionRequest { name: "sums".to_owned() };
+    service.pause_projection(Request::new(pause)).await.unwrap();
+    // After a hundred days without one, an event is appended now.
+    log.pass_seconds(100 * 24 * 3600);
+    log.append("a", deposited(usd(1)));
+    let first = until(&host, "sums", |status| status.lag_events == 1).await.lag_seconds;
+    assert!(first > 0.0 && first < 24.0 * 3600.0, "{first}");
+    log.append("a", deposited(usd(1)));
+    let second = until(&host, "sums", |status| status.lag_events == 2).await.lag_seconds;
+    assert!(second > first, "{second} counts from the first event that is missing, like {first}");
+    let resume = ResumeProjectionRequest { name: "sums".to_owned() };
+    service.resume_projection(Request::new(resume)).await.unwrap();
+    until_position(&host, 3).await;
+    assert_eq!(handle(&host, "sums").status().lag_seconds, 0.0);
+    host.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_full_disk_stops_a_projection_without_harm() {
     let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
     let small = Settings { max_page_count: Some(20), ..settings(&dir) };
