@@ -218,14 +218,27 @@ impl Handle {
     }
 
     fn lagging(&self, now: &Progress, min_position: u64, waited: Duration) -> Error {
+        let name = self.name();
+        // To wait longer helps only when it moves.
+        let why = match state(now) {
+            ProjectionState::Paused => {
+                format!("; it is paused: daybook projection resume {name}")
+            }
+            ProjectionState::Disconnected => {
+                format!("; it is disconnected: {}", now.problem)
+            }
+            _ => String::new(),
+        };
         let text = format!(
-            "projection {} is at position {}, not yet at {min_position}, after {} ms",
-            self.name(),
+            "projection {name} is at position {}, not yet at {min_position}, after {} ms{why}",
             now.position,
             waited.as_millis()
         );
+        let state = state(now).as_str_name().trim_start_matches("PROJECTION_STATE_");
         Error::new(ErrorReason::ProjectionLagging, text)
-            .with("projection", self.name())
+            .with("projection", name)
+            .with("state", state)
+            .with("problem", &now.problem)
             .with("position", now.position)
             .with("min_position", min_position)
             .with("head_position", now.head.max(now.position))

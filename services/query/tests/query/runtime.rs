@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use daybook_contract::bank::v1::GetAccountRequest;
+use daybook_contract::bank::v1::query_service_server::QueryService;
 use daybook_contract::daybook::v1::projection_service_server::ProjectionService;
 use daybook_contract::daybook::v1::{
-    PauseProjectionRequest, ProjectionState, ResumeProjectionRequest,
+    PauseProjectionRequest, ProjectionState, ReadContext, ResumeProjectionRequest,
 };
-use daybook_query::ProjectionServer;
+use daybook_contract::error::Error;
 use daybook_query::runtime::{Host, OpenError, Settings};
+use daybook_query::{BankQueries, ProjectionServer};
 use tonic::Request;
 
 use crate::fakes::*;
@@ -336,6 +339,43 @@ async fn a_lag_is_as_old_as_what_is_missing() {
     service.resume_projection(Request::new(resume)).await.unwrap();
     until_position(&host, 3).await;
     assert_eq!(handle(&host, "sums").status().lag_seconds, 0.0);
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_query_says_why_to_wait_longer_does_not_help() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    log.append("a", opened("A", usd(1)));
+    let host = run_bank(&dir, &log);
+    until_position(&host, 1).await;
+    let bank = BankQueries::new(host.handles()).unwrap();
+    let ask = async || {
+        let max_wait = Some(prost_types::Duration::default());
+        let read = ReadContext { min_position: 2, max_wait, ..Default::default() };
+        let request = GetAccountRequest { account_id: "a".to_owned(), read: Some(read) };
+        let error = Error::from(&bank.get_account(Request::new(request)).await.unwrap_err());
+        assert_eq!(error.reason(), "PROJECTION_LAGGING");
+        (error.metadata()["state"].clone(), error.metadata()["problem"].clone(), error.to_string())
+    };
+    let (state, problem, text) = ask().await;
+    assert_eq!((state.as_str(), problem.as_str()), ("LIVE", ""));
+    assert!(!text.contains("resume"), "{text}");
+
+    let service = ProjectionServer::new(&host);
+    let name = || "account_balance".to_owned();
+    let pause = PauseProjectionRequest { name: name() };
+    service.pause_projection(Request::new(pause)).await.unwrap();
+    let (state, _, text) = ask().await;
+    assert_eq!(state, "PAUSED");
+    assert!(text.contains("it is paused: daybook projection resume account_balance"), "{text}");
+
+    let resume = ResumeProjectionRequest { name: name() };
+    service.resume_projection(Request::new(resume)).await.unwrap();
+    log.set_down(true);
+    until(&host, "account_balance", |s| s.state() == ProjectionState::Disconnected).await;
+    let (state, problem, text) = ask().await;
+    assert_eq!(state, "DISCONNECTED");
+    assert!(problem.contains("it is down") && text.contains(&problem), "{text}");
     host.shutdown().await;
 }
 
