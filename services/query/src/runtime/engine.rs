@@ -42,6 +42,9 @@ pub(crate) enum Error {
     /// There is no such event in quarantine.
     #[error("there is no quarantined event {0}")]
     NotQuarantined(u64),
+    /// Nothing of this stream is in quarantine.
+    #[error("no event of {0} is in quarantine")]
+    NoneQuarantined(String),
     /// Only the first quarantined event of a stream can be skipped.
     #[error("event {0} waits behind another one of {1}; skip that one first")]
     NotFirst(u64, String),

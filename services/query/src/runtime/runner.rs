@@ -418,7 +418,9 @@ impl<P: Projection> Runner<P> {
         };
         let text = error.to_string();
         let reason = match error {
-            engine::Error::NotQuarantined(_) => ErrorReason::QuarantinedEventNotFound,
+            engine::Error::NotQuarantined(_) | engine::Error::NoneQuarantined(_) => {
+                ErrorReason::QuarantinedEventNotFound
+            }
             engine::Error::NotFirst(..) => ErrorReason::ProjectionState,
             engine::Error::Store(_) | engine::Error::Source(_) => {
                 let reply = ApiError::new(ErrorReason::StoreUnavailable, text);

@@ -37,12 +37,15 @@ async fn list(host: &Host) -> Vec<QuarantinedEvent> {
 
 /// How many were applied, and how many remain.
 async fn retry(host: &Host, stream: &str) -> (u64, u64) {
+    try_retry(host, stream).await.unwrap()
+}
+
+async fn try_retry(host: &Host, stream: &str) -> Result<(u64, u64), Status> {
     let request =
         RetryQuarantinedStreamRequest { name: "sums".to_owned(), stream: stream.to_owned() };
     let service = ProjectionServer::new(host);
-    let answer =
-        service.retry_quarantined_stream(Request::new(request)).await.unwrap().into_inner();
-    (answer.applied_events, answer.remaining_events)
+    let answer = service.retry_quarantined_stream(Request::new(request)).await?.into_inner();
+    Ok((answer.applied_events, answer.remaining_events))
 }
 
 async fn skip(host: &Host, quarantine_id: u64) -> Result<(u64, u64), Status> {
@@ -109,8 +112,12 @@ async fn a_failing_event_stops_its_stream_alone() {
     until_position(&host, 9).await;
     assert_eq!(dump(&dir, "sums", "sums").await[0], "'bad' 767 6");
     assert_eq!(list(&host).await, []);
-    assert_eq!(retry(&host, "bank.account-bad").await, (0, 0));
-    assert_eq!(retry(&host, "bank.account-unheard_of").await, (0, 0));
+    for nothing in ["bank.account-bad", "bank.account-unheard_of"] {
+        let error = Error::from(&try_retry(&host, nothing).await.unwrap_err());
+        assert_eq!((error.code(), error.reason()), {
+            (Code::NotFound, "QUARANTINED_EVENT_NOT_FOUND")
+        });
+    }
     host.shutdown().await;
 }
 

@@ -26,6 +26,9 @@ struct Page {
 impl<P: Projection> Engine<P> {
     /// Applies the quarantined events of a stream again.
     pub async fn retry(&mut self, stream: &str) -> Result<Retried, Error> {
+        if !self.blocked.contains_key(stream) {
+            return Err(Error::NoneQuarantined(stream.to_owned()));
+        }
         self.retry_after(stream, None).await
     }
 
