@@ -40,6 +40,8 @@ pub(crate) struct Progress {
     /// Whether the source, or the file, cannot be used at the moment.
     pub disconnected: bool,
     pub problem: String,
+    /// Why the last query could not read the rows; empty when it could.
+    pub unreadable: String,
     pub quarantined: u64,
     pub last_event_ns: i64,
     /// Goes up whenever rows may have changed.
@@ -129,7 +131,10 @@ impl Handle {
             lag_seconds,
             quarantined_events: progress.quarantined,
             source: self.shared.source.to_owned(),
-            problem: progress.problem,
+            problem: match progress.problem.is_empty() {
+                true => progress.unreadable,
+                false => progress.problem,
+            },
             last_event_time: (last != 0).then(|| time::timestamp(last)),
             rebuild: (rebuild.stage() != RebuildStage::Unspecified).then_some(rebuild),
         }
@@ -195,7 +200,12 @@ impl Handle {
             let progress = self.wait_for(read).await?;
             let live = progress.live.expect("waited for");
             match read_once(&live.pool, &query).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    if !progress.unreadable.is_empty() {
+                        self.shared.update(|progress| progress.unreadable.clear());
+                    }
+                    return Ok(answer);
+                }
                 // Another generation has taken over in between, or will: read that one.
                 Err(sqlx::Error::PoolClosed) if self.has_moved(&live) => {}
                 Err(error) => return Err(self.unreadable(&error)),
@@ -254,6 +264,9 @@ impl Handle {
         if matches!(error, sqlx::Error::PoolClosed) {
             return not_serving();
         }
+        // Whoever looks at the projection sees what its callers see.
+        let problem = format!("its rows cannot be read: {error}");
+        self.shared.update(|progress| progress.unreadable = problem);
         let text = format!("projection {} cannot be read", self.name());
         Error::new(ErrorReason::Internal, text).with("projection", self.name())
     }

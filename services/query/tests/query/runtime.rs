@@ -11,6 +11,8 @@ use daybook_contract::daybook::v1::{
 use daybook_contract::error::Error;
 use daybook_query::runtime::{Host, OpenError, Settings};
 use daybook_query::{BankQueries, ProjectionServer};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Executor};
 use tonic::Request;
 
 use crate::fakes::*;
@@ -417,6 +419,29 @@ async fn a_damaged_file_is_built_anew() {
     let host = run(&dir, &log, &log, start_sums::<NONE, 1>);
     until_position(&host, 120).await;
     assert_eq!(dump(&dir, "sums", "sums").await, expected(&log));
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn rows_that_cannot_be_read_are_a_problem_of_the_projection() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    log.append("a", opened("A", usd(1)));
+    let host = run_bank(&dir, &log);
+    until_position(&host, 1).await;
+    let bank = BankQueries::new(host.handles()).unwrap();
+    let mut file = SqliteConnectOptions::new()
+        .filename(live_file(&dir, "account_balance"))
+        .connect()
+        .await
+        .unwrap();
+    file.execute("ALTER TABLE accounts RENAME TO away").await.unwrap();
+    let error = Error::from(&bank.get_account(crate::bank::get("a")).await.unwrap_err());
+    assert_eq!(error.reason(), "INTERNAL");
+    let status = handle(&host, "account_balance").status();
+    assert!(status.problem.contains("its rows cannot be read"), "{}", status.problem);
+    file.execute("ALTER TABLE away RENAME TO accounts").await.unwrap();
+    bank.get_account(crate::bank::get("a")).await.unwrap();
+    assert_eq!(handle(&host, "account_balance").status().problem, "");
     host.shutdown().await;
 }
 
