@@ -28,7 +28,6 @@ pub struct Broker {
     /// Where clients connect: `127.0.0.1:9092`.
     pub bootstrap: String,
     kind: Arc<Mutex<Kind>>,
-    can_be_killed: bool,
 }
 
 #[derive(Debug)]
@@ -45,15 +44,19 @@ impl Broker {
     /// # Panics
     /// When no broker can be started; the message says what would help.
     pub async fn shared() -> &'static Self {
-        SHARED.get_or_init(Self::start).await
+        SHARED.get_or_init(|| Self::make(Self::external_or_own)).await
     }
 
-    /// A broker of one's own, which may be killed. With `KAFKA_BROKERS` it is that one.
+    /// A broker of one's own, which may be killed; `KAFKA_BROKERS` has no part in it.
     ///
     /// # Panics
     /// When no broker can be started; the message says what would help.
     pub async fn start() -> Self {
-        spawn_blocking(Self::start_blocking).await.expect("starting a broker does not panic").unwrap_or_else(
+        Self::make(Self::own).await
+    }
+
+    async fn make(how: fn() -> Result<Self>) -> Self {
+        spawn_blocking(how).await.expect("starting a broker does not panic").unwrap_or_else(
             |error| {
                 panic!(
                     "no Kafka broker for this test: {error:#}\nOne of these is needed: KAFKA_BROKERS=host:port \
@@ -64,11 +67,13 @@ impl Broker {
         )
     }
 
-    fn start_blocking() -> Result<Self> {
-        if let Some(bootstrap) = external() {
-            await_ready(&bootstrap).context("the broker of KAFKA_BROKERS")?;
-            return Ok(Self::new(bootstrap, Kind::External));
-        }
+    fn external_or_own() -> Result<Self> {
+        let Some(bootstrap) = external() else { return Self::own() };
+        await_ready(&bootstrap).context("the broker of KAFKA_BROKERS")?;
+        Ok(Self::new(bootstrap, Kind::External))
+    }
+
+    fn own() -> Result<Self> {
         if Redpanda::is_possible() {
             let redpanda = Redpanda::start()?;
             return Ok(Self::new(redpanda.bootstrap(), Kind::Redpanda(redpanda)));
@@ -78,13 +83,7 @@ impl Broker {
     }
 
     fn new(bootstrap: String, kind: Kind) -> Self {
-        let can_be_killed = !matches!(kind, Kind::External);
-        Self { bootstrap, kind: Arc::new(Mutex::new(kind)), can_be_killed }
-    }
-
-    /// Whether this broker may be killed: whether it was started here.
-    pub fn can_be_killed(&self) -> bool {
-        self.can_be_killed
+        Self { bootstrap, kind: Arc::new(Mutex::new(kind)) }
     }
 
     /// Kills the broker, as SIGKILL does. Its data stay.
