@@ -203,6 +203,9 @@ fn advice(error: &Error) -> Option<String> {
         "PROJECTION_NOT_FOUND" | "PROJECTION_STATE" | "PROJECTION_REBUILDING" => {
             "daybook projection list"
         }
+        "PROJECTION_LAGGING" if value("state") == "PAUSED" => {
+            return Some(format!("daybook projection resume {}", value("projection")));
+        }
         "PROJECTION_LAGGING" => {
             "daybook projection list    (or add --wait 30s, or --stale to take the answer as it is)"
         }

@@ -41,7 +41,7 @@ const YEARS: std::ops::RangeInclusive<i32> = 1970..=9999;
 /// How many accounts are remembered, about 300 bytes each.
 const CACHED_ACCOUNTS: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 
-/// How many lists are remembered, at most some 100 kB each.
+/// How many lists of each kind are remembered; a full page takes some 100 kB.
 const CACHED_LISTS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 
 /// The service.

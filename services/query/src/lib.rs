@@ -2,7 +2,8 @@
 //!
 //! [`runtime`] runs projections of any kind, [`projections`] says which there are, and the gRPC
 //! services answer from their rows. Events come from a [`SourceFactory`] and, for rebuilds and
-//! gaps, from a [`LogReader`]; nothing here knows whether there is a Kafka.
+//! gaps, from a [`LogReader`], which also tells whether the log is still that of the rows; nothing
+//! here knows whether there is a Kafka.
 //!
 //! A new projection is a file in `projections/` and a line in `projections/mod.rs`. A query over
 //! it is a method of a service like [`BankQueries`].

@@ -64,7 +64,7 @@ pub struct Environment {
     pub settings: Arc<Settings>,
     /// Where its events come from.
     pub factory: Arc<dyn SourceFactory>,
-    /// The log, for rebuilds and gaps.
+    /// The log: for rebuilds and gaps, and to see that it is still the same one.
     pub log: Arc<dyn LogReader>,
     /// Becomes true when the service stops.
     pub stop: watch::Receiver<bool>,

@@ -99,7 +99,8 @@ struct Builder<P: Projection> {
 }
 
 impl<P: Projection> Build<P> {
-    /// Builds the first generation, or the first one of a new version, up to the end of the log.
+    /// Builds the first generation, or the first one of a new version or of another log, up to the
+    /// end of the log.
     /// The place in the source is taken over from `cursor`, which is of the generation before.
     pub async fn first(&self, cursor: Option<Cursor>) -> Result<Engine<P>, Error> {
         let mut builder = self.builder().await?;
