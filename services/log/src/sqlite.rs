@@ -81,6 +81,8 @@ pub async fn open(options: Options) -> Result<Sqlite, Error> {
     let pool = SqlitePoolOptions::new()
         .min_connections(1)
         .max_connections(READERS)
+        // A connection to a file does not go away; asking it would cost as much as the query.
+        .test_before_acquire(false)
         .connect_with(read_only(&options.directory))
         .await
         .map_err(|error| failed(error.to_string()))?;
@@ -381,7 +383,10 @@ async fn insert<'r, R>(
         let count = (1 << rows.len().ilog2()).min(MAX_ROWS);
         let (now, later) = rows.split_at(count);
         let values = format!("({})", vec!["?"; width].join(","));
-        let sql = format!("INSERT INTO {columns} VALUES {}", vec![values; count].join(","));
+        // A row that is refused ends the whole group, so SQLite need not note what it would take
+        // to undo this statement alone.
+        let values = vec![values; count].join(",");
+        let sql = format!("INSERT OR ROLLBACK INTO {columns} VALUES {values}");
         let query = now.iter().fold(sqlx::query(AssertSqlSafe(sql)), &bind);
         query.execute(&mut *connection).await?;
         rows = later;

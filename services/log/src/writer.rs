@@ -33,8 +33,9 @@ use crate::storage::{
 };
 use crate::{Error, Folder, Receipt, Record, RequestKey, State, Submission, event_id};
 
-/// The look-ups under way at most; a further chunk waits in the queue.
-const MAX_LOOKUPS: usize = 4;
+/// The look-ups under way at most. What comes meanwhile is looked up together: many small look-ups
+/// cost more than they save, since the commit is what takes the time.
+const MAX_LOOKUPS: usize = 1;
 
 /// How long a moved published mark waits for a group to go with, before it is written alone.
 const PUBLISHED_DELAY: Duration = Duration::from_secs(1);
