@@ -58,6 +58,9 @@ struct Cli {
     /// Start a Kafka broker, as the tests do, and measure with it
     #[arg(long)]
     kafka: bool,
+    /// The commands a second while it is measured when they become visible
+    #[arg(long, value_name = "RATE", default_value_t = 500)]
+    visible_rate: u64,
     /// Also write the figures to a file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -69,7 +72,10 @@ async fn main() -> Result<()> {
         return noop::serve().await;
     }
     let cli = Cli::parse();
-    ensure!(cli.seconds > 0.0 && cli.windows > 0, "--seconds and --windows must be above 0");
+    ensure!(
+        cli.seconds > 0.0 && cli.windows > 0 && cli.visible_rate > 0,
+        "--seconds, --windows and --visible-rate must be above 0"
+    );
     let programs = Programs::find(cli.server, cli.dir)?;
     let window = Duration::from_secs_f64(cli.seconds);
     let report = Report {
@@ -87,6 +93,7 @@ async fn main() -> Result<()> {
         windows: cli.windows,
         brokers: cli.brokers,
         start_broker: cli.kafka,
+        visible_rate: cli.visible_rate,
         report,
     };
     let scenarios = match cli.scenarios.is_empty() {

@@ -27,9 +27,6 @@ const MANY_CLIENTS: usize = 64;
 /// The streams of the load on ExecuteStream.
 const STREAMS: [u64; 2] = [1, 4];
 
-/// The commands a second while it is measured when they become visible.
-const VISIBLE_RATE: u64 = 500;
-
 /// How long an idle process is left alone before its memory is read.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -70,6 +67,8 @@ pub struct Bench {
     pub brokers: Option<String>,
     /// Whether to start a broker, when none is given.
     pub start_broker: bool,
+    /// The commands a second while it is measured when they become visible.
+    pub visible_rate: u64,
     /// What came out so far.
     pub report: Report,
 }
@@ -219,7 +218,8 @@ impl Bench {
                         Ok([received.elapsed(), due.elapsed()])
                     }
                 };
-                let opened = load::open(VISIBLE_RATE, self.times, &system.ids(), request).await?;
+                let opened =
+                    load::open(self.visible_rate, self.times, &system.ids(), request).await?;
                 let ([visible, all], window) = opened;
                 let same = Window { latency: all.clone(), ..window };
                 whole.push(all);

@@ -30,6 +30,8 @@ impl Programs {
              it with --server FILE",
             binary.display()
         );
+        // A bare name would be looked for in PATH.
+        let binary = binary.canonicalize()?;
         if cfg!(debug_assertions) {
             bail!("this is a debug build, whose figures mean nothing; run it with --release");
         }
