@@ -56,7 +56,7 @@ impl PublisherConfig {
             partitions: 12,
             replication: 1,
             max_in_flight: 10_000,
-            watermark_interval: Duration::from_millis(5),
+            watermark_interval: Duration::from_millis(20),
             idle_watermark_interval: Duration::from_millis(100),
             topic_check_interval: Duration::from_secs(10),
             delivery_timeout: Duration::from_secs(30),
