@@ -67,22 +67,34 @@ fn the_page_lists_every_reason_with_its_code_cause_and_remedy() {
 #[test]
 fn the_page_lists_every_rejection_with_the_code_that_its_comment_names() {
     let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap();
-    let mut comments = BTreeMap::new();
-    for value in values("bank.v1.AccountRejection").values() {
-        let file = pool.get_file_by_name("bank/v1/account.proto").unwrap();
-        let proto = file.file_descriptor_proto();
-        let locations = &proto.source_code_info.as_ref().unwrap().location;
-        let location = locations.iter().find(|location| location.path == value.path()).unwrap();
-        let words = location.leading_comments().split_whitespace().collect::<Vec<_>>().join(" ");
-        comments.insert(value.name().to_owned(), words);
+    let enums = pool.all_enums().filter(|e| e.name().ends_with("Rejection"));
+    let enums: Vec<_> = enums.collect();
+    assert!(!enums.is_empty());
+    for rejection in enums {
+        let comments = comments(&rejection);
+        let unspecified = rejection.default_value();
+        let prefix = unspecified.name().strip_suffix("UNSPECIFIED").unwrap();
+        let listed = rows(rejection.full_name());
+        let names: Vec<_> = listed.iter().map(|row| row[0].clone()).collect();
+        assert_eq!(names, reasons(rejection.full_name(), prefix));
+        for [reason, code, cause, remedy] in listed {
+            let comment = &comments[&format!("{prefix}{reason}")];
+            assert!(comment.ends_with(&format!("{code}.")), "{reason}: {code}, {comment}");
+            assert!(!cause.is_empty() && !remedy.is_empty(), "{reason}");
+        }
     }
-    let listed = rows("bank.v1.AccountRejection");
-    let names: Vec<_> = listed.iter().map(|row| row[0].clone()).collect();
-    assert_eq!(names, reasons("bank.v1.AccountRejection", "ACCOUNT_REJECTION_"));
-    for [reason, code, ..] in listed {
-        let comment = &comments[&format!("ACCOUNT_REJECTION_{reason}")];
-        assert!(comment.ends_with(&format!("{code}.")), "{reason}: {code}, {comment}");
-    }
+}
+
+/// The comment of each value of an enum, in one line.
+fn comments(values: &EnumDescriptor) -> BTreeMap<String, String> {
+    let file = values.parent_file();
+    let proto = file.file_descriptor_proto();
+    let locations = &proto.source_code_info.as_ref().unwrap().location;
+    let comment = |path: &[i32]| {
+        let location = locations.iter().find(|location| location.path == path).unwrap();
+        location.leading_comments().split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    values.values().map(|value| (value.name().to_owned(), comment(value.path()))).collect()
 }
 
 #[test]

@@ -21,4 +21,5 @@ macro_rules! aggregates {
 
 aggregates! {
     account::Account,
+    stock::Stock,
 }
