@@ -21,5 +21,6 @@ macro_rules! aggregates {
 
 aggregates! {
     account::Account,
+    order::Order,
     stock::Stock,
 }

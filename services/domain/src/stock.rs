@@ -365,12 +365,8 @@ fn set_threshold(
     cx: &Context,
 ) -> Option<Event> {
     let is_news = state.created_time.is_none() || request.threshold != state.low_stock_threshold;
-    is_news.then(|| {
-        Event::LowStockThresholdSet(LowStockThresholdSet {
-            threshold: request.threshold,
-            set_time: Some(cx.now),
-        })
-    })
+    let set = LowStockThresholdSet { threshold: request.threshold, set_time: Some(cx.now) };
+    is_news.then_some(Event::LowStockThresholdSet(set))
 }
 
 /// The alert that an event brings about, or ends.
