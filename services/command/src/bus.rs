@@ -14,7 +14,7 @@ use daybook_contract::daybook::v1::{
 use daybook_contract::error::Error;
 use daybook_kernel::{Aggregate, Context, Rejection, RejectionKind, StreamName};
 use daybook_log::{
-    Decider, EventLog, Folder, NewEvent, Payload, Receipt, RequestKey, State, Submission,
+    Claim, Decider, EventLog, Folder, NewEvent, Payload, Receipt, RequestKey, State, Submission,
 };
 use prost_types::Timestamp;
 use sha2::{Digest, Sha256};
@@ -220,6 +220,7 @@ impl Caller {
     ) -> Submission {
         Submission {
             stream,
+            reads: Vec::new(),
             expected_version: self.context.expected_version,
             request: self.request,
             metadata: EventMetadata {
@@ -290,7 +291,12 @@ impl<A: Aggregate> Decider for Decide<A> {
         Some(Arc::new(Fold::<A>(PhantomData)))
     }
 
-    fn decide(&mut self, state: Option<&State>, now: Timestamp) -> Result<Vec<NewEvent>, Failure> {
+    fn decide(
+        &mut self,
+        state: Option<&State>,
+        _reads: &[&State],
+        now: Timestamp,
+    ) -> Result<Vec<NewEvent>, Failure> {
         self.cx.now = now;
         let Some(state) = state.and_then(|state| state.downcast_ref::<A::State>()) else {
             let message = format!("the state of a {} is of another type", A::State::AGGREGATE);
@@ -299,6 +305,11 @@ impl<A: Aggregate> Decider for Decide<A> {
         self.decided = A::decide(state, &self.command, &self.cx)
             .map_err(|rejection| refusal::<A>(&rejection, &self.cx))?;
         Ok(self.decided.iter().map(new_event::<A>).collect())
+    }
+
+    fn taken(&self, claim: &Claim) -> Failure {
+        let message = format!("{:?} of {} is taken", claim.key, claim.scope);
+        Error::new(ErrorReason::Internal, message).into()
     }
 
     fn evolve(&mut self, state: &mut State) {
@@ -318,6 +329,7 @@ fn new_event<A: Aggregate>(event: &A::Event) -> NewEvent {
             type_url: format!("{TYPE_URL_PREFIX}{}", event.type_name()),
             value: event.encode(),
         },
+        claims: Vec::new(),
     }
 }
 

@@ -564,5 +564,6 @@ fn to_new_event(event: WireNewEvent) -> Option<NewEvent> {
             Payload::Raw { content_type: raw.content_type, data: raw.data }
         }
     };
-    Some(NewEvent { name: event.event_name, version: event.event_version.max(1), payload })
+    let (name, version) = (event.event_name, event.event_version.max(1));
+    Some(NewEvent { name, version, payload, claims: Vec::new() })
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use daybook_contract::daybook::v1::Failure;
-use daybook_log::{Decider, Folder, NewEvent, State};
+use daybook_log::{Claim, Decider, Folder, NewEvent, State};
 use prost_types::Timestamp;
 
 /// A decision that is taken already.
@@ -16,8 +16,17 @@ impl Decider for Raw {
         None
     }
 
-    fn decide(&mut self, _: Option<&State>, _: Timestamp) -> Result<Vec<NewEvent>, Failure> {
+    fn decide(
+        &mut self,
+        _: Option<&State>,
+        _: &[&State],
+        _: Timestamp,
+    ) -> Result<Vec<NewEvent>, Failure> {
         Ok(std::mem::take(&mut self.events))
+    }
+
+    fn taken(&self, _: &Claim) -> Failure {
+        unreachable!("raw events claim nothing")
     }
 
     fn evolve(&mut self, _: &mut State) {}

@@ -19,7 +19,7 @@ pub async fn run(args: DoctorArgs) -> anyhow::Result<Exit> {
         bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
     }
     bar.set_message(format!("checking the log in {}", directory.display()));
-    let checked = verify(&directory, |position| bar.set_position(position)).await;
+    let checked = verify(&directory, None, |position| bar.set_position(position)).await;
     bar.finish_and_clear();
     let checks = match checked {
         Ok(findings) => to_checks(&findings),

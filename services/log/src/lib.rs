@@ -5,7 +5,8 @@
 //! what is committed, in SQLite ([`sqlite`]).
 //!
 //! Laws (DESIGN §5): a submission is answered only after its group is durable; positions and
-//! versions have no gaps; a request id has one effect, ever; a group that fails leaves no trace.
+//! versions have no gaps; a request id has one effect, ever; a claim has one holder; a group that fails leaves
+//! no trace.
 
 pub mod error;
 pub mod event_id;
@@ -20,6 +21,6 @@ pub mod writer;
 
 pub use error::Error;
 pub use log::{Config, EventLog};
-pub use record::{NewEvent, Payload, Record};
+pub use record::{Claim, ClaimChange, NewEvent, Payload, Record};
 pub use storage::Direction;
 pub use submission::{Decider, Folder, Receipt, RequestKey, State, Submission};

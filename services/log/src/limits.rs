@@ -15,9 +15,9 @@ pub const MAX_GROUP_BYTES: usize = 8 * 1024 * 1024;
 /// The most submissions that wait for the writer; more are refused as overload.
 pub const MAX_QUEUED_SUBMISSIONS: usize = 16 * 1024;
 
-/// The most submissions that wait for their streams to be loaded; beyond that, nothing more is
+/// The most submissions that wait until something is loaded; beyond that, nothing more is
 /// taken from the queue, so that its limit goes on meaning something while a load is slow.
-pub const MAX_PARKED_SUBMISSIONS: usize = 4 * MAX_GROUP_SUBMISSIONS;
+pub const MAX_WAITING_SUBMISSIONS: usize = 4 * MAX_GROUP_SUBMISSIONS;
 
 /// The most events of one read: bounds the memory of a page.
 pub const MAX_READ_EVENTS: usize = 500;
@@ -31,6 +31,9 @@ pub const RECENT_REQUESTS: usize = 2 * MAX_QUEUED_SUBMISSIONS;
 
 /// The streams whose state is kept in memory, by default.
 pub const CACHED_STREAMS: usize = 100_000;
+
+/// The claims whose holder is kept in memory: they are short, and many are never asked for again.
+pub const CACHED_CLAIMS: usize = 65_536;
 
 /// How many of the last records are checked when a log is opened.
 pub const CHECKED_AT_OPEN: usize = 1000;

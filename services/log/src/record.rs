@@ -19,6 +19,29 @@ pub struct NewEvent {
     pub version: u32,
     /// The fact itself.
     pub payload: Payload,
+    /// What it claims for its stream, and what it gives up, in this order.
+    pub claims: Vec<Claim>,
+}
+
+/// Something of which a scope has only one, such as an e-mail address, and what an event does to
+/// it. Claims are not part of the record: they follow from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Among what it is unique, such as `users.email`.
+    pub scope: &'static str,
+    /// What is claimed, in the form in which it is compared.
+    pub key: String,
+    /// What becomes of it.
+    pub change: ClaimChange,
+}
+
+/// What an event does to something that must be unique.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClaimChange {
+    /// Its stream holds it from now on; refused while another stream does.
+    Take,
+    /// Its stream gives it up. Nothing happens when the stream does not hold it.
+    Free,
 }
 
 /// What an event says.

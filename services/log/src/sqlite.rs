@@ -6,8 +6,10 @@
 //! any error the connection is dropped, a new one is opened, and the store is asked whether the
 //! group is in it.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,8 +24,8 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::storage::{
-    Direction, EventRow, Group, RequestRow, StorageReader, StorageWriter, StoreInfo, StoredAnswer,
-    StreamHead,
+    ClaimKey, Direction, EventRow, Group, Holders, RequestRow, StorageReader, StorageWriter,
+    StoreInfo, StoredAnswer, StreamHead,
 };
 use crate::{Error, Record};
 
@@ -245,7 +247,7 @@ impl SqliteWriter {
         };
         sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await?;
         insert(connection, "streams (id, name)", 2, &group.streams, |query, (id, name)| {
-            query.bind(*id).bind(name.as_str())
+            query.bind(*id).bind(name.as_ref())
         })
         .await?;
         let columns = "events (position, stream_id, version, leaf_hash, record)";
@@ -271,6 +273,7 @@ impl SqliteWriter {
                 .bind(answer)
         })
         .await?;
+        write_claims(connection, &group.claims).await?;
         if let Some(published) = group.published {
             sqlx::query("UPDATE store SET published = ?")
                 .bind(signed(published))
@@ -394,6 +397,29 @@ async fn insert<'r, R>(
     Ok(())
 }
 
+/// Lets claims change hands. What the store says of their holders must be what the writer knows.
+async fn write_claims(
+    connection: &mut SqliteConnection,
+    claims: &BTreeMap<ClaimKey, Holders>,
+) -> Result<(), sqlx::Error> {
+    for (claim, holders) in claims {
+        let Some(before) = holders.before else { continue };
+        let delete = "DELETE FROM claims WHERE scope = ? AND key = ? AND stream_id = ?";
+        let query = sqlx::query(delete).bind(claim.scope).bind(claim.key.as_str()).bind(before);
+        if query.execute(&mut *connection).await?.rows_affected() != 1 {
+            let ClaimKey { scope, key } = claim;
+            let problem = format!("stream {before} does not hold {key:?} of {scope}");
+            return Err(sqlx::Error::Protocol(problem));
+        }
+    }
+    let taken: Vec<(&ClaimKey, i64)> =
+        claims.iter().filter_map(|(claim, holders)| Some((claim, holders.after?))).collect();
+    insert(connection, "claims (scope, key, stream_id)", 3, &taken, |query, (claim, holder)| {
+        query.bind(claim.scope).bind(claim.key.as_str()).bind(*holder)
+    })
+    .await
+}
+
 /// The reading half.
 #[derive(Clone)]
 pub struct SqliteReader {
@@ -431,10 +457,38 @@ impl SqliteReader {
         .map_err(read_error)
     }
 
+    /// The table of claims as it is, and the position of the last event of the same moment.
+    pub async fn raw_claims(&self) -> Result<(u64, Vec<RawClaim>), Error> {
+        let mut moment = self.pool.begin().await.map_err(read_error)?;
+        let head: i64 = sqlx::query_scalar("SELECT coalesce(max(position), 0) FROM events")
+            .fetch_one(&mut *moment)
+            .await
+            .map_err(read_error)?;
+        let claims = sqlx::query(
+            "SELECT c.scope, c.key, s.name FROM claims c LEFT JOIN streams s ON s.id = c.stream_id",
+        )
+        .map(|row: SqliteRow| RawClaim { scope: row.get(0), key: row.get(1), stream: row.get(2) })
+        .fetch_all(&mut *moment)
+        .await
+        .map_err(read_error)?;
+        Ok((unsigned(head), claims))
+    }
+
     /// Closes the connections.
     pub async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+/// A row of the claims, unchecked.
+#[derive(Debug, Clone)]
+pub struct RawClaim {
+    /// Among what it is unique.
+    pub scope: String,
+    /// What is unique.
+    pub key: String,
+    /// The name of the stream that holds it, where there is one with its number.
+    pub stream: Option<String>,
 }
 
 /// A row of the events, unchecked.
@@ -498,7 +552,7 @@ impl StorageReader for SqliteReader {
 
     fn stream_heads<'a>(
         &'a self,
-        streams: &'a [String],
+        streams: &'a [Arc<str>],
     ) -> BoxFuture<'a, Result<Vec<Option<StreamHead>>, Error>> {
         Box::pin(async move {
             let rows = sqlx::query(
@@ -506,7 +560,7 @@ impl StorageReader for SqliteReader {
                         (SELECT max(version) FROM events WHERE stream_id = s.id)
                  FROM json_each(?) AS wanted JOIN streams s ON s.name = wanted.value",
             )
-            .bind(json_list(streams.iter().map(String::as_str)))
+            .bind(json_list(streams.iter().map(AsRef::as_ref)))
             .fetch_all(&self.pool)
             .await
             .map_err(read_error)?;
@@ -537,6 +591,33 @@ impl StorageReader for SqliteReader {
             .await
             .map_err(read_error)?;
             rows.into_iter().map(request_row).collect()
+        })
+    }
+
+    fn claim_holders<'a>(
+        &'a self,
+        claims: &'a [ClaimKey],
+    ) -> BoxFuture<'a, Result<Vec<Option<i64>>, Error>> {
+        Box::pin(async move {
+            let mut holders = HashMap::new();
+            for some in claims.chunks(MAX_ROWS) {
+                let wanted = vec!["(?, ?)"; some.len()].join(",");
+                let sql = format!(
+                    "SELECT scope, key, stream_id FROM claims
+                     WHERE (scope, key) IN (VALUES {wanted})"
+                );
+                let query = some.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, claim| {
+                    query.bind(claim.scope).bind(claim.key.as_str())
+                });
+                for row in query.fetch_all(&self.pool).await.map_err(read_error)? {
+                    let name: (String, String) = (row.get(0), row.get(1));
+                    holders.insert(name, row.get::<i64, _>(2));
+                }
+            }
+            let holder = |claim: &ClaimKey| {
+                holders.get(&(claim.scope.to_owned(), claim.key.clone())).copied()
+            };
+            Ok(claims.iter().map(holder).collect())
         })
     }
 

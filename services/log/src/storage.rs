@@ -1,6 +1,9 @@
 //! The storage port: what the log needs of a database. SQLite is one; the contract suite in
 //! `tests/log/storage_contract.rs` runs over every one.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use uuid::Uuid;
@@ -20,13 +23,33 @@ pub enum Direction {
 #[derive(Debug, Clone, Default)]
 pub struct Group {
     /// Streams that begin with this group.
-    pub streams: Vec<(i64, String)>,
+    pub streams: Vec<(i64, Arc<str>)>,
     /// Events, in order of position.
     pub events: Vec<EventRow>,
     /// Answers to requests.
     pub requests: Vec<RequestRow>,
+    /// Claims that change hands.
+    pub claims: BTreeMap<ClaimKey, Holders>,
     /// The new published mark.
     pub published: Option<u64>,
+}
+
+/// The name of a claim.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClaimKey {
+    /// Among what it is unique.
+    pub scope: &'static str,
+    /// What is unique.
+    pub key: String,
+}
+
+/// Which streams, by number, hold a claim before and after a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holders {
+    /// The holder that the storage has; anything else in it fails the group.
+    pub before: Option<i64>,
+    /// The new holder.
+    pub after: Option<i64>,
 }
 
 /// An event to store.
@@ -122,7 +145,7 @@ pub trait StorageReader: Send + Sync + 'static {
     /// Where these streams stand, in the same order; `None` for those that do not exist.
     fn stream_heads<'a>(
         &'a self,
-        streams: &'a [String],
+        streams: &'a [Arc<str>],
     ) -> BoxFuture<'a, Result<Vec<Option<StreamHead>>, Error>>;
 
     /// The stored answers of those requests that have one, in any order.
@@ -130,6 +153,12 @@ pub trait StorageReader: Send + Sync + 'static {
         &'a self,
         ids: &'a [Uuid],
     ) -> BoxFuture<'a, Result<Vec<RequestRow>, Error>>;
+
+    /// The numbers of the streams that hold these claims, in the same order.
+    fn claim_holders<'a>(
+        &'a self,
+        claims: &'a [ClaimKey],
+    ) -> BoxFuture<'a, Result<Vec<Option<i64>>, Error>>;
 
     /// The published mark.
     fn published(&self) -> BoxFuture<'_, Result<u64, Error>>;

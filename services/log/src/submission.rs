@@ -8,7 +8,7 @@ use daybook_kernel::StreamName;
 use prost_types::Timestamp;
 use uuid::Uuid;
 
-use crate::NewEvent;
+use crate::{Claim, NewEvent};
 
 /// The state of a stream in memory; only its [`Folder`] and [`Decider`] know what is in it.
 pub type State = Box<dyn Any + Send>;
@@ -17,6 +17,9 @@ pub type State = Box<dyn Any + Send>;
 pub struct Submission {
     /// The stream.
     pub stream: StreamName,
+    /// Further streams whose states the decision reads, each with how its state is made. They are
+    /// of the same moment as the state of the stream itself: the latest accepted.
+    pub reads: Vec<(StreamName, Arc<dyn Folder>)>,
     /// The version that the stream must have; `None` for any, 0 for a new stream.
     pub expected_version: Option<u64>,
     /// Makes it idempotent; `None` when the caller gave no request id.
@@ -36,14 +39,24 @@ pub struct RequestKey {
     pub fingerprint: [u8; 16],
 }
 
-/// Takes one decision. The writer calls it once, in the order of submissions, with the latest
-/// accepted state of the stream.
+/// Takes one decision. The writer asks for it in the order of submissions, with the latest
+/// accepted states. It may ask again, before anything came of the first answer, when it had to look
+/// up who holds a claim: so `decide` depends on its arguments alone.
 pub trait Decider: Send {
     /// How the state of the stream is made; `None` when the decision needs none.
     fn folder(&self) -> Option<Arc<dyn Folder>>;
 
-    /// The events to append, or the answer that refuses them. Must not block.
-    fn decide(&mut self, state: Option<&State>, now: Timestamp) -> Result<Vec<NewEvent>, Failure>;
+    /// The events to append, or the answer that refuses them. `reads` are the states of
+    /// [`Submission::reads`], in their order. Must not block.
+    fn decide(
+        &mut self,
+        state: Option<&State>,
+        reads: &[&State],
+        now: Timestamp,
+    ) -> Result<Vec<NewEvent>, Failure>;
+
+    /// The answer that refuses what was decided, because another stream holds what it claims.
+    fn taken(&self, claim: &Claim) -> Failure;
 
     /// Folds what was decided into the state. Called after `decide` accepted, before the commit;
     /// if the commit fails, the state is thrown away.

@@ -7,9 +7,9 @@ use std::path::Path;
 use daybook_contract::daybook::v1::RecordedEvent;
 use prost::Message;
 
-use crate::Error;
 use crate::record::{leaf_hash, stream_name};
-use crate::sqlite::{self, RawRow, SqliteReader};
+use crate::sqlite::{self, RawClaim, RawRow, SqliteReader};
+use crate::{Claim, ClaimChange, Error};
 
 /// The rows that are checked at a time.
 const PAGE: usize = 1000;
@@ -41,16 +41,29 @@ pub struct Problem {
     pub text: String,
 }
 
-/// Checks the log in a directory. `progress` is told how many events are done.
-pub async fn verify(directory: &Path, mut progress: impl FnMut(u64)) -> Result<Findings, Error> {
+/// What an event claims, for whoever can read it; the log itself cannot.
+pub type ClaimsOf = dyn Fn(&RecordedEvent) -> Vec<Claim>;
+
+/// Checks the log in a directory. With `claims_of`, the claims are checked against the events, too;
+/// without, only whether their streams exist. `progress` is told how many events are done.
+pub async fn verify(
+    directory: &Path,
+    claims_of: Option<&ClaimsOf>,
+    mut progress: impl FnMut(u64),
+) -> Result<Findings, Error> {
     let reader = sqlite::open_reader(directory).await?;
-    let findings = check(&reader, &mut progress).await;
+    let findings = check(&reader, claims_of, &mut progress).await;
     reader.close().await;
     findings
 }
 
-async fn check(reader: &SqliteReader, progress: &mut impl FnMut(u64)) -> Result<Findings, Error> {
+async fn check(
+    reader: &SqliteReader,
+    claims_of: Option<&ClaimsOf>,
+    progress: &mut impl FnMut(u64),
+) -> Result<Findings, Error> {
     let mut findings = Findings::default();
+    let mut claims = Claimed::read(reader, claims_of).await?;
     for text in reader.integrity_problems().await? {
         findings.add(0, "", text);
     }
@@ -66,11 +79,15 @@ async fn check(reader: &SqliteReader, progress: &mut impl FnMut(u64)) -> Result<
                 findings.add(row.position, &row.stream, text);
             }
             after = row.position;
-            check_row(&row, &mut versions, &mut last_time, &mut findings);
+            let event = check_row(&row, &mut versions, &mut last_time, &mut findings);
+            if let Some(event) = event {
+                claims.follow(&row, &event, &mut findings);
+            }
             findings.events += 1;
         }
         progress(last);
     }
+    claims.compare(&mut findings);
     findings.streams = versions.len() as u64;
     Ok(findings)
 }
@@ -80,7 +97,7 @@ fn check_row(
     versions: &mut HashMap<String, u64>,
     last_time: &mut (i64, i32),
     findings: &mut Findings,
-) {
+) -> Option<RecordedEvent> {
     let mut wrong = |text: String| findings.add(row.position, &row.stream, text);
     let version = versions.entry(row.stream.clone()).or_insert(0);
     *version += 1;
@@ -90,13 +107,13 @@ fn check_row(
     }
     if leaf_hash(&row.record) != row.leaf_hash.as_slice() {
         wrong("the record does not match its leaf hash".to_owned());
-        return;
+        return None;
     }
     let event = match RecordedEvent::decode(row.record.clone()) {
         Ok(event) => event,
         Err(error) => {
             wrong(format!("the record is no RecordedEvent: {error}"));
-            return;
+            return None;
         }
     };
     let inside = (event.position, event.version, stream_name(&event));
@@ -111,6 +128,66 @@ fn check_row(
         wrong("it was recorded before the record at the position before".to_owned());
     }
     *last_time = time;
+    Some(event)
+}
+
+/// Who holds what, by the events and by the table.
+struct Claimed<'a> {
+    claims_of: Option<&'a ClaimsOf>,
+    /// The table was read when this was the last position.
+    head: u64,
+    table: Vec<RawClaim>,
+    by_events: HashMap<(String, String), String>,
+}
+
+impl<'a> Claimed<'a> {
+    async fn read(reader: &SqliteReader, claims_of: Option<&'a ClaimsOf>) -> Result<Self, Error> {
+        let (head, table) = reader.raw_claims().await?;
+        Ok(Self { claims_of, head, table, by_events: HashMap::new() })
+    }
+
+    fn follow(&mut self, row: &RawRow, event: &RecordedEvent, findings: &mut Findings) {
+        let Some(claims_of) = self.claims_of.filter(|_| row.position <= self.head) else { return };
+        for Claim { scope, key, change } in claims_of(event) {
+            let claim = (scope.to_owned(), key);
+            let holder = self.by_events.get(&claim);
+            let mine = holder.is_some_and(|holder| *holder == row.stream);
+            match change {
+                ClaimChange::Take => {
+                    if let Some(holder) = holder.filter(|_| !mine) {
+                        let (scope, key) = &claim;
+                        let text = format!("it claims {key:?} of {scope}, which {holder} holds");
+                        findings.add(row.position, &row.stream, text);
+                    }
+                    self.by_events.insert(claim, row.stream.clone());
+                }
+                ClaimChange::Free if mine => drop(self.by_events.remove(&claim)),
+                ClaimChange::Free => {}
+            }
+        }
+    }
+
+    fn compare(mut self, findings: &mut Findings) {
+        for RawClaim { scope, key, stream } in std::mem::take(&mut self.table) {
+            let Some(stream) = stream else {
+                findings.add(0, "", format!("{key:?} of {scope} is held by an unknown stream"));
+                continue;
+            };
+            if self.claims_of.is_none() {
+                continue;
+            }
+            let text = match self.by_events.remove(&(scope.clone(), key.clone())) {
+                Some(holder) if holder == stream => continue,
+                Some(holder) => format!("{key:?} of {scope} belongs to {holder} by the events"),
+                None => format!("{key:?} of {scope} belongs to nobody by the events"),
+            };
+            findings.add(0, &stream, format!("{text}, to {stream} by the table of claims"));
+        }
+        for ((scope, key), stream) in self.by_events {
+            let text = format!("{key:?} of {scope} is missing in the table of claims");
+            findings.add(0, &stream, text);
+        }
+    }
 }
 
 impl Findings {

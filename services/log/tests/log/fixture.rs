@@ -5,8 +5,8 @@ use std::sync::Arc;
 use daybook_contract::daybook::v1::{EventMetadata, Failure, RecordedEvent, recorded_event};
 use daybook_kernel::StreamName;
 use daybook_log::{
-    Config, Decider, Error, EventLog, Folder, NewEvent, Payload, Receipt, RequestKey, State,
-    Submission,
+    Claim, ClaimChange, Config, Decider, Error, EventLog, Folder, NewEvent, Payload, Receipt,
+    RequestKey, State, Submission,
 };
 use prost_types::Timestamp;
 use uuid::Uuid;
@@ -22,6 +22,10 @@ pub enum Ask {
     Bytes(usize),
     /// Record one event that panics when it is folded from the storage.
     Poison,
+    /// Record an event for each of these changes of claims.
+    Claim(Vec<(ClaimChange, String)>),
+    /// Add the sums of the counters that are read.
+    AddReads,
 }
 
 struct Counter {
@@ -56,8 +60,14 @@ impl Decider for Counter {
         Some(Arc::new(Sum))
     }
 
-    fn decide(&mut self, state: Option<&State>, _: Timestamp) -> Result<Vec<NewEvent>, Failure> {
-        let sum = *state.unwrap().downcast_ref::<i64>().unwrap();
+    fn decide(
+        &mut self,
+        state: Option<&State>,
+        reads: &[&State],
+        _: Timestamp,
+    ) -> Result<Vec<NewEvent>, Failure> {
+        let number = |state: &State| *state.downcast_ref::<i64>().unwrap();
+        let sum = number(state.unwrap());
         let padding = match &self.ask {
             Ask::Panic => panic!("a fault of the domain"),
             Ask::Poison => {
@@ -68,6 +78,14 @@ impl Decider for Counter {
                 self.decided = vec![0];
                 *bytes
             }
+            Ask::Claim(changes) => {
+                self.decided = vec![0; changes.len()];
+                0
+            }
+            Ask::AddReads => {
+                self.decided = vec![reads.iter().map(|read| number(read)).sum()];
+                0
+            }
             Ask::Add(numbers) if sum + numbers.iter().sum::<i64>() < 0 => {
                 let message = format!("the sum is {sum}");
                 return Err(Failure { code: 9, message, details: Vec::new() });
@@ -77,7 +95,7 @@ impl Decider for Counter {
                 0
             }
         };
-        let event = |number: &i64| NewEvent {
+        let event = |(at, number): (usize, &i64)| NewEvent {
             name: "Added".into(),
             version: 1,
             payload: Payload::Raw {
@@ -87,13 +105,26 @@ impl Decider for Counter {
                 },
                 data: format!("{number}{}", " ".repeat(padding)).into(),
             },
+            claims: match &self.ask {
+                Ask::Claim(changes) => vec![claim(changes[at].0, &changes[at].1)],
+                _ => Vec::new(),
+            },
         };
-        Ok(self.decided.iter().map(event).collect())
+        Ok(self.decided.iter().enumerate().map(event).collect())
+    }
+
+    fn taken(&self, claim: &Claim) -> Failure {
+        let message = format!("{} of {} is taken", claim.key, claim.scope);
+        Failure { code: 6, message, details: Vec::new() }
     }
 
     fn evolve(&mut self, state: &mut State) {
         *state.downcast_mut::<i64>().unwrap() += self.decided.iter().sum::<i64>();
     }
+}
+
+fn claim(change: ClaimChange, key: &str) -> Claim {
+    Claim { scope: "counter.name", key: key.to_owned(), change }
 }
 
 pub fn stream(id: impl std::fmt::Display) -> StreamName {
@@ -110,6 +141,7 @@ pub fn submission(id: impl std::fmt::Display, ask: Ask, request: Option<Uuid>) -
     }
     Submission {
         stream: stream(id),
+        reads: Vec::new(),
         expected_version: None,
         request: request.map(|id| RequestKey { id, fingerprint }),
         metadata: EventMetadata {
@@ -126,6 +158,36 @@ pub async fn add(
     number: i64,
 ) -> Result<Receipt, Error> {
     log.submit(submission(id, Ask::Add(vec![number]), None)).await
+}
+
+/// Submits changes of claims, such as `"+a"` to take and `"-a"` to free.
+pub async fn claim_all(
+    log: &EventLog,
+    id: impl std::fmt::Display,
+    changes: &[&str],
+) -> Result<Receipt, Error> {
+    log.submit(submission(id, Ask::Claim(claims(changes)), None)).await
+}
+
+/// Changes of claims, as for [`claim_all`].
+pub fn claims(changes: &[&str]) -> Vec<(ClaimChange, String)> {
+    let change = |text: &&str| match text.split_at(1) {
+        ("+", key) => (ClaimChange::Take, key.to_owned()),
+        ("-", key) => (ClaimChange::Free, key.to_owned()),
+        _ => panic!("{text} is no change of a claim"),
+    };
+    changes.iter().map(change).collect()
+}
+
+/// Submits the sum of other counters.
+pub async fn add_reads(
+    log: &EventLog,
+    id: impl std::fmt::Display,
+    reads: &[&str],
+) -> Result<Receipt, Error> {
+    let reads = reads.iter().map(|read| (stream(read), Arc::new(Sum) as Arc<dyn Folder>));
+    let reads = reads.collect();
+    log.submit(Submission { reads, ..submission(id, Ask::AddReads, None) }).await
 }
 
 pub async fn add_as(

@@ -1,5 +1,8 @@
 //! The laws of the log (DESIGN §5), over SQLite and over storages with faults.
 
+mod claims;
 mod fixture;
+mod old_stores;
+mod reads;
 mod storage_contract;
 mod writer_laws;

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use daybook_log::record::leaf_hash;
 use daybook_log::sqlite::{self, Options};
 use daybook_log::storage::{
-    Direction, EventRow, Group, RequestRow, StorageReader, StorageWriter, StoredAnswer, StreamHead,
+    ClaimKey, Direction, EventRow, Group, Holders, RequestRow, StorageReader, StorageWriter,
+    StoredAnswer, StreamHead,
 };
 use daybook_log::{Error, Record};
 use uuid::Uuid;
@@ -41,8 +42,13 @@ fn two_streams() -> Group {
             request(1, StoredAnswer::Recorded(3)),
             request(2, StoredAnswer::Other(Bytes::from_static(b"no"))),
         ],
+        claims: [(name("x"), Holders { before: None, after: Some(1) })].into(),
         published: None,
     }
+}
+
+fn name(key: &str) -> ClaimKey {
+    ClaimKey { scope: "a.name", key: key.to_owned() }
 }
 
 fn request(id: u128, answer: StoredAnswer) -> RequestRow {
@@ -86,6 +92,7 @@ async fn refuses_a_second_event_of_a_version_and_writes_nothing_of_the_group(mut
         streams: vec![(3, "a.b-z".into())],
         events: vec![event(5, 3, 1), event(6, 1, 3)],
         requests: vec![request(9, StoredAnswer::Recorded(6))],
+        claims: [(name("z"), Holders { before: None, after: Some(3) })].into(),
         published: Some(4),
     };
     let refused = storage.writer.commit(&group).await;
@@ -94,9 +101,29 @@ async fn refuses_a_second_event_of_a_version_and_writes_nothing_of_the_group(mut
     assert!(storage.reader.find_requests(&[Uuid::from_u128(9)]).await.unwrap().is_empty());
     assert_eq!(storage.reader.stream_heads(&["a.b-z".into()]).await.unwrap(), [None]);
     assert_eq!(storage.reader.published().await.unwrap(), 0);
+    assert_eq!(storage.reader.claim_holders(&[name("z")]).await.unwrap(), [None]);
     // The storage goes on with the next group.
     let group = Group { events: vec![event(5, 2, 2)], ..Group::default() };
     storage.writer.commit(&group).await.unwrap();
+}
+
+async fn keeps_who_holds_a_claim(mut storage: Opened) {
+    storage.writer.commit(&two_streams()).await.unwrap();
+    let asked = [name("y"), name("x"), name("it's \"quoted\"")];
+    assert_eq!(storage.reader.claim_holders(&asked).await.unwrap(), [None, Some(1), None]);
+    let change = |key, before, after| Group {
+        claims: [(name(key), Holders { before, after })].into(),
+        ..Group::default()
+    };
+    storage.writer.commit(&change("x", Some(1), Some(2))).await.unwrap();
+    storage.writer.commit(&change("it's \"quoted\"", None, Some(1))).await.unwrap();
+    assert_eq!(storage.reader.claim_holders(&asked).await.unwrap(), [None, Some(2), Some(1)]);
+    for wrong in [change("x", Some(1), None), change("x", None, Some(1))] {
+        let refused = storage.writer.commit(&wrong).await;
+        assert!(matches!(refused, Err(Error::NotWritten { .. })), "{refused:?}");
+    }
+    storage.writer.commit(&change("x", Some(2), None)).await.unwrap();
+    assert_eq!(storage.reader.claim_holders(&asked).await.unwrap(), [None, None, Some(1)]);
 }
 
 async fn keeps_the_published_mark(mut storage: Opened) {
@@ -127,6 +154,7 @@ every_storage!(
     reads_back_what_was_committed,
     finds_requests_by_id,
     refuses_a_second_event_of_a_version_and_writes_nothing_of_the_group,
+    keeps_who_holds_a_claim,
     keeps_the_published_mark,
     takes_a_group_of_any_size,
 );

@@ -320,7 +320,8 @@ impl StorageWriter for Faulty {
     }
 }
 
-async fn faulty(dir: &tempfile::TempDir, nth: usize, fault: Error, written: bool) -> EventLog {
+/// A log whose n-th commit fails.
+pub async fn faulty(dir: &tempfile::TempDir, nth: usize, fault: Error, written: bool) -> EventLog {
     let options = Options { directory: dir.path().into(), max_pages: None };
     let opened = sqlite::open(options).await.unwrap();
     let left = Arc::new(AtomicUsize::new(nth));
@@ -437,7 +438,7 @@ async fn a_check_of_the_whole_log_finds_every_kind_of_tampering() {
     }
     log.close().await;
     drop(log);
-    let check = || daybook_log::verify::verify(dir.path(), |_| ());
+    let check = || daybook_log::verify::verify(dir.path(), None, |_| ());
     let clean = check().await.unwrap();
     assert_eq!((clean.events, clean.streams, clean.problem_count), (6, 2, 0), "{clean:?}");
     let url = format!("sqlite://{}", dir.path().join(sqlite::FILE_NAME).display());

@@ -1,9 +1,15 @@
 //! The writer: one task that takes every decision, in order, and commits them in groups.
 //!
-//! The way of a submission: queue → look-up of its request id → (if its stream is not in memory:
-//! parked until the stream is loaded) → decided against the latest accepted state → committed with
-//! its group → answered. Nothing is answered before the commit, not even a refusal, since it was
-//! decided on what the group adds. While one group commits, the next gathers.
+//! The way of a submission: queue → look-up of its request id → (if a stream that it needs is not
+//! in memory: waits until the stream is loaded) → decided against the latest accepted states (if
+//! it claims something whose holder is not in memory: waits again) → committed with its group →
+//! answered. Nothing is answered before the commit, not even a refusal, since it was decided on
+//! what the group adds. While one group commits, the next gathers.
+
+mod answers;
+mod claims;
+mod load;
+mod waiting;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::NonZeroUsize;
@@ -11,27 +17,27 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use daybook_contract::daybook::v1::execute_stream_response::Outcome as StoredOutcome;
-use daybook_contract::daybook::v1::{CommandReceipt, ExecuteStreamResponse};
-use futures::future::{BoxFuture, join_all};
+use daybook_contract::daybook::v1::Failure;
+use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
 use lru::LruCache;
-use prost::Message as _;
 use prost_types::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 use uuid::Uuid;
 
 use crate::limits::{
-    MAX_EVENTS_PER_SUBMISSION, MAX_GROUP_BYTES, MAX_GROUP_SUBMISSIONS, MAX_PARKED_SUBMISSIONS,
-    MAX_READ_EVENTS, MAX_RECORD_BYTES, RECENT_REQUESTS,
+    MAX_EVENTS_PER_SUBMISSION, MAX_GROUP_BYTES, MAX_GROUP_SUBMISSIONS, MAX_RECORD_BYTES,
+    MAX_WAITING_SUBMISSIONS, RECENT_REQUESTS,
 };
 use crate::log::Shared;
-use crate::record::{self, Envelope, stream_name};
-use crate::storage::{
-    Direction, EventRow, Group, RequestRow, StorageReader, StorageWriter, StoredAnswer, StreamHead,
-};
-use crate::{Error, Folder, Receipt, Record, RequestKey, State, Submission, event_id};
+use crate::record::{self, Envelope};
+use crate::storage::{ClaimKey, EventRow, Group, RequestRow, StorageReader, StorageWriter};
+use crate::{Error, Folder, NewEvent, Receipt, Record, RequestKey, State, Submission, event_id};
+use answers::{replayed, reused, stored_answer, to_store};
+use claims::{Claims, Unsettled};
+use load::{Cold, Loaded};
+use waiting::Waiting;
 
 /// The look-ups under way at most. What comes meanwhile is looked up together: many small look-ups
 /// cost more than they save, since the commit is what takes the time.
@@ -45,6 +51,9 @@ const PANICKED: &str = "the code of the domain panicked; its message is in the s
 
 type Reply = oneshot::Sender<Result<Receipt, Error>>;
 
+/// The name of a stream.
+type Name = Arc<str>;
+
 /// What reaches the writer.
 pub(crate) enum Message {
     /// Something to decide.
@@ -55,9 +64,39 @@ pub(crate) enum Message {
     Close,
 }
 
+/// A submission on its way.
 struct Job {
+    /// Its place in the order of submissions.
+    number: u64,
     submission: Box<Submission>,
     reply: Reply,
+    /// The stream that it may append to, then those that it reads.
+    streams: Vec<Name>,
+    /// What it claimed when it could not be decided, because the holders were not known.
+    claims: Vec<ClaimKey>,
+}
+
+impl Job {
+    fn new(number: u64, submission: Box<Submission>, reply: Reply) -> Self {
+        let reads = submission.reads.iter().map(|(stream, _)| stream);
+        let streams =
+            std::iter::once(&submission.stream).chain(reads).map(|s| s.to_string().into());
+        let (streams, claims) = (streams.collect(), Vec::new());
+        Self { number, submission, reply, streams, claims }
+    }
+
+    /// The stream that it may append to.
+    fn stream(&self) -> &Name {
+        &self.streams[0]
+    }
+
+    /// How the state of one of its streams is made.
+    fn folder(&self, stream: usize) -> Option<Arc<dyn Folder>> {
+        match stream.checked_sub(1) {
+            None => self.submission.decider.folder(),
+            Some(read) => Some(self.submission.reads[read].1.clone()),
+        }
+    }
 }
 
 /// A stream in memory. `id` is 0 until it has an event.
@@ -69,7 +108,7 @@ struct Entry {
 
 /// What a decided job will be told once its group is durable.
 struct Pending {
-    stream: String,
+    stream: Name,
     outcome: Result<Receipt, Error>,
     reply: Reply,
     /// Set when the answer is kept under the request id.
@@ -78,31 +117,55 @@ struct Pending {
     again: Vec<(RequestKey, Reply)>,
 }
 
+/// Why a submission appends nothing.
+enum Undecided {
+    /// This is its answer.
+    Error(Error),
+    /// The holders of these claims have to be loaded first.
+    Claims(Vec<ClaimKey>),
+}
+
+impl From<Error> for Undecided {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<Failure> for Undecided {
+    fn from(failure: Failure) -> Self {
+        Self::Error(Error::Refused { failure: Box::new(failure), replayed: false })
+    }
+}
+
 type Committing = BoxFuture<'static, (Box<dyn StorageWriter>, Group, Result<(), Error>)>;
 type Looked = (Vec<Job>, Result<Vec<RequestRow>, Error>);
-type Loaded = Vec<(String, Result<Entry, Error>)>;
 
 pub(crate) struct Writer {
     storage: Option<Box<dyn StorageWriter>>,
     reader: Arc<dyn StorageReader>,
     shared: Arc<Shared>,
     inbox: mpsc::Receiver<Message>,
-    /// Streams in memory. Every stream of `ready` and of `unsettled` is among them: pushed out of
-    /// memory in between, its jobs would lose their order, or be decided on what is out of date.
-    streams: LruCache<String, Entry>,
+    received: u64,
+    streams: LruCache<Name, Entry>,
     cached_streams: usize,
+    claims: Claims,
     recent: LruCache<Uuid, (RequestKey, Result<Receipt, Error>)>,
+    /// What can be decided, in the order of submissions.
     ready: VecDeque<Job>,
-    parked: HashMap<String, Vec<Job>>,
-    parked_jobs: usize,
+    /// What waits for `loads`.
+    waiting: Waiting,
     lookups: FuturesOrdered<BoxFuture<'static, Looked>>,
     loads: FuturesUnordered<BoxFuture<'static, Loaded>>,
+    /// The streams of `loads` and of `delayed`.
+    loading: HashSet<Name>,
+    /// The claims of `loads`.
+    loading_claims: HashSet<ClaimKey>,
     committing: Option<Committing>,
     pending: Vec<Pending>,
     /// The streams of `pending`: what the storage says of them is out of date until the commit.
-    unsettled: HashSet<String>,
+    unsettled: HashSet<Name>,
     /// Cold streams that are loaded once they are settled.
-    delayed: HashMap<String, Option<Arc<dyn Folder>>>,
+    delayed: Cold,
     head: u64,
     last_stream_id: i64,
     last_time: Timestamp,
@@ -140,18 +203,21 @@ impl Writer {
             reader: start.reader,
             shared: start.shared,
             inbox: start.inbox,
+            received: 0,
             streams: LruCache::unbounded(),
+            claims: Claims::new(),
             cached_streams: start.cached_streams.get(),
             recent: LruCache::new(recent),
             ready: VecDeque::new(),
-            parked: HashMap::new(),
-            parked_jobs: 0,
+            waiting: Waiting::default(),
             lookups: FuturesOrdered::new(),
             loads: FuturesUnordered::new(),
+            loading: HashSet::new(),
+            loading_claims: HashSet::new(),
             committing: None,
             pending: Vec::new(),
             unsettled: HashSet::new(),
-            delayed: HashMap::new(),
+            delayed: Cold::new(),
             last_stream_id: start.last_stream_id,
             last_time: start.last_time,
             stopped: None,
@@ -168,7 +234,7 @@ impl Writer {
                 self.decide_group();
             }
             let idle = self.ready.is_empty()
-                && self.parked.is_empty()
+                && self.waiting.is_empty()
                 && self.lookups.is_empty()
                 && self.committing.is_none();
             if !open && idle {
@@ -180,7 +246,7 @@ impl Writer {
                     self.shared.wrote(result.clone());
                     self.finish_group(group, result);
                 }
-                Happening::Loaded(loaded) => self.unpark(loaded),
+                Happening::Loaded(loaded) => self.loaded(loaded),
                 Happening::Looked((jobs, found)) => self.looked(jobs, found),
                 Happening::Received(0) => open = false,
                 Happening::Received(_) => self.receive(&mut buffer),
@@ -193,7 +259,7 @@ impl Writer {
     async fn next(&mut self, buffer: &mut Vec<Message>, open: bool) -> Happening {
         let room = self.ready.len() < MAX_GROUP_SUBMISSIONS
             && self.lookups.len() < MAX_LOOKUPS
-            && self.parked_jobs < MAX_PARKED_SUBMISSIONS;
+            && self.waiting.len() < MAX_WAITING_SUBMISSIONS;
         let mark_moved = self.shared.published() > self.published && self.stopped.is_none();
         let committing = self.committing.is_some();
         tokio::select! {
@@ -222,7 +288,10 @@ impl Writer {
         let mut jobs = Vec::with_capacity(buffer.len());
         for message in buffer.drain(..) {
             match message {
-                Message::Submit(submission, reply) => jobs.push(Job { submission, reply }),
+                Message::Submit(submission, reply) => {
+                    self.received += 1;
+                    jobs.push(Job::new(self.received, submission, reply));
+                }
                 Message::Published => {}
                 Message::Close => self.inbox.close(),
             }
@@ -241,7 +310,7 @@ impl Writer {
             .map(|request| request.id)
             .collect();
         if unknown.is_empty() && self.lookups.is_empty() {
-            self.ready_or_park(jobs);
+            self.ready_or_wait(jobs);
             return;
         }
         let reader = self.reader.clone();
@@ -282,74 +351,113 @@ impl Writer {
                 _ => fresh.push(job),
             }
         }
-        self.ready_or_park(fresh);
+        self.ready_or_wait(fresh);
     }
 
-    fn ready_or_park(&mut self, jobs: Vec<Job>) {
-        let mut cold: HashMap<String, Option<Arc<dyn Folder>>> = HashMap::new();
+    /// Jobs whose streams are in memory can be decided; the others wait, and so does what comes
+    /// after them and names one of their streams.
+    fn ready_or_wait(&mut self, jobs: Vec<Job>) {
+        let mut cold = Cold::new();
         for job in jobs {
-            let stream = job.submission.stream.to_string();
-            if let Some(parked) = self.parked.get_mut(&stream) {
-                parked.push(job);
-                self.parked_jobs += 1;
-                continue;
+            let warm = self.find_cold(&job, &mut cold);
+            let known = !job.claims.iter().any(|claim| self.loading_claims.contains(claim));
+            match warm && known && !self.waiting.hold_up(&job) {
+                true => self.ready.push_back(job),
+                false => self.waiting.push(job),
             }
-            let folder = job.submission.decider.folder();
-            let warm = self
-                .streams
-                .peek(&stream)
-                .is_some_and(|entry| folder.is_none() || entry.state.is_some());
-            if warm {
-                self.ready.push_back(job);
-                continue;
-            }
-            // An entry without the state that is needed now is as good as none.
-            self.streams.pop(&stream);
-            let when = match self.unsettled.contains(&stream) {
-                true => &mut self.delayed,
-                false => &mut cold,
-            };
-            when.insert(stream.clone(), folder);
-            self.parked.insert(stream, vec![job]);
-            self.parked_jobs += 1;
         }
         if !cold.is_empty() {
-            self.loads.push(Box::pin(load(self.reader.clone(), cold)));
+            self.loads.push(Box::pin(load::streams(self.reader.clone(), cold)));
         }
     }
 
-    fn unpark(&mut self, loaded: Loaded) {
-        for (stream, result) in loaded {
-            let jobs = self.parked.remove(&stream).unwrap_or_default();
-            self.parked_jobs -= jobs.len();
-            match result {
-                Ok(entry) => {
-                    self.streams.put(stream, entry);
-                    self.ready.extend(jobs);
+    /// Whether all streams of a job are in memory. Those that are not, and on which nobody waits
+    /// yet, are added to `cold`, or loaded when they are settled.
+    fn find_cold(&mut self, job: &Job, cold: &mut Cold) -> bool {
+        let mut warm = true;
+        for (index, stream) in job.streams.iter().enumerate() {
+            if self.is_warm(job, index) {
+                continue;
+            }
+            warm = false;
+            if self.loading.insert(stream.clone()) {
+                // An entry without the state that is needed now is as good as none.
+                self.streams.pop(stream);
+                let when = match self.unsettled.contains(stream) {
+                    true => &mut self.delayed,
+                    false => &mut *cold,
+                };
+                when.insert(stream.clone(), job.folder(index));
+            }
+        }
+        warm
+    }
+
+    fn is_warm(&self, job: &Job, index: usize) -> bool {
+        self.streams
+            .peek(&job.streams[index])
+            .is_some_and(|entry| entry.state.is_some() || job.folder(index).is_none())
+    }
+
+    /// Takes up what has been loaded, and what waited for it.
+    fn loaded(&mut self, loaded: Loaded) {
+        let mut failed_streams: HashMap<Name, Error> = HashMap::new();
+        let mut failed_claims: HashMap<ClaimKey, Error> = HashMap::new();
+        match loaded {
+            Loaded::Streams(streams) => {
+                for (stream, result) in streams {
+                    self.loading.remove(&stream);
+                    match result {
+                        Ok(entry) => drop(self.streams.put(stream, entry)),
+                        Err(error) => drop(failed_streams.insert(stream, error)),
+                    }
                 }
-                Err(error) => {
-                    for job in jobs {
-                        answer(job.reply, Err(error.clone()));
+            }
+            Loaded::Claims(claims) => {
+                for (claim, result) in claims {
+                    self.loading_claims.remove(&claim);
+                    match result {
+                        Ok(holder) => self.claims.learn(claim, holder),
+                        Err(error) => drop(failed_claims.insert(claim, error)),
                     }
                 }
             }
         }
-        self.trim();
+        let mut jobs = Vec::new();
+        for job in self.waiting.take() {
+            let stream = job.streams.iter().find_map(|stream| failed_streams.get(stream));
+            let claim = || job.claims.iter().find_map(|claim| failed_claims.get(claim));
+            match stream.or_else(claim) {
+                Some(error) => answer(job.reply, Err(error.clone())),
+                None => jobs.push(job),
+            }
+        }
+        self.ready_or_wait(jobs);
+        // What has waited comes before what was submitted later.
+        self.ready.make_contiguous().sort_by_key(|job| job.number);
+    }
+
+    /// Loads the holders of claims that a decision needs.
+    fn find_claims(&mut self, claims: &[ClaimKey]) {
+        let unknown: Vec<ClaimKey> = claims
+            .iter()
+            .filter(|claim| !self.claims.knows(claim))
+            .filter(|claim| self.loading_claims.insert((*claim).clone()))
+            .cloned()
+            .collect();
+        if !unknown.is_empty() {
+            self.loads.push(Box::pin(load::claims(self.reader.clone(), unknown)));
+        }
     }
 
     /// Pushes streams out of memory that nobody waits for, the longest unused first.
     fn trim(&mut self) {
         let Some(mut excess) = self.streams.len().checked_sub(self.cached_streams) else { return };
-        if excess == 0 {
-            return;
-        }
-        let ready = self.ready.iter().map(|job| job.submission.stream.to_string());
-        let needed: HashSet<String> = ready.chain(self.unsettled.iter().cloned()).collect();
         let mut kept = Vec::new();
         while excess > 0
             && let Some((stream, entry)) = self.streams.pop_lru()
         {
-            match needed.contains(&stream) {
+            match self.waiting.need(&stream) || self.unsettled.contains(&stream) {
                 true => kept.push((stream, entry)),
                 false => excess -= 1,
             }
@@ -357,19 +465,6 @@ impl Writer {
         for (stream, entry) in kept {
             self.streams.put(stream, entry);
         }
-    }
-
-    /// Forgets streams whose state in memory cannot be trusted; what waits for them is parked
-    /// until they are loaded anew.
-    fn forget(&mut self, streams: &HashSet<String>) {
-        for stream in streams {
-            self.streams.pop(stream);
-        }
-        let ready = std::mem::take(&mut self.ready);
-        let (stale, fresh): (Vec<Job>, Vec<Job>) =
-            ready.into_iter().partition(|job| streams.contains(&job.submission.stream.to_string()));
-        self.ready = fresh.into();
-        self.ready_or_park(stale);
     }
 
     /// Decides what is ready, up to the limits of a group, and begins to commit it.
@@ -385,6 +480,11 @@ impl Writer {
         let mut bytes = 0;
         while let Some(job) = self.ready.pop_front() {
             let Some(job) = self.replay_recent(job, &requests) else { continue };
+            let cold = (0..job.streams.len()).any(|index| !self.is_warm(&job, index));
+            if cold || self.waiting.hold_up(&job) {
+                self.ready_or_wait(vec![job]);
+                continue;
+            }
             let rows = group.events.len();
             self.decide(job, &mut group, &mut requests);
             bytes += group.events[rows..].iter().map(|row| row.record.bytes.len()).sum::<usize>();
@@ -392,6 +492,7 @@ impl Writer {
                 break;
             }
         }
+        self.trim();
         if group.events.is_empty() && group.requests.is_empty() {
             self.finish_group(group, Ok(()));
             return;
@@ -419,111 +520,150 @@ impl Writer {
         Some(job)
     }
 
-    fn decide(&mut self, job: Job, group: &mut Group, requests: &mut HashMap<Uuid, usize>) {
-        let Job { mut submission, reply } = job;
-        let stream = submission.stream.to_string();
-        self.unsettled.insert(stream.clone());
-        let (rows, outcome) = self.try_decide(&mut submission, &stream, group);
+    fn decide(&mut self, mut job: Job, group: &mut Group, requests: &mut HashMap<Uuid, usize>) {
+        let stream = job.stream().clone();
+        let outcome = match self.try_decide(&mut job, group) {
+            Ok(receipt) => Ok(receipt),
+            Err(Undecided::Error(error)) => Err(error),
+            Err(Undecided::Claims(claims)) => {
+                self.find_claims(&claims);
+                self.waiting.push(Job { claims, ..job });
+                return;
+            }
+        };
         let mut request = None;
-        if let Some(key) = submission.request
+        if let Some(key) = job.submission.request
             && let Some(answer) = to_store(&outcome)
         {
             group.requests.push(RequestRow { id: key.id, fingerprint: key.fingerprint, answer });
             requests.insert(key.id, self.pending.len());
             request = Some(key);
         }
-        group.events.extend(rows);
-        self.pending.push(Pending { stream, outcome, reply, request, again: Vec::new() });
+        self.unsettled.insert(stream.clone());
+        self.pending.push(Pending {
+            stream,
+            outcome,
+            reply: job.reply,
+            request,
+            again: Vec::new(),
+        });
     }
 
-    fn try_decide(
-        &mut self,
-        submission: &mut Submission,
-        stream: &str,
-        group: &mut Group,
-    ) -> (Vec<EventRow>, Result<Receipt, Error>) {
+    fn try_decide(&mut self, job: &mut Job, group: &mut Group) -> Result<Receipt, Undecided> {
         let now = self.now();
         let head = self.head + group.events.len() as u64;
-        let Some(entry) = self.streams.get_mut(stream) else {
-            unreachable!("what is ready is in memory")
+        let stream = job.stream().clone();
+        let (id, version) = match self.streams.get(&stream) {
+            Some(entry) => (entry.id, entry.version),
+            None => unreachable!("what is decided is in memory"),
         };
-        if let Some(expected) = submission.expected_version
-            && expected != entry.version
+        if let Some(expected) = job.submission.expected_version
+            && expected != version
         {
-            let (stream, actual) = (stream.to_owned(), entry.version);
-            return (Vec::new(), Err(Error::VersionConflict { stream, expected, actual }));
+            let (stream, actual) = (stream.to_string(), version);
+            return Err(Error::VersionConflict { stream, expected, actual }.into());
         }
-        let decided =
-            catch_unwind(AssertUnwindSafe(|| submission.decider.decide(entry.state.as_ref(), now)));
-        let events = match decided {
-            Ok(Ok(events)) => events,
-            Ok(Err(failure)) => {
-                let failure = Box::new(failure);
-                return (Vec::new(), Err(Error::Refused { failure, replayed: false }));
-            }
-            Err(_) => return (Vec::new(), Err(self.panicked(stream, head))),
-        };
+        let events = self.ask(job, now, head)?;
         if events.len() > MAX_EVENTS_PER_SUBMISSION {
             let (actual, limit) = (events.len(), MAX_EVENTS_PER_SUBMISSION);
             let what = "number of events";
-            return (Vec::new(), Err(Error::LimitExceeded { what, actual, limit }));
+            return Err(Error::LimitExceeded { what, actual, limit }.into());
         }
-        let new = entry.id == 0 && !events.is_empty();
-        let stream_id = if new { self.last_stream_id + 1 } else { entry.id };
+        let new = id == 0 && !events.is_empty();
+        let stream_id = if new { self.last_stream_id + 1 } else { id };
+        let claims = match self.claims.after(&events, stream_id) {
+            Ok(claims) => claims,
+            Err(Unsettled::Unknown(claims)) => return Err(Undecided::Claims(claims)),
+            Err(Unsettled::Taken(claim)) => {
+                let taken = || job.submission.decider.taken(&claim);
+                let failure = catch_unwind(AssertUnwindSafe(taken));
+                return Err(failure.map_or_else(|_| self.panicked(&stream, head), Into::into));
+            }
+        };
         let mut rows = Vec::with_capacity(events.len());
         let mut event_ids = Vec::with_capacity(events.len());
         for (event, step) in events.into_iter().zip(1..) {
             let id = event_id::make(&self.shared.store_id, millis(&now), head + step).to_string();
-            let version = entry.version + step;
+            let version = version + step;
             let bytes = record::encode(
                 event,
                 Envelope {
                     event_id: id.clone(),
-                    stream: &submission.stream,
+                    stream: &job.submission.stream,
                     version,
                     position: head + step,
                     time: now,
-                    metadata: &submission.metadata,
+                    metadata: &job.submission.metadata,
                 },
             );
             if bytes.len() > MAX_RECORD_BYTES {
                 let (actual, limit) = (bytes.len(), MAX_RECORD_BYTES);
                 let what = "record (in bytes)";
-                return (Vec::new(), Err(Error::LimitExceeded { what, actual, limit }));
+                return Err(Error::LimitExceeded { what, actual, limit }.into());
             }
             let leaf_hash = record::leaf_hash(&bytes);
             let record = Record { position: head + step, bytes };
             rows.push(EventRow { stream_id, version, leaf_hash, record });
             event_ids.push(id);
         }
-        if let Some(state) = &mut entry.state
-            && catch_unwind(AssertUnwindSafe(|| submission.decider.evolve(state))).is_err()
-        {
-            return (Vec::new(), Err(self.panicked(stream, head)));
-        }
-        if new {
-            self.last_stream_id = stream_id;
-            group.streams.push((stream_id, stream.to_owned()));
+        let Some(entry) = self.streams.peek_mut(&stream) else {
+            unreachable!("what is decided is in memory")
+        };
+        if let Some(state) = &mut entry.state {
+            let evolve = || job.submission.decider.evolve(state);
+            if catch_unwind(AssertUnwindSafe(evolve)).is_err() {
+                return Err(self.panicked(&stream, head));
+            }
         }
         entry.id = stream_id;
         entry.version += rows.len() as u64;
+        if new {
+            self.last_stream_id = stream_id;
+            group.streams.push((stream_id, stream));
+        }
+        self.claims.apply(claims, &mut group.claims);
         let receipt = Receipt {
-            version: entry.version,
+            version: version + rows.len() as u64,
             position: head + rows.len() as u64,
-            aggregate_id: submission.stream.id().to_owned(),
+            aggregate_id: job.submission.stream.id().to_owned(),
             event_ids,
             recorded_time: now,
             replayed: false,
         };
-        (rows, Ok(receipt))
+        group.events.extend(rows);
+        Ok(receipt)
+    }
+
+    /// Asks the domain what follows from a submission.
+    fn ask(
+        &mut self,
+        job: &mut Job,
+        now: Timestamp,
+        head: u64,
+    ) -> Result<Vec<NewEvent>, Undecided> {
+        for read in &job.streams[1..] {
+            self.streams.promote(read);
+        }
+        let states: Vec<Option<&State>> = job
+            .streams
+            .iter()
+            .map(|stream| self.streams.peek(stream).and_then(|entry| entry.state.as_ref()))
+            .collect();
+        let (state, reads) = (states[0], states[1..].iter().flatten().copied().collect::<Vec<_>>());
+        let decide = || job.submission.decider.decide(state, &reads, now);
+        match catch_unwind(AssertUnwindSafe(decide)) {
+            Ok(decided) => Ok(decided?),
+            Err(_) => Err(self.panicked(&job.streams[0], head)),
+        }
     }
 
     /// A fault in the code of a domain stops one command, not the bank. What it did to the state
     /// is not known, so the stream is loaded anew.
-    fn panicked(&mut self, stream: &str, position: u64) -> Error {
+    fn panicked(&mut self, stream: &Name, position: u64) -> Undecided {
         error!(%stream, "the code of the domain panicked");
-        self.forget(&HashSet::from([stream.to_owned()]));
-        Error::NotUnderstood { position, stream: stream.to_owned(), problem: PANICKED.to_owned() }
+        self.streams.pop(stream);
+        let (stream, problem) = (stream.to_string(), PANICKED.to_owned());
+        Error::NotUnderstood { position, stream, problem }.into()
     }
 
     fn with_published(&self, mut group: Group) -> Group {
@@ -545,12 +685,13 @@ impl Writer {
         self.unsettled.clear();
         let delayed = std::mem::take(&mut self.delayed);
         if !delayed.is_empty() {
-            self.loads.push(Box::pin(load(self.reader.clone(), delayed)));
+            self.loads.push(Box::pin(load::streams(self.reader.clone(), delayed)));
         }
         if let Err(failed) = result {
-            self.give_up(pending, failed);
+            self.give_up(pending, &group, failed);
             return;
         }
+        self.claims.trim();
         if let Some(last) = group.events.last() {
             self.head = last.record.position;
             metrics::counter!("daybook_events_appended_total").increment(group.events.len() as u64);
@@ -574,9 +715,12 @@ impl Writer {
     }
 
     /// Nothing of a failed group may stay in memory.
-    fn give_up(&mut self, pending: Vec<Pending>, failed: Error) {
+    fn give_up(&mut self, pending: Vec<Pending>, group: &Group, failed: Error) {
         error!(error = %failed, submissions = pending.len(), "a group failed");
-        self.forget(&pending.iter().map(|item| item.stream.clone()).collect());
+        for item in &pending {
+            self.streams.pop(&item.stream);
+        }
+        self.claims.forget(group.claims.keys());
         for item in pending {
             for (_, reply) in item.again {
                 answer(reply, Err(failed.clone()));
@@ -622,154 +766,4 @@ fn millis(time: &Timestamp) -> u64 {
 fn answer(reply: Reply, outcome: Result<Receipt, Error>) {
     // Whoever hung up does not get the answer; the effect stays.
     let _ = reply.send(outcome);
-}
-
-fn reused(request: &RequestKey) -> Error {
-    Error::RequestIdReused { request_id: request.id.to_string() }
-}
-
-fn replayed(outcome: Result<Receipt, Error>) -> Result<Receipt, Error> {
-    match outcome {
-        Ok(receipt) => Ok(Receipt { replayed: true, ..receipt }),
-        Err(Error::Refused { failure, .. }) => Err(Error::Refused { failure, replayed: true }),
-        other => other,
-    }
-}
-
-/// What is kept of an answer under the request id; `None` when a retry is to be decided anew.
-fn to_store(outcome: &Result<Receipt, Error>) -> Option<StoredAnswer> {
-    let kept = match outcome {
-        Ok(receipt) if !receipt.event_ids.is_empty() => {
-            return Some(StoredAnswer::Recorded(receipt.position));
-        }
-        Ok(receipt) => StoredOutcome::Receipt(CommandReceipt {
-            aggregate_id: receipt.aggregate_id.clone(),
-            version: receipt.version,
-            position: receipt.position,
-            event_ids: Vec::new(),
-            replayed: true,
-            recorded_time: Some(receipt.recorded_time),
-        }),
-        Err(Error::Refused { failure, .. }) => StoredOutcome::Failure(failure.as_ref().clone()),
-        Err(_) => return None,
-    };
-    let encoded = ExecuteStreamResponse { outcome: Some(kept) }.encode_to_vec();
-    Some(StoredAnswer::Other(encoded.into()))
-}
-
-/// The first answer to a request, from what is stored.
-async fn stored_answer(reader: &dyn StorageReader, row: &RequestRow) -> Result<Receipt, Error> {
-    let position = match &row.answer {
-        StoredAnswer::Recorded(position) => *position,
-        StoredAnswer::Other(bytes) => {
-            let decoded = ExecuteStreamResponse::decode(bytes.clone());
-            return match decoded.ok().and_then(|stored| stored.outcome) {
-                Some(StoredOutcome::Receipt(receipt)) => Ok(Receipt {
-                    version: receipt.version,
-                    position: receipt.position,
-                    aggregate_id: receipt.aggregate_id,
-                    event_ids: Vec::new(),
-                    recorded_time: receipt.recorded_time.unwrap_or_default(),
-                    replayed: true,
-                }),
-                Some(StoredOutcome::Failure(failure)) => {
-                    Err(Error::Refused { failure: Box::new(failure), replayed: true })
-                }
-                None => Err(Error::Read { problem: "a stored answer is damaged".to_owned() }),
-            };
-        }
-    };
-    // The events of one request follow one another and carry its id.
-    let records = reader.read_all(position, Direction::Backward, MAX_EVENTS_PER_SUBMISSION).await?;
-    let mut events = Vec::new();
-    for record in &records {
-        let event = record.decode()?;
-        let by = event.metadata.as_ref().map_or("", |metadata| metadata.request_id.as_str());
-        if by.parse() != Ok(row.id) {
-            break;
-        }
-        events.push(event);
-    }
-    let Some(last) = events.first() else {
-        let problem = "it does not carry the id of the request that recorded it".to_owned();
-        return Err(Error::Damaged { position, stream: String::new(), problem });
-    };
-    Ok(Receipt {
-        version: last.version,
-        position,
-        aggregate_id: last.aggregate_id.clone(),
-        event_ids: events.iter().rev().map(|event| event.event_id.clone()).collect(),
-        recorded_time: last.recorded_time.unwrap_or_default(),
-        replayed: true,
-    })
-}
-
-/// Brings streams into memory.
-async fn load(
-    reader: Arc<dyn StorageReader>,
-    streams: HashMap<String, Option<Arc<dyn Folder>>>,
-) -> Loaded {
-    let (names, folders): (Vec<String>, Vec<_>) = streams.into_iter().unzip();
-    let heads = match reader.stream_heads(&names).await {
-        Ok(heads) => heads,
-        Err(error) => return names.into_iter().map(|name| (name, Err(error.clone()))).collect(),
-    };
-    // The pool of readers bounds how many are read at the same time.
-    let mut each: Vec<BoxFuture<'static, (String, Result<Entry, Error>)>> = Vec::new();
-    for ((name, folder), head) in names.into_iter().zip(folders).zip(heads) {
-        let reader = reader.clone();
-        each.push(Box::pin(async move {
-            let entry = load_one(reader.as_ref(), &name, head, folder).await;
-            (name, entry)
-        }));
-    }
-    join_all(each).await
-}
-
-async fn load_one(
-    reader: &dyn StorageReader,
-    stream: &str,
-    head: Option<StreamHead>,
-    folder: Option<Arc<dyn Folder>>,
-) -> Result<Entry, Error> {
-    let StreamHead { id, version } = head.unwrap_or(StreamHead { id: 0, version: 0 });
-    let Some(folder) = folder else { return Ok(Entry { id, version, state: None }) };
-    let mut state = folder.empty();
-    let mut folded = 0;
-    while folded < version {
-        let records =
-            reader.read_stream(stream, folded + 1, Direction::Forward, MAX_READ_EVENTS).await?;
-        if records.is_empty() {
-            break;
-        }
-        for record in records {
-            let event = record.decode()?;
-            if event.version != folded + 1 || stream_name(&event) != stream {
-                return Err(Error::Damaged {
-                    position: record.position,
-                    stream: stream.to_owned(),
-                    problem: format!(
-                        "version {} stands where {} belongs",
-                        event.version,
-                        folded + 1
-                    ),
-                });
-            }
-            // As with decisions: a fault in the code of a domain concerns its stream alone.
-            let done = catch_unwind(AssertUnwindSafe(|| folder.fold(&mut state, &event)));
-            done.unwrap_or_else(|_| Err(PANICKED.to_owned())).map_err(|problem| {
-                let (position, stream) = (record.position, stream.to_owned());
-                Error::NotUnderstood { position, stream, problem }
-            })?;
-            folded = event.version;
-        }
-    }
-    if folded != version {
-        return Err(Error::Damaged {
-            position: 0,
-            stream: stream.to_owned(),
-            problem: format!("it ends at version {folded}, not {version}"),
-        });
-    }
-    Ok(Entry { id, version, state: Some(state) })
 }

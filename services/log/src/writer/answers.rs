@@ -1,0 +1,94 @@
+//! Answers to requests: what is kept of them, and how they are given once more.
+
+use daybook_contract::daybook::v1::execute_stream_response::Outcome as StoredOutcome;
+use daybook_contract::daybook::v1::{CommandReceipt, ExecuteStreamResponse};
+use prost::Message as _;
+
+use crate::limits::MAX_EVENTS_PER_SUBMISSION;
+use crate::storage::{Direction, RequestRow, StorageReader, StoredAnswer};
+use crate::{Error, Receipt, RequestKey};
+
+/// The answer to an id that was used for something else.
+pub(super) fn reused(request: &RequestKey) -> Error {
+    Error::RequestIdReused { request_id: request.id.to_string() }
+}
+
+/// A first answer, given once more.
+pub(super) fn replayed(outcome: Result<Receipt, Error>) -> Result<Receipt, Error> {
+    match outcome {
+        Ok(receipt) => Ok(Receipt { replayed: true, ..receipt }),
+        Err(Error::Refused { failure, .. }) => Err(Error::Refused { failure, replayed: true }),
+        other => other,
+    }
+}
+
+/// What is kept of an answer under the request id; `None` when a retry is to be decided anew.
+pub(super) fn to_store(outcome: &Result<Receipt, Error>) -> Option<StoredAnswer> {
+    let kept = match outcome {
+        Ok(receipt) if !receipt.event_ids.is_empty() => {
+            return Some(StoredAnswer::Recorded(receipt.position));
+        }
+        Ok(receipt) => StoredOutcome::Receipt(CommandReceipt {
+            aggregate_id: receipt.aggregate_id.clone(),
+            version: receipt.version,
+            position: receipt.position,
+            event_ids: Vec::new(),
+            replayed: true,
+            recorded_time: Some(receipt.recorded_time),
+        }),
+        Err(Error::Refused { failure, .. }) => StoredOutcome::Failure(failure.as_ref().clone()),
+        Err(_) => return None,
+    };
+    let encoded = ExecuteStreamResponse { outcome: Some(kept) }.encode_to_vec();
+    Some(StoredAnswer::Other(encoded.into()))
+}
+
+/// The first answer to a request, from what is stored.
+pub(super) async fn stored_answer(
+    reader: &dyn StorageReader,
+    row: &RequestRow,
+) -> Result<Receipt, Error> {
+    let position = match &row.answer {
+        StoredAnswer::Recorded(position) => *position,
+        StoredAnswer::Other(bytes) => {
+            let decoded = ExecuteStreamResponse::decode(bytes.clone());
+            return match decoded.ok().and_then(|stored| stored.outcome) {
+                Some(StoredOutcome::Receipt(receipt)) => Ok(Receipt {
+                    version: receipt.version,
+                    position: receipt.position,
+                    aggregate_id: receipt.aggregate_id,
+                    event_ids: Vec::new(),
+                    recorded_time: receipt.recorded_time.unwrap_or_default(),
+                    replayed: true,
+                }),
+                Some(StoredOutcome::Failure(failure)) => {
+                    Err(Error::Refused { failure: Box::new(failure), replayed: true })
+                }
+                None => Err(Error::Read { problem: "a stored answer is damaged".to_owned() }),
+            };
+        }
+    };
+    // The events of one request follow one another and carry its id.
+    let records = reader.read_all(position, Direction::Backward, MAX_EVENTS_PER_SUBMISSION).await?;
+    let mut events = Vec::new();
+    for record in &records {
+        let event = record.decode()?;
+        let by = event.metadata.as_ref().map_or("", |metadata| metadata.request_id.as_str());
+        if by.parse() != Ok(row.id) {
+            break;
+        }
+        events.push(event);
+    }
+    let Some(last) = events.first() else {
+        let problem = "it does not carry the id of the request that recorded it".to_owned();
+        return Err(Error::Damaged { position, stream: String::new(), problem });
+    };
+    Ok(Receipt {
+        version: last.version,
+        position,
+        aggregate_id: last.aggregate_id.clone(),
+        event_ids: events.iter().rev().map(|event| event.event_id.clone()).collect(),
+        recorded_time: last.recorded_time.unwrap_or_default(),
+        replayed: true,
+    })
+}
