@@ -1,6 +1,7 @@
 //! What the generated code of every domain has in common: the traits that it implements and that
 //! the rest of Daybook is written against. There is no knowledge of any domain here.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 
@@ -51,6 +52,31 @@ pub trait CommandSet: fmt::Debug + Clone + Send + Sync + Sized + 'static {
 
     /// Adds every violation of the rules of the contract.
     fn validate(&self, violations: &mut Violations);
+
+    /// The other aggregates whose states the decision depends on, in the order of the contract.
+    fn reads(&self) -> Vec<Read<'_>>;
+
+    /// Sets the state of one of [`Self::reads`], by its index; it is the default one before. False
+    /// when there is no such read, or its state is of another type.
+    fn set_read(&mut self, index: usize, state: &dyn Any) -> bool;
+}
+
+/// Another aggregate that a command reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Read<'a> {
+    /// The name of the aggregate.
+    pub aggregate: &'static str,
+    /// Its id; empty when the request has none, and then there is nothing to read.
+    pub key: &'a str,
+    /// The request field with the id.
+    pub field: &'static str,
+}
+
+/// Sets a state that a command reads; for the generated [`CommandSet::set_read`].
+pub fn set_read<S: AggregateState>(read: &mut S, state: &dyn Any) -> bool {
+    let Some(state) = state.downcast_ref::<S>() else { return false };
+    read.clone_from(state);
+    true
 }
 
 /// The current events of one aggregate: a generated enum. `U` is the type with the upcasters of
@@ -58,6 +84,8 @@ pub trait CommandSet: fmt::Debug + Clone + Send + Sync + Sized + 'static {
 pub trait EventSet<U>: fmt::Debug + Clone + PartialEq + Send + Sync + Sized + 'static {
     /// The name of the aggregate that records them.
     const AGGREGATE: &'static str;
+    /// What is unique among the aggregates of this kind.
+    const UNIQUE: &'static [Unique];
 
     /// Decodes an event by its name and schema version, and brings an older version up to the
     /// current one.
@@ -74,6 +102,55 @@ pub trait EventSet<U>: fmt::Debug + Clone + PartialEq + Send + Sync + Sized + 's
 
     /// The encoded message.
     fn encode(&self) -> Vec<u8>;
+
+    /// What the event does to values that must be unique: first what it gives up, then what it
+    /// takes.
+    fn claims(&self) -> Vec<Claim>;
+}
+
+/// Something that is unique among the aggregates of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unique {
+    /// Its name, such as `users.email`.
+    pub scope: &'static str,
+    /// Why a value that another has is refused, such as `EMAIL_TAKEN`.
+    pub reason: &'static str,
+}
+
+/// What an event does to a value of which a scope has only one. Claims are not recorded: they
+/// follow from the event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Among what it is unique: the scope of a [`Unique`].
+    pub scope: &'static str,
+    /// The value, in the form in which it is compared.
+    pub key: String,
+    /// What becomes of it.
+    pub change: ClaimChange,
+}
+
+/// What an event does to a value that must be unique.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClaimChange {
+    /// Its stream holds it from now on; refused while another stream does.
+    Take,
+    /// Its stream gives it up. Nothing happens when the stream does not hold it.
+    Free,
+}
+
+/// Adds a claim, unless the value is empty; for the generated [`EventSet::claims`].
+pub fn claim(
+    claims: &mut Vec<Claim>,
+    change: ClaimChange,
+    scope: &'static str,
+    value: &str,
+    ignore_case: bool,
+) {
+    if value.is_empty() {
+        return;
+    }
+    let key = if ignore_case { value.to_lowercase() } else { value.to_owned() };
+    claims.push(Claim { scope, key, change });
 }
 
 /// Why a recorded event cannot be understood.

@@ -6,6 +6,7 @@ use quote::{format_ident, quote};
 use crate::mistakes::Element;
 use crate::model::{Aggregate, Router};
 use crate::names::{camel, message_path, package_path, snake};
+use crate::reads;
 
 /// The enum of the commands of an aggregate.
 pub fn command_set(aggregate: &Aggregate) -> TokenStream {
@@ -13,24 +14,28 @@ pub fn command_set(aggregate: &Aggregate) -> TokenStream {
     let variants = aggregate.commands.iter().map(|command| {
         let (doc, variant) = (command.method.comment(), camel(command.method.name()));
         let request = message_path(&command.request());
-        quote! { #[doc = #doc] #variant(#request) }
+        let reads = reads::type_name(command).into_iter();
+        quote! { #[doc = #doc] #variant(#request #(, #reads)*) }
     });
     let conversions = aggregate.commands.iter().map(|command| {
         let (variant, request) = (camel(command.method.name()), message_path(&command.request()));
+        let reads = reads::type_name(command).into_iter();
         quote! {
             impl From<#request> for Command {
                 fn from(request: #request) -> Self {
-                    Self::#variant(request)
+                    Self::#variant(request #(, #reads::default())*)
                 }
             }
         }
     });
+    let states = reads::states(aggregate);
     let implementation = implementation(aggregate);
     quote! {
         #[doc = #doc]
         #[derive(Debug, Clone, PartialEq)]
         pub enum Command { #(#variants,)* }
         #(#conversions)*
+        #states
         #implementation
     }
 }
@@ -43,6 +48,9 @@ fn implementation(aggregate: &Aggregate) -> TokenStream {
         commands.iter().map(|command| command.request().full_name().to_owned()).collect();
     let methods = commands.iter().map(|command| &command.path);
     let keys: Vec<_> = commands.iter().map(|command| snake(&command.key)).collect();
+    let requests: Vec<_> =
+        commands.iter().map(|command| message_path(&command.request())).collect();
+    let methods_of_reads = reads::methods(aggregate);
     let generates = commands.iter().map(|command| command.generate_key);
     quote! {
         impl crate::contract::CommandSet for Command {
@@ -53,38 +61,38 @@ fn implementation(aggregate: &Aggregate) -> TokenStream {
                 bytes: bytes::Bytes,
             ) -> Option<Result<Self, prost::DecodeError>> {
                 match type_name {
-                    #(#types => Some(prost::Message::decode(bytes).map(Self::#variants)),)*
+                    #(#types => Some(<#requests as prost::Message>::decode(bytes).map(Self::from)),)*
                     _ => None,
                 }
             }
 
             fn type_name(&self) -> &'static str {
-                match self { #(Self::#variants(_) => #types,)* }
+                match self { #(Self::#variants(..) => #types,)* }
             }
 
             fn method(&self) -> &'static str {
-                match self { #(Self::#variants(_) => #methods,)* }
+                match self { #(Self::#variants(..) => #methods,)* }
             }
 
             fn context(&self) -> Option<&crate::daybook::v1::CommandContext> {
-                match self { #(Self::#variants(request) => request.context.as_ref(),)* }
+                match self { #(Self::#variants(request, ..) => request.context.as_ref(),)* }
             }
 
             fn key(&self) -> &str {
-                match self { #(Self::#variants(request) => &request.#keys,)* }
+                match self { #(Self::#variants(request, ..) => &request.#keys,)* }
             }
 
             fn set_key(&mut self, key: String) {
-                match self { #(Self::#variants(request) => request.#keys = key,)* }
+                match self { #(Self::#variants(request, ..) => request.#keys = key,)* }
             }
 
             fn generates_key(&self) -> bool {
-                match self { #(Self::#variants(_) => #generates,)* }
+                match self { #(Self::#variants(..) => #generates,)* }
             }
 
             fn content(&self) -> Vec<u8> {
                 match self {
-                    #(Self::#variants(request) => {
+                    #(Self::#variants(request, ..) => {
                         let mut request = request.clone();
                         request.context = None;
                         prost::Message::encode_to_vec(&request)
@@ -94,11 +102,13 @@ fn implementation(aggregate: &Aggregate) -> TokenStream {
 
             fn validate(&self, violations: &mut crate::contract::Violations) {
                 match self {
-                    #(Self::#variants(request) => {
+                    #(Self::#variants(request, ..) => {
                         crate::contract::Validate::validate(request, violations);
                     })*
                 }
             }
+
+            #methods_of_reads
         }
     }
 }

@@ -7,6 +7,7 @@ use quote::{format_ident, quote};
 use crate::mistakes::Element;
 use crate::model::{Aggregate, Event};
 use crate::names::{camel, message_path, snake};
+use crate::options::{self, UniqueOptions};
 
 /// Everything about the events of an aggregate.
 pub fn event_set(aggregate: &Aggregate) -> TokenStream {
@@ -71,6 +72,11 @@ fn upcaster(event: &Event, version: usize) -> Ident {
 fn implementation(aggregate: &Aggregate) -> TokenStream {
     let name = &aggregate.name;
     let decode = decode(aggregate);
+    let unique = aggregate.unique.iter().map(|unique| {
+        let UniqueOptions { scope, reason, .. } = unique;
+        quote!(crate::contract::Unique { scope: #scope, reason: #reason })
+    });
+    let claims = claims(aggregate);
     let variants: Vec<_> = aggregate.events.iter().map(|event| camel(&event.name)).collect();
     let names = aggregate.events.iter().map(|event| &event.name);
     let versions = aggregate.events.iter().map(Event::version);
@@ -78,6 +84,7 @@ fn implementation(aggregate: &Aggregate) -> TokenStream {
     quote! {
         impl<U: Upcast> crate::contract::EventSet<U> for Event {
             const AGGREGATE: &'static str = #name;
+            const UNIQUE: &'static [crate::contract::Unique] = &[#(#unique),*];
 
             #decode
 
@@ -96,6 +103,8 @@ fn implementation(aggregate: &Aggregate) -> TokenStream {
             fn encode(&self) -> Vec<u8> {
                 match self { #(Self::#variants(event) => prost::Message::encode_to_vec(event),)* }
             }
+
+            #claims
         }
     }
 }
@@ -133,6 +142,53 @@ fn decode(aggregate: &Aggregate) -> TokenStream {
                     name: name.to_owned(),
                 }),
             }
+        }
+    }
+}
+
+/// What each event frees, and then what it takes.
+fn claims(aggregate: &Aggregate) -> TokenStream {
+    let arms = aggregate.events.iter().filter_map(|event| {
+        let fields: Vec<_> = event.current().fields().collect();
+        let freed = fields.iter().filter_map(|field| Some((field, options::frees(field)?, "Free")));
+        let taken = fields.iter().filter_map(|field| Some((field, options::takes(field)?, "Take")));
+        let claims: Vec<_> = freed
+            .chain(taken)
+            .map(|(field, scope, change)| {
+                let unique = aggregate.unique.iter().find(|unique| unique.scope == scope);
+                let ignore_case = unique.is_some_and(|unique| unique.ignore_case);
+                let (field, change) = (snake(field.name()), camel(change));
+                quote! {
+                    crate::contract::claim(
+                        &mut claims,
+                        crate::contract::ClaimChange::#change,
+                        #scope,
+                        &event.#field,
+                        #ignore_case,
+                    );
+                }
+            })
+            .collect();
+        let variant = camel(&event.name);
+        (!claims.is_empty()).then(|| quote! { Self::#variant(event) => { #(#claims)* } })
+    });
+    let arms: Vec<_> = arms.collect();
+    let body = if arms.is_empty() {
+        quote!(Vec::new())
+    } else {
+        quote! {
+            let mut claims = Vec::new();
+            #[allow(unreachable_patterns)]
+            match self {
+                #(#arms)*
+                _ => {}
+            }
+            claims
+        }
+    };
+    quote! {
+        fn claims(&self) -> Vec<crate::contract::Claim> {
+            #body
         }
     }
 }

@@ -2,7 +2,7 @@
 //! Daybook's own options everything that a domain would otherwise have to write by hand.
 //!
 //! `model` reads the options and checks them; a mistake in the contract fails the build. The other
-//! modules write Rust from that model: `events`, `commands`, `validate` and `tables`.
+//! modules write Rust from that model: `events`, `commands`, `reads`, `validate` and `tables`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,12 +14,14 @@ use prost_types::field_descriptor_proto::Type;
 use prost_types::{DescriptorProto, FileDescriptorSet};
 use quote::quote;
 
+mod across;
 mod commands;
 mod events;
 mod mistakes;
 mod model;
 mod names;
 mod options;
+mod reads;
 mod tables;
 mod tree;
 mod validate;

@@ -3,12 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use prost_reflect::{
-    Cardinality, DescriptorPool, Kind, MessageDescriptor, MethodDescriptor, ServiceDescriptor,
-};
+use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor, ServiceDescriptor};
 
+use crate::across::{self, Read};
 use crate::mistakes::Mistakes;
-use crate::options::{self, CommandOptions, EventOptions};
+use crate::options::{self, CommandOptions, EventOptions, UniqueOptions};
 use crate::{names, validate};
 
 /// The longest name of an aggregate; the kernel refuses streams with a longer category.
@@ -41,6 +40,8 @@ pub struct Aggregate {
     pub topic: String,
     /// The message of its state.
     pub state: MessageDescriptor,
+    /// What no two of its kind may have.
+    pub unique: Vec<UniqueOptions>,
     /// In the order of the contract.
     pub commands: Vec<Command>,
     /// In the order of the contract.
@@ -57,6 +58,8 @@ pub struct Command {
     pub key: String,
     /// Whether the server fills an empty key.
     pub generate_key: bool,
+    /// The other aggregates whose states it reads.
+    pub reads: Vec<Read>,
 }
 
 /// An event of an aggregate.
@@ -123,6 +126,7 @@ impl Model {
         let mut aggregates = read_aggregates(pool, &mut mistakes);
         read_events(pool, &mut aggregates, &mut mistakes);
         let routers = read_commands(pool, &mut aggregates, &mut mistakes);
+        across::check_unique(pool, &aggregates, &mut mistakes);
         for aggregate in aggregates.values() {
             let parts = [
                 ("command", aggregate.commands.is_empty()),
@@ -146,9 +150,11 @@ impl Model {
     }
 }
 
-type Aggregates = BTreeMap<String, Aggregate>;
+/// By name.
+pub type Aggregates = BTreeMap<String, Aggregate>;
 
-fn messages(pool: &DescriptorPool) -> impl Iterator<Item = MessageDescriptor> + '_ {
+/// The messages of the contract itself.
+pub fn messages(pool: &DescriptorPool) -> impl Iterator<Item = MessageDescriptor> + '_ {
     pool.all_messages().filter(|message| !names::is_google(message.package_name()))
 }
 
@@ -177,6 +183,7 @@ fn read_aggregates(pool: &DescriptorPool, mistakes: &mut Mistakes) -> Aggregates
             module,
             topic: options.topic,
             state: state.clone(),
+            unique: options.unique,
             commands: Vec::new(),
             events: Vec::new(),
         };
@@ -338,7 +345,8 @@ fn event_problem(event: &EventOptions, aggregates: &Aggregates) -> Option<String
     None
 }
 
-fn unknown_aggregate(name: &str, aggregates: &Aggregates) -> String {
+/// What is said of the name of an aggregate that there is not.
+pub fn unknown_aggregate(name: &str, aggregates: &Aggregates) -> String {
     let known: Vec<_> = aggregates.keys().map(String::as_str).collect();
     let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
     format!(
@@ -368,6 +376,7 @@ fn read_commands(
                 continue;
             };
             check_command(&method, &options, mistakes);
+            let reads = across::reads(&method, &options, aggregates, mistakes);
             if !requests.insert(method.input().full_name().to_owned()) {
                 let request = method.input().full_name().to_owned();
                 let mend = "give each command RPC its own request";
@@ -390,6 +399,7 @@ fn read_commands(
                 method,
                 key: options.key,
                 generate_key: options.generate_key,
+                reads,
             });
         }
         routers.push(router);
@@ -419,33 +429,8 @@ fn check_command(method: &MethodDescriptor, options: &CommandOptions, mistakes: 
         mistakes
             .add(&request, format!("a command needs its context; add `{CONTEXT} context = 1;`"));
     }
-    match request.get_field_by_name(&options.key) {
-        None => mistakes.add(
-            &request,
-            format!(
-                "has no field {:?}, the key of command {}; add `string {}` or correct `key`",
-                options.key,
-                method.name(),
-                if options.key.is_empty() { "id" } else { &options.key },
-            ),
-        ),
-        Some(field) => {
-            let is_text = matches!(field.kind(), Kind::String)
-                && field.cardinality() != Cardinality::Repeated
-                && field.containing_oneof().is_none();
-            if !is_text {
-                mistakes.add(
-                    &field,
-                    format!(
-                        "is the key of command {} but not a plain string; an id is text: make it \
-                         `string {}`",
-                        method.name(),
-                        field.name()
-                    ),
-                );
-            }
-        }
-    }
+    let role = format!("the key of command {}", method.name());
+    across::check_key(&request, &options.key, &role, mistakes);
 }
 
 fn read_methods(pool: &DescriptorPool) -> Vec<Method> {

@@ -13,6 +13,17 @@ pub struct CommandOptions {
     pub key: String,
     /// Whether an empty key is filled by the server.
     pub generate_key: bool,
+    /// The other aggregates that the decision depends on.
+    pub reads: Vec<ReadOptions>,
+}
+
+/// `daybook.v1.ReadOptions`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadOptions {
+    /// The aggregate that is read.
+    pub aggregate: String,
+    /// The request field with its id.
+    pub key: String,
 }
 
 /// `daybook.v1.AggregateOptions`.
@@ -22,6 +33,19 @@ pub struct AggregateOptions {
     pub name: String,
     /// The Kafka topic of its events.
     pub topic: String,
+    /// What no two of its kind may have.
+    pub unique: Vec<UniqueOptions>,
+}
+
+/// `daybook.v1.UniqueOptions`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UniqueOptions {
+    /// Its name, such as `users.email`.
+    pub scope: String,
+    /// Whether the case of letters makes no difference.
+    pub ignore_case: bool,
+    /// Why a value that is taken is refused.
+    pub reason: String,
 }
 
 /// `daybook.v1.EventOptions`.
@@ -57,13 +81,26 @@ pub fn command(method: &MethodDescriptor) -> Option<CommandOptions> {
         aggregate: text(&options, "aggregate"),
         key: text(&options, "key"),
         generate_key: flag(&options, "generate_key"),
+        reads: list(&options, "reads")
+            .iter()
+            .map(|read| ReadOptions { aggregate: text(read, "aggregate"), key: text(read, "key") })
+            .collect(),
     })
 }
 
 /// Which aggregate a message is the state of.
 pub fn aggregate(message: &MessageDescriptor) -> Option<AggregateOptions> {
     let options = extension(&message.options(), "daybook.v1.aggregate")?;
-    Some(AggregateOptions { name: text(&options, "name"), topic: text(&options, "topic") })
+    let unique = list(&options, "unique").into_iter().map(|unique| UniqueOptions {
+        scope: text(&unique, "scope"),
+        ignore_case: flag(&unique, "ignore_case"),
+        reason: text(&unique, "reason"),
+    });
+    Some(AggregateOptions {
+        name: text(&options, "name"),
+        topic: text(&options, "topic"),
+        unique: unique.collect(),
+    })
 }
 
 /// Which event a message is.
@@ -92,21 +129,32 @@ pub fn rules(field: &FieldDescriptor) -> FieldRules {
 
 /// Whether a field is read as bytes.
 pub fn verbatim(field: &FieldDescriptor) -> bool {
-    let options = field.options();
-    let Some(verbatim) =
-        options.descriptor().parent_pool().get_extension_by_name("daybook.v1.verbatim")
-    else {
-        return false;
-    };
-    options.get_extension(&verbatim).as_bool() == Some(true)
+    value(&field.options(), "daybook.v1.verbatim").is_some_and(|v| v.as_bool() == Some(true))
+}
+
+/// The scope in which an event takes the value of a field.
+pub fn takes(field: &FieldDescriptor) -> Option<String> {
+    value(&field.options(), "daybook.v1.takes")?.as_str().map(str::to_owned)
+}
+
+/// The scope in which an event gives up the value of a field.
+pub fn frees(field: &FieldDescriptor) -> Option<String> {
+    value(&field.options(), "daybook.v1.frees")?.as_str().map(str::to_owned)
 }
 
 fn extension(options: &DynamicMessage, name: &str) -> Option<DynamicMessage> {
+    value(options, name)?.as_message().cloned()
+}
+
+fn value(options: &DynamicMessage, name: &str) -> Option<Value> {
     let extension = options.descriptor().parent_pool().get_extension_by_name(name)?;
-    if !options.has_extension(&extension) {
-        return None;
-    }
-    options.get_extension(&extension).as_message().cloned()
+    options.has_extension(&extension).then(|| options.get_extension(&extension).into_owned())
+}
+
+fn list(options: &DynamicMessage, field: &str) -> Vec<DynamicMessage> {
+    let value = get(options, field);
+    let list = value.as_list().unwrap_or_default();
+    list.iter().filter_map(Value::as_message).cloned().collect()
 }
 
 fn text(options: &DynamicMessage, field: &str) -> String {

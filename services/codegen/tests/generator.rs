@@ -153,7 +153,7 @@ fn a_command_of_an_unknown_aggregate() {
         "aggregate: \"shop.cart\"\n      key: \"cart_id\"\n      generate_key",
         "aggregate: \"shop.kart\"\n      key: \"cart_id\"\n      generate_key",
         &["shop/v1/cart.proto:16: shop.v1.CommandService.OpenCart: there is no aggregate \
-             \"shop.kart\"; known: shop.cart. Correct the name, or declare the aggregate by \
+             \"shop.kart\"; known: shop.cart, shop.customer. Correct the name, or declare the aggregate by \
              (daybook.v1.aggregate) on the message of its state"],
     );
 }
@@ -246,7 +246,7 @@ fn an_event_of_an_unknown_aggregate() {
         "    aggregate: \"shop.cart\"\n    name: \"CartOpened\"",
         "    aggregate: \"shop.kart\"\n    name: \"CartOpened\"",
         &["shop/v1/cart.proto:51: shop.v1.CartOpened: there is no aggregate \"shop.kart\"; \
-             known: shop.cart. Correct the name, or declare the aggregate by \
+             known: shop.cart, shop.customer. Correct the name, or declare the aggregate by \
              (daybook.v1.aggregate) on the message of its state"],
     );
 }
@@ -364,27 +364,147 @@ fn all_mistakes_are_told_at_once() {
         "aggregate: \"shop.kart\"",
         &[
             "shop/v1/cart.proto:51: shop.v1.CartOpened: there is no aggregate \"shop.kart\"; \
-             known: shop.cart. Correct the name, or declare the aggregate by \
+             known: shop.cart, shop.customer. Correct the name, or declare the aggregate by \
              (daybook.v1.aggregate) on the message of its state",
             "shop/v1/cart.proto:60: shop.v1.ItemAddedV1: there is no aggregate \"shop.kart\"; \
-             known: shop.cart. Correct the name, or declare the aggregate by \
+             known: shop.cart, shop.customer. Correct the name, or declare the aggregate by \
              (daybook.v1.aggregate) on the message of its state",
             "shop/v1/cart.proto:72: shop.v1.ItemAddedV2: there is no aggregate \"shop.kart\"; \
-             known: shop.cart. Correct the name, or declare the aggregate by \
+             known: shop.cart, shop.customer. Correct the name, or declare the aggregate by \
              (daybook.v1.aggregate) on the message of its state",
             "shop/v1/cart.proto:87: shop.v1.ItemAdded: there is no aggregate \"shop.kart\"; \
-             known: shop.cart. Correct the name, or declare the aggregate by \
+             known: shop.cart, shop.customer. Correct the name, or declare the aggregate by \
              (daybook.v1.aggregate) on the message of its state",
             "shop/v1/cart.proto:16: shop.v1.CommandService.OpenCart: there is no aggregate \
-             \"shop.kart\"; known: shop.cart. Correct the name, or declare the aggregate by \
+             \"shop.kart\"; known: shop.cart, shop.customer. Correct the name, or declare the aggregate by \
              (daybook.v1.aggregate) on the message of its state",
             "shop/v1/cart.proto:25: shop.v1.CommandService.AddItems: there is no aggregate \
-             \"shop.kart\"; known: shop.cart. Correct the name, or declare the aggregate by \
+             \"shop.kart\"; known: shop.cart, shop.customer. Correct the name, or declare the aggregate by \
              (daybook.v1.aggregate) on the message of its state",
+            "shop/v1/cart.proto:221: shop.v1.CustomerService.RenameCustomer: there is no aggregate \
+             \"shop.kart\"; known: shop.cart, shop.customer. Correct the name, or declare the \
+             aggregate by (daybook.v1.aggregate) on the message of its state",
             "shop/v1/cart.proto:40: shop.v1.CartState: aggregate \"shop.cart\" has no command; \
              declare one with (daybook.v1.command)",
             "shop/v1/cart.proto:40: shop.v1.CartState: aggregate \"shop.cart\" has no event; \
              declare one with (daybook.v1.event)",
         ],
+    );
+}
+
+#[test]
+fn a_command_that_reads_an_unknown_aggregate() {
+    mistake(
+        "aggregate: \"shop.cart\"\n        key: \"cart_id\"",
+        "aggregate: \"shop.kart\"\n        key: \"cart_id\"",
+        &["shop/v1/cart.proto:221: shop.v1.CustomerService.RenameCustomer: there is no aggregate \
+             \"shop.kart\"; known: shop.cart, shop.customer. Correct the name, or declare the \
+             aggregate by (daybook.v1.aggregate) on the message of its state"],
+    );
+}
+
+#[test]
+fn a_command_that_reads_by_a_field_it_does_not_have() {
+    mistake(
+        "key: \"friend\"",
+        "key: \"fiend\"",
+        &[
+            "shop/v1/cart.proto:276: shop.v1.RenameCustomerRequest: has no field \"fiend\", the key \
+             by which command RenameCustomer reads; add `string fiend` or correct `key`",
+        ],
+    );
+}
+
+#[test]
+fn a_command_that_reads_by_what_is_no_text() {
+    mistake(
+        "string friend = 4;",
+        "repeated string friend = 4;",
+        &["shop/v1/cart.proto:287: shop.v1.RenameCustomerRequest.friend: is the key by which \
+             command RenameCustomer reads but not a plain string; an id is text: make it `string \
+             friend`"],
+    );
+}
+
+#[test]
+fn a_command_that_reads_two_states_of_one_name() {
+    mistake(
+        "key: \"friend\"",
+        "key: \"cart_id\"",
+        &["shop/v1/cart.proto:221: shop.v1.CustomerService.RenameCustomer: reads two states \
+             called \"cart\"; each state has the name of its key without `_id`: rename a field, or \
+             take one read away"],
+    );
+}
+
+#[test]
+fn a_scope_without_a_name() {
+    mistake(
+        "scope: \"shop.badge\"",
+        "scope: \"\"",
+        &[
+            "shop/v1/cart.proto:238: shop.v1.CustomerState: what is unique has no scope; give it a \
+             name, such as users.email",
+            "shop/v1/cart.proto:272: shop.v1.CustomerRenamed.badge: takes \"shop.badge\", which \
+             aggregate \"shop.customer\" does not declare; add `unique` with this scope to its \
+             (daybook.v1.aggregate) or correct the name",
+        ],
+    );
+}
+
+#[test]
+fn a_scope_that_is_declared_twice() {
+    mistake(
+        "scope: \"shop.badge\"\n      reason: \"BADGE_TAKEN\"",
+        "scope: \"shop.badge\"\n      reason: \"BADGE_TAKEN\"\n    }\n    unique: {\n      \
+         scope: \"shop.name\"\n      reason: \"BADGE_TAKEN\"",
+        &["shop/v1/cart.proto:238: shop.v1.CustomerState: the scope \"shop.name\" is declared \
+             twice; choose another name for one of them"],
+    );
+}
+
+#[test]
+fn a_reason_that_is_no_rejection() {
+    mistake(
+        "reason: \"BADGE_TAKEN\"",
+        "reason: \"BADGE_STOLEN\"",
+        &["shop/v1/cart.proto:238: shop.v1.CustomerState: the reason \"BADGE_STOLEN\" of the \
+             scope \"shop.badge\" is no rejection of shop.v1; add it to the enum of rejections, \
+             such as USER_REJECTION_EMAIL_TAKEN for EMAIL_TAKEN"],
+    );
+}
+
+#[test]
+fn a_unique_field_that_is_no_text() {
+    mistake(
+        "string badge = 3",
+        "uint64 badge = 3",
+        &[
+            "shop/v1/cart.proto:272: shop.v1.CustomerRenamed.badge: takes \"shop.badge\" but is not \
+             a plain string; make it `string badge`",
+        ],
+    );
+}
+
+#[test]
+fn a_field_of_no_event_that_frees() {
+    mistake(
+        "string cart_id = 3;",
+        "string cart_id = 3 [(daybook.v1.frees) = \"shop.name\"];",
+        &[
+            "shop/v1/cart.proto:284: shop.v1.RenameCustomerRequest.cart_id: frees \"shop.name\" but \
+             is no field of an event; only events take and free values",
+        ],
+    );
+}
+
+#[test]
+fn a_claim_of_another_aggregate() {
+    mistake(
+        "  // The thing.\n  string name = 1;\n}",
+        "  // The thing.\n  string name = 1 [(daybook.v1.takes) = \"shop.name\"];\n}",
+        &["shop/v1/cart.proto:68: shop.v1.ItemAddedV1.name: takes \"shop.name\", which aggregate \
+             \"shop.cart\" does not declare; add `unique` with this scope to its \
+             (daybook.v1.aggregate) or correct the name"],
     );
 }

@@ -9,9 +9,10 @@
 //! Every run also holds the laws of [`Aggregate`]: each event survives being stored, and the same
 //! arguments give the same result twice.
 
+use std::any::Any;
 use std::fmt::{self, Write};
 
-use daybook_contract::contract::EventSet;
+use daybook_contract::contract::{AggregateState, CommandSet, EventSet};
 use prost_types::Timestamp;
 
 use crate::{Aggregate, Context};
@@ -29,7 +30,15 @@ pub const NOW: Timestamp = Timestamp { seconds: 1_767_323_045, nanos: 0 };
 #[must_use = "a specification says nothing before its `then`"]
 pub struct Spec<A: Aggregate> {
     given: Vec<A::Event>,
+    others: Vec<Other>,
     cx: Context,
+}
+
+/// Another aggregate that the command reads.
+struct Other {
+    aggregate: &'static str,
+    id: String,
+    state: Box<dyn Any>,
 }
 
 /// The second part of a specification: what came of the command.
@@ -45,7 +54,28 @@ pub struct When<A: Aggregate> {
 impl<A: Aggregate> Spec<A> {
     /// Begins with the events of the aggregate, in order; none means that it does not exist.
     pub fn given(events: impl IntoIterator<Item = A::Event>) -> Self {
-        Self { given: events.into_iter().collect(), cx: context() }
+        Self { given: events.into_iter().collect(), others: Vec::new(), cx: context() }
+    }
+
+    /// Adds what has happened to another aggregate, which the command reads. One that is not given
+    /// does not exist.
+    ///
+    /// ```text
+    /// Spec::<Order>::given([created()])
+    ///     .reading::<Product>("ball", [product_created("12.00")])
+    ///     .when(add_item("ball"))
+    ///     .then([item_added("ball", "12.00")]);
+    /// ```
+    #[track_caller]
+    pub fn reading<B: Aggregate>(
+        mut self,
+        id: &str,
+        events: impl IntoIterator<Item = B::Event>,
+    ) -> Self {
+        let events: Vec<_> = events.into_iter().collect();
+        let (aggregate, state) = (B::State::AGGREGATE, Box::new(fold::<B>(&events)));
+        self.others.push(Other { aggregate, id: id.to_owned(), state });
+        self
     }
 
     /// Decides at another moment than [`NOW`].
@@ -63,7 +93,8 @@ impl<A: Aggregate> Spec<A> {
     /// Has the command decided.
     #[track_caller]
     pub fn when(self, command: impl Into<A::Command>) -> When<A> {
-        let command = command.into();
+        let mut command = command.into();
+        set_reads(&mut command, &self.others);
         let before = fold::<A>(&self.given);
         let outcome = A::decide(&before, &command, &self.cx);
         assert_eq!(
@@ -77,6 +108,21 @@ impl<A: Aggregate> Spec<A> {
             after = fold::<A>(&all);
         }
         When { given: self.given, cx: self.cx, command, outcome, after }
+    }
+}
+
+/// Gives a command the states that it reads. Panics when one is given that it does not read: the
+/// specification would say nothing about it.
+#[track_caller]
+fn set_reads<C: CommandSet>(command: &mut C, others: &[Other]) {
+    for Other { aggregate, id, state } in others {
+        let reads = command.reads().into_iter().enumerate();
+        let found = reads.filter(|(_, read)| read.aggregate == *aggregate && read.key == id);
+        let found: Vec<_> = found.map(|(index, _)| index).collect();
+        assert!(!found.is_empty(), "the command does not read {aggregate}-{id}: {command:?}");
+        for index in found {
+            assert!(command.set_read(index, state.as_ref()), "{aggregate} has another state");
+        }
     }
 }
 

@@ -196,3 +196,12 @@ fn a_fold_that_is_not_deterministic_is_found_out() {
     });
     assert!(text.contains("evolve is not deterministic"), "{text}");
 }
+
+#[test]
+fn an_aggregate_that_the_command_does_not_read_is_not_given() {
+    let text = failure(|| {
+        let spec = Spec::<MoneyBox>::given([]).reading::<MoneyBox>("other", [coin("a")]);
+        let _ = spec.when(put("b"));
+    });
+    assert!(text.contains("the command does not read bank.account-other"), "{text}");
+}
