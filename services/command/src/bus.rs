@@ -6,25 +6,18 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use daybook_contract::contract::{AggregateState, CommandSet, Dispatch, EventSet, Violations};
-use daybook_contract::daybook::v1::{
-    CommandContext, CommandReceipt, ErrorReason, EventMetadata, Failure, RecordedEvent,
-    recorded_event,
-};
+use daybook_contract::contract::{AggregateState, CommandSet, Dispatch, Violations};
+use daybook_contract::daybook::v1::{CommandContext, CommandReceipt, ErrorReason, EventMetadata};
 use daybook_contract::error::Error;
-use daybook_kernel::{Aggregate, Context, Rejection, RejectionKind, StreamName};
-use daybook_log::{
-    Claim, Decider, EventLog, Folder, NewEvent, Payload, Receipt, RequestKey, State, Submission,
-};
+use daybook_kernel::{Aggregate, Context, StreamName};
+use daybook_log::{Decider, EventLog, Folder, Receipt, RequestKey, Submission};
 use prost_types::Timestamp;
 use sha2::{Digest, Sha256};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
+use crate::decide::{self, TYPE_URL_PREFIX};
 use crate::{actor, from_log};
-
-/// What stands before the name of a message in an Any.
-pub(crate) const TYPE_URL_PREFIX: &str = "type.googleapis.com/";
 
 /// Routes commands to aggregates. Clones are the same bus.
 #[derive(Clone)]
@@ -35,15 +28,15 @@ pub struct CommandBus {
 
 #[derive(Default)]
 struct Routes {
-    /// By name of the aggregate: a `Route<A::Command>`.
+    /// By name of the aggregate: a `MakeDecider<A::Command>`.
     typed: HashMap<&'static str, Box<dyn Any + Send + Sync>>,
     decoders: Vec<Box<dyn Decoder>>,
+    /// By name of the aggregate: how its state is made.
+    folders: HashMap<&'static str, Arc<dyn Folder>>,
 }
 
-/// Makes the decider for a command; one for each aggregate.
-struct Route<C> {
-    decider: fn(C, Context) -> Box<dyn Decider>,
-}
+/// Makes the decider for a command that reads some states; one for each aggregate.
+type MakeDecider<C> = fn(C, Vec<usize>, Context) -> Box<dyn Decider>;
 
 /// Takes commands by their type name.
 trait Decoder: Send + Sync {
@@ -52,6 +45,7 @@ trait Decoder: Send + Sync {
         type_name: &str,
         bytes: Bytes,
         actor: &str,
+        routes: &Routes,
     ) -> Option<Result<Submission, Error>>;
 }
 
@@ -62,8 +56,9 @@ pub struct Builder {
 
 impl daybook_kernel::Registry for Builder {
     fn aggregate<A: Aggregate>(&mut self) {
-        let route = Route::<A::Command> { decider: Decide::<A>::boxed };
-        self.routes.typed.insert(A::State::AGGREGATE, Box::new(route));
+        let decider: MakeDecider<A::Command> = decide::decider::<A>;
+        self.routes.typed.insert(A::State::AGGREGATE, Box::new(decider));
+        self.routes.folders.insert(A::State::AGGREGATE, decide::folder::<A>());
         self.routes.decoders.push(Box::new(TypedDecoder::<A>(PhantomData)));
     }
 }
@@ -105,7 +100,7 @@ impl CommandBus {
         let name = command.type_url.rsplit('/').next().unwrap_or_default();
         let bytes = Bytes::from(command.value);
         for decoder in &self.routes.decoders {
-            if let Some(submission) = decoder.decode(name, bytes.clone(), actor) {
+            if let Some(submission) = decoder.decode(name, bytes.clone(), actor, &self.routes) {
                 return submission;
             }
         }
@@ -126,19 +121,21 @@ impl Dispatch for CommandBus {
         request: Request<C>,
     ) -> Result<Response<CommandReceipt>, Status> {
         let actor = actor::of(request.metadata())?;
-        let route = self
+        let decider = self
             .routes
             .typed
             .get(C::AGGREGATE)
-            .and_then(|route| route.downcast_ref::<Route<C>>())
-            .ok_or_else(|| {
-                let message = format!("aggregate {} is not registered here", C::AGGREGATE);
-                Error::new(ErrorReason::NotSupported, message)
-            })?;
-        let submission = prepare(request.into_inner(), &actor, route.decider)?;
+            .and_then(|decider| decider.downcast_ref::<MakeDecider<C>>())
+            .ok_or_else(|| not_registered(C::AGGREGATE))?;
+        let submission = prepare(request.into_inner(), &actor, *decider, &self.routes)?;
         let receipt = self.log.submit(submission).await.map_err(from_log)?;
         Ok(Response::new(to_receipt(receipt)))
     }
+}
+
+fn not_registered(aggregate: &str) -> Error {
+    let message = format!("aggregate {aggregate} is not registered here");
+    Error::new(ErrorReason::NotSupported, message)
 }
 
 /// The receipt as a caller sees it.
@@ -157,7 +154,8 @@ pub(crate) fn to_receipt(receipt: Receipt) -> CommandReceipt {
 fn prepare<C: CommandSet>(
     mut command: C,
     actor: &str,
-    decider: fn(C, Context) -> Box<dyn Decider>,
+    decider: MakeDecider<C>,
+    routes: &Routes,
 ) -> Result<Submission, Error> {
     let mut violations = Violations::default();
     command.validate(&mut violations);
@@ -169,15 +167,42 @@ fn prepare<C: CommandSet>(
     if command.key().is_empty() && command.generates_key() {
         command.set_key(Uuid::now_v7().to_string());
     }
-    let stream = StreamName::new(C::AGGREGATE, command.key())
-        .map_err(|error| Error::new(ErrorReason::InvalidRequest, error.to_string()))?;
+    let stream = stream(C::AGGREGATE, command.key())?;
+    let (indexes, reads) = reads(&command, routes)?;
     let cx = Context {
         aggregate_id: stream.id().to_owned(),
         now: Timestamp::default(),
         command_id: caller.request_id.clone(),
         actor: actor.to_owned(),
     };
-    Ok(caller.submission(stream, actor, decider(command, cx)))
+    let mut submission = caller.submission(stream, actor, decider(command, indexes, cx));
+    submission.reads = reads;
+    Ok(submission)
+}
+
+fn stream(aggregate: &str, id: &str) -> Result<StreamName, Error> {
+    StreamName::new(aggregate, id)
+        .map_err(|error| Error::new(ErrorReason::InvalidRequest, error.to_string()))
+}
+
+/// A stream that a decision reads, and how its state is made.
+type ReadStream = (StreamName, Arc<dyn Folder>);
+
+/// The streams that a command reads, and which of its reads they are: those without a key are
+/// left out.
+fn reads(
+    command: &impl CommandSet,
+    routes: &Routes,
+) -> Result<(Vec<usize>, Vec<ReadStream>), Error> {
+    let reads = command.reads().into_iter().enumerate().filter(|(_, read)| !read.key.is_empty());
+    let reads = reads.map(|(index, read)| {
+        let folder = routes.folders.get(read.aggregate);
+        let folder = folder.ok_or_else(|| not_registered(read.aggregate))?;
+        let stream = stream(read.aggregate, read.key)
+            .map_err(|error| error.with_violation(read.field, "must be an id"))?;
+        Ok((index, (stream, folder.clone())))
+    });
+    reads.collect::<Result<Vec<_>, Error>>().map(|reads| reads.into_iter().unzip())
 }
 
 /// What a CommandContext says, checked.
@@ -260,120 +285,16 @@ impl<A: Aggregate> Decoder for TypedDecoder<A> {
         type_name: &str,
         bytes: Bytes,
         actor: &str,
+        routes: &Routes,
     ) -> Option<Result<Submission, Error>> {
         let command = A::Command::decode(type_name, bytes)?;
         Some(match command {
-            Ok(command) => prepare(command, actor, Decide::<A>::boxed),
+            Ok(command) => prepare(command, actor, decide::decider::<A>, routes),
             Err(error) => {
                 let message = format!("command.value is not a {type_name}: {error}");
                 Err(Error::new(ErrorReason::InvalidRequest, message.as_str())
                     .with_violation("command.value", message))
             }
         })
-    }
-}
-
-/// One decision of an aggregate.
-struct Decide<A: Aggregate> {
-    command: A::Command,
-    cx: Context,
-    decided: Vec<A::Event>,
-}
-
-impl<A: Aggregate> Decide<A> {
-    fn boxed(command: A::Command, cx: Context) -> Box<dyn Decider> {
-        Box::new(Self { command, cx, decided: Vec::new() })
-    }
-}
-
-impl<A: Aggregate> Decider for Decide<A> {
-    fn folder(&self) -> Option<Arc<dyn Folder>> {
-        Some(Arc::new(Fold::<A>(PhantomData)))
-    }
-
-    fn decide(
-        &mut self,
-        state: Option<&State>,
-        _reads: &[&State],
-        now: Timestamp,
-    ) -> Result<Vec<NewEvent>, Failure> {
-        self.cx.now = now;
-        let Some(state) = state.and_then(|state| state.downcast_ref::<A::State>()) else {
-            let message = format!("the state of a {} is of another type", A::State::AGGREGATE);
-            return Err(Error::new(ErrorReason::Internal, message).into());
-        };
-        self.decided = A::decide(state, &self.command, &self.cx)
-            .map_err(|rejection| refusal::<A>(&rejection, &self.cx))?;
-        Ok(self.decided.iter().map(new_event::<A>).collect())
-    }
-
-    fn taken(&self, claim: &Claim) -> Failure {
-        let message = format!("{:?} of {} is taken", claim.key, claim.scope);
-        Error::new(ErrorReason::Internal, message).into()
-    }
-
-    fn evolve(&mut self, state: &mut State) {
-        if let Some(state) = state.downcast_mut::<A::State>() {
-            for event in &self.decided {
-                A::evolve(state, event);
-            }
-        }
-    }
-}
-
-fn new_event<A: Aggregate>(event: &A::Event) -> NewEvent {
-    NewEvent {
-        name: event.name().to_owned(),
-        version: event.version(),
-        payload: Payload::Message {
-            type_url: format!("{TYPE_URL_PREFIX}{}", event.type_name()),
-            value: event.encode(),
-        },
-        claims: Vec::new(),
-    }
-}
-
-fn refusal<A: Aggregate>(rejection: &A::Rejection, cx: &Context) -> Failure {
-    let aggregate = A::State::AGGREGATE;
-    let code = match rejection.kind() {
-        RejectionKind::NotFound => Code::NotFound,
-        RejectionKind::AlreadyExists => Code::AlreadyExists,
-        RejectionKind::FailedPrecondition => Code::FailedPrecondition,
-    };
-    let mut error = Error::custom(code, rejection.reason(), rejection.to_string())
-        .with("aggregate", aggregate)
-        .with("aggregate_id", &cx.aggregate_id);
-    for (key, value) in rejection.metadata() {
-        error = error.with(key, value);
-    }
-    match rejection.kind() {
-        RejectionKind::FailedPrecondition => {
-            error.with_precondition(&format!("{aggregate}-{}", cx.aggregate_id))
-        }
-        _ => error.with_resource(aggregate, &cx.aggregate_id),
-    }
-    .into()
-}
-
-/// Folds the stored events of an aggregate, old versions included.
-struct Fold<A>(PhantomData<fn() -> A>);
-
-impl<A: Aggregate> Folder for Fold<A> {
-    fn empty(&self) -> State {
-        Box::new(A::State::default())
-    }
-
-    fn fold(&self, state: &mut State, event: &RecordedEvent) -> Result<(), String> {
-        let Some(recorded_event::Payload::Event(any)) = &event.payload else {
-            return Err("it carries no event of the contract".to_owned());
-        };
-        let value = Bytes::copy_from_slice(&any.value);
-        let event = A::Event::decode(&event.event_name, event.event_version, value)
-            .map_err(|error| error.to_string())?;
-        let state = state
-            .downcast_mut::<A::State>()
-            .ok_or_else(|| "the state is of another type".to_owned())?;
-        A::evolve(state, &event);
-        Ok(())
     }
 }

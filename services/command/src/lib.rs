@@ -4,6 +4,8 @@
 
 pub mod actor;
 mod bus;
+mod claims;
+mod decide;
 mod errors;
 mod event_log_service;
 mod execute_service;
@@ -12,6 +14,7 @@ mod raw;
 mod streams;
 
 pub use bus::CommandBus;
+pub use claims::Claims;
 pub use errors::from_log;
 pub(crate) use errors::stopping;
 pub use event_log_service::{EventLogServer, PublishingView};

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use daybook_cli::{Check, DoctorArgs, print_checks};
 use daybook_cli::{Exit, Format};
+use daybook_command::Claims;
+use daybook_contract::daybook::v1::RecordedEvent;
 use daybook_log::verify::{Findings, MAX_LISTED, verify};
 
 /// What mends damage: there is no other way than a copy.
@@ -19,7 +21,10 @@ pub async fn run(args: DoctorArgs) -> anyhow::Result<Exit> {
         bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
     }
     bar.set_message(format!("checking the log in {}", directory.display()));
-    let checked = verify(&directory, None, |position| bar.set_position(position)).await;
+    let mut claims = Claims::default();
+    daybook_domain::register(&mut claims);
+    let claims_of = move |event: &RecordedEvent| claims.of(event);
+    let checked = verify(&directory, Some(&claims_of), |at| bar.set_position(at)).await;
     bar.finish_and_clear();
     let checks = match checked {
         Ok(findings) => to_checks(&findings),

@@ -19,8 +19,9 @@ pub mod submission;
 pub mod verify;
 pub mod writer;
 
+pub use daybook_contract::contract::{Claim, ClaimChange};
 pub use error::Error;
 pub use log::{Config, EventLog};
-pub use record::{Claim, ClaimChange, NewEvent, Payload, Record};
+pub use record::{NewEvent, Payload, Record};
 pub use storage::Direction;
 pub use submission::{Decider, Folder, Receipt, RequestKey, State, Submission};

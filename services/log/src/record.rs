@@ -1,6 +1,7 @@
 //! Records: an event in the one encoding in which it is stored, published and hashed.
 
 use bytes::Bytes;
+use daybook_contract::contract::Claim;
 use daybook_contract::daybook::v1::recorded_event::Payload as RecordedPayload;
 use daybook_contract::daybook::v1::{EventMetadata, RawPayload, RecordedEvent};
 use daybook_kernel::StreamName;
@@ -21,27 +22,6 @@ pub struct NewEvent {
     pub payload: Payload,
     /// What it claims for its stream, and what it gives up, in this order.
     pub claims: Vec<Claim>,
-}
-
-/// Something of which a scope has only one, such as an e-mail address, and what an event does to
-/// it. Claims are not part of the record: they follow from it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
-    /// Among what it is unique, such as `users.email`.
-    pub scope: &'static str,
-    /// What is claimed, in the form in which it is compared.
-    pub key: String,
-    /// What becomes of it.
-    pub change: ClaimChange,
-}
-
-/// What an event does to something that must be unique.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClaimChange {
-    /// Its stream holds it from now on; refused while another stream does.
-    Take,
-    /// Its stream gives it up. Nothing happens when the stream does not hold it.
-    Free,
 }
 
 /// What an event says.
