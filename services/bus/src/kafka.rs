@@ -1,8 +1,9 @@
 //! Kafka as a source.
 //!
 //! A reader owns its partitions by manual assignment and begins where its own cursor says: the
-//! broker's consumer groups and offsets play no part. Its position is the least watermark over all
-//! partitions of all its topics; events do not move it.
+//! broker's consumer groups and offsets play no part. Its position moves with the events: it is the
+//! last before the first that has not come. Where there is no event to wait for, because it is on a
+//! topic that is not read or came before the cursor, it is the least watermark over all partitions.
 //!
 //! Anybody may write to a topic. What counts is what our store has signed with its header: a record
 //! of another store, or an event that no store has signed, is dropped and counted in
@@ -10,7 +11,7 @@
 //! version. A record without the header that cannot be an event is handed on all the same, so that
 //! the reader keeps it as evidence.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,10 @@ use crate::record::{
 };
 use crate::settings::Kafka;
 use crate::source::{Batch, Cursor, Error, PartitionCursor, Record, Source, SourceFactory};
+
+/// How many positions a reader remembers beyond the first that has not come. A reader that catches
+/// up may see more; then it waits for watermarks, which are there already.
+const MAX_AHEAD: usize = 100_000;
 
 /// How the Kafka source reads.
 #[derive(Debug, Clone)]
@@ -138,6 +143,8 @@ struct Reader {
     begin: u64,
     /// Nothing up to this position is missing.
     position: u64,
+    /// What has come after the position, while something before it has not.
+    ahead: BTreeSet<u64>,
     /// The position of the last batch.
     returned: Option<u64>,
     head: u64,
@@ -253,10 +260,11 @@ impl Reader {
             records: Vec::new(),
             begin,
             position: begin,
+            ahead: BTreeSet::new(),
             returned: None,
             head: begin,
         };
-        reader.advance();
+        reader.advance_to_watermarks();
         reader
     }
 
@@ -304,16 +312,16 @@ impl Reader {
             partition.next_offset = message.offset() + 1;
             partition.watermark = partition.watermark.max(position);
             self.head = self.head.max(position);
-            self.advance();
+            self.advance_to_watermarks();
             return Ok(());
         }
-        if is_ours {
-            let position: Option<u64> =
-                header(headers, POSITION_HEADER).and_then(|text| text.parse().ok());
-            if let Some(position) = position {
-                // The events before it on this partition.
-                partition.prove(position.saturating_sub(1), self.begin, &message)?;
-                self.head = self.head.max(position);
+        let position = header(headers, POSITION_HEADER).and_then(|text| text.parse().ok());
+        if let Some(position) = position.filter(|_| is_ours) {
+            // The events before it on this partition.
+            partition.prove(u64::saturating_sub(position, 1), self.begin, &message)?;
+            self.head = self.head.max(position);
+            if self.ahead.len() < MAX_AHEAD {
+                self.ahead.insert(position);
             }
         }
         partition.next_offset = message.offset() + 1;
@@ -325,14 +333,26 @@ impl Reader {
             return Ok(());
         }
         self.records.push(Record { bytes: Bytes::copy_from_slice(payload), origin });
+        self.advance();
         Ok(())
     }
 
     /// Moves the position to the least watermark.
-    fn advance(&mut self) {
+    fn advance_to_watermarks(&mut self) {
         let least = self.partitions.values().flatten().map(|p| p.watermark).min().unwrap_or(0);
         // A partition that is new to the reader does not take back what it has seen already.
         self.position = self.position.max(least);
+        self.advance();
+    }
+
+    /// Moves the position over the events that have come after it.
+    fn advance(&mut self) {
+        while let Some(&first) = self.ahead.first()
+            && first <= self.position + 1
+        {
+            self.ahead.pop_first();
+            self.position = self.position.max(first);
+        }
         self.head = self.head.max(self.position);
     }
 

@@ -22,7 +22,7 @@ use tracing::warn;
 use crate::command_side::services_of;
 use crate::config::Config;
 use crate::http::{Health, Report};
-use crate::publishing::projected_topics;
+use crate::publishing::all_topics;
 use crate::serve::{self, Running};
 
 /// How often the log is asked which store it is: until it answers, and from then on.
@@ -87,7 +87,7 @@ async fn kafka(config: &Config, log: GrpcLogReader) -> KafkaSourceFactory {
         warn!(%log_url, "the log does not answer; until it says which store it is, nothing is read");
     }
     let kafka = Kafka::new(&config.brokers);
-    KafkaSourceFactory::new(KafkaSourceConfig::new(kafka, projected_topics(config), store_id))
+    KafkaSourceFactory::new(KafkaSourceConfig::new(kafka, all_topics(config), store_id))
 }
 
 /// Asks the log which store it is, as long as somebody wants to know. The answer is kept in a
