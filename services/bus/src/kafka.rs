@@ -46,8 +46,9 @@ pub struct KafkaSourceConfig {
     pub kafka: Kafka,
     /// The topics to read.
     pub topics: Vec<String>,
-    /// The id of the store whose events are wanted; `None` as long as it is not known, and until
-    /// then no source is opened. When it changes, the open sources end.
+    /// The id of the store whose events are wanted; `None` as long as it is not known, or not
+    /// known to be the one on the topics. Without it no source is opened; when it changes, the open
+    /// ones end.
     pub store_id: watch::Receiver<Option<String>>,
     /// The most records in a batch.
     pub max_batch: usize,
@@ -94,7 +95,7 @@ impl SourceFactory for KafkaSourceFactory {
             let stall_timeout = config.stall_timeout;
             let store_id = config.store_id.borrow().clone();
             let store_id = store_id
-                .ok_or_else(|| unavailable(&"the log has not said yet which store it is"))?;
+                .ok_or_else(|| unavailable(&"the log does not say which store is on the topics; `daybook doctor` tells why publishing waits"))?;
             let reading = {
                 let config = config.clone();
                 spawn_blocking(move || assignment::open(&config, &cursor))
@@ -473,7 +474,7 @@ async fn finished(
 }
 
 fn another_store() -> Error {
-    unavailable(&"the log is another store now")
+    unavailable(&"another store is to be read now, or none")
 }
 
 pub(crate) fn unavailable(problem: &impl ToString) -> Error {

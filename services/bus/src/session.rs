@@ -118,7 +118,9 @@ impl<O: Outbox> Session<'_, O> {
             let (kafka, counts, id) = (self.config.kafka.clone(), counts.clone(), store_id.clone());
             blocking(move || tail::tails(&kafka, &counts, &id, mark)).await?
         };
-        tail::refuse_older_copy(self.outbox, &tails, end).await?;
+        let verified = tail::refuse_older_copy(self.outbox, &tails, end).await;
+        self.status.send_modify(|status| status.verified = verified.is_ok());
+        verified?;
         let least = tails.iter().min_by_key(|(_, tail)| tail.published);
         let begin = least.map_or(mark, |(_, tail)| tail.published);
         if let Some((topic, _)) = least.filter(|_| mark > 0 && begin == 0) {

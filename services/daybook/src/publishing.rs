@@ -76,4 +76,8 @@ impl PublishingView for Publishing {
         let status = self.status.as_ref().map(|status| status.borrow().clone());
         status.and_then(|status| status.problem).unwrap_or_default()
     }
+
+    fn topics_verified(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| status.borrow().verified)
+    }
 }

@@ -287,7 +287,7 @@ async fn no_source_is_opened_before_the_store_is_known() {
     let factory = KafkaSourceFactory::new(config);
     let error = factory.open(&Cursor::default()).await.err().unwrap();
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");
-    assert!(error.to_string().contains("has not said yet which store it is"), "{error}");
+    assert!(error.to_string().contains("does not say which store is on the topics"), "{error}");
 
     store_id.send_replace(Some(world.log.store_id()));
     let mut source = factory.open(&Cursor::default()).await.unwrap();
