@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use daybook_bus::SharedSourceFactory;
 use daybook_bus::kafka::{KafkaSourceConfig, KafkaSourceFactory};
 use daybook_bus::log::{GrpcLogReader, LogSourceFactory, connect};
 use daybook_bus::settings::Kafka;
@@ -52,6 +53,7 @@ pub async fn start(config: &Config, log_url: &str) -> anyhow::Result<QuerySide> 
         true => Arc::new(LogSourceFactory::new(channel)),
         false => Arc::new(kafka(config, log.clone()).await),
     };
+    let factory = Arc::new(SharedSourceFactory::new(factory));
     let settings = daybook_query::Config {
         batch_size: config.batch_size,
         ..daybook_query::Config::new(config.data.join("query"))
