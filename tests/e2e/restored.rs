@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use daybook_testing::{Broker, eventually, unique};
 use tonic::Code;
 
-use crate::common::{PATIENCE, Site, usd};
+use crate::common::{PATIENCE, Site, minor, usd};
 
 /// Copies a directory of plain files.
 fn copy(from: &Path, to: &Path) {
@@ -65,4 +66,63 @@ async fn rows_are_built_anew_after_the_log_was_removed() {
     assert_eq!(bob.account.unwrap().balance, Some(usd(200)));
     let ada = client.get_account("ada").after(&last).max_wait(PATIENCE).await.unwrap_err();
     assert_eq!(ada.code(), Code::NotFound, "{ada}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_topics_hold_of_the_newer_log_is_not_applied_to_the_older() {
+    let broker = Broker::shared().await;
+    let prefix = format!("{}-", unique("restored"));
+    let flags = ["--brokers", &broker.bootstrap, "--topic-prefix", &prefix];
+    let site = Site::new();
+    let reader = Site { ports: site.ports.beside(), ..Site::new() };
+    let client = site.client();
+    let (log, older) = (site.data.path().join("log"), site.data.path().join("copy"));
+
+    let command = site.start("command", &flags);
+    client.open_account("Ada").account_id("ada").initial_balance(usd(10_000)).await.unwrap();
+    assert!(command.terminate().success());
+    copy(&log, &older);
+    let command = site.start("command", &flags);
+    let query = reader.start("query", &flags);
+    let deposit = client.deposit("ada", usd(100_000)).await.unwrap();
+    client.open_account("Bob").account_id("bob").await.unwrap();
+    let ada = client.get_account("ada").after(&deposit).max_wait(PATIENCE).await.unwrap();
+    assert_eq!(ada.account.unwrap().balance, Some(usd(110_000)));
+    assert!(command.terminate().success());
+
+    // The query process runs on, and so does the log, over what is on the topics.
+    fs::remove_dir_all(&log).unwrap();
+    copy(&older, &log);
+    let command = site.start("command", &flags);
+    for _ in 0..5 {
+        client.deposit("ada", usd(50)).await.unwrap();
+    }
+    let refused = || async {
+        let problem = client.events().info().await.unwrap().publishing_problem;
+        problem.contains("older copy").then_some(())
+    };
+    eventually(PATIENCE, refused).await;
+    let balance = || async {
+        let account = client.get_account("ada").await.ok()?.account?;
+        Some(minor(&account.balance.unwrap())).filter(|balance| *balance < 100_000)
+    };
+    eventually(PATIENCE, balance).await;
+    // Rows made from the topics would be disowned at once, made again, and so on.
+    for _ in 0..30 {
+        assert!(balance().await.is_some(), "rows of the newer log are back");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let bob = client.get_account("bob").await.unwrap_err();
+    assert_eq!(bob.code(), Code::NotFound, "{bob}");
+
+    // The way out that the refusal names.
+    assert!(command.terminate().success());
+    assert!(query.terminate().success());
+    let prefix = format!("{}-", unique("anew"));
+    let flags = ["--brokers", &broker.bootstrap, "--topic-prefix", &prefix];
+    let _command = site.start("command", &flags);
+    let _query = reader.start("query", &flags);
+    let last = client.deposit("ada", usd(50)).await.unwrap();
+    let ada = client.get_account("ada").after(&last).max_wait(PATIENCE).await.unwrap();
+    assert_eq!(ada.account.unwrap().balance, Some(usd(10_300)));
 }

@@ -1,8 +1,9 @@
 //! Kafka as a source.
 //!
 //! A reader owns its partitions by manual assignment and begins where its own cursor says: the
-//! broker's consumer groups and offsets play no part. Its position is the least watermark over all
-//! partitions of all its topics; events do not move it.
+//! broker's consumer groups and offsets play no part. Its position moves with the events: it is the
+//! last before the first that has not come. Where there is no event to wait for, because it is on a
+//! topic that is not read or came before the cursor, it is the least watermark over all partitions.
 //!
 //! Anybody may write to a topic. What counts is what our store has signed with its header: a record
 //! of another store, or an event that no store has signed, is dropped and counted in
@@ -10,7 +11,7 @@
 //! version. A record without the header that cannot be an event is handed on all the same, so that
 //! the reader keeps it as evidence.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,10 @@ use crate::record::{
 use crate::settings::Kafka;
 use crate::source::{Batch, Cursor, Error, PartitionCursor, Record, Source, SourceFactory};
 
+/// How many positions a reader remembers beyond the first that has not come. A reader that catches
+/// up may see more; then it waits for watermarks, which are there already.
+const MAX_AHEAD: usize = 100_000;
+
 /// How the Kafka source reads.
 #[derive(Debug, Clone)]
 pub struct KafkaSourceConfig {
@@ -41,8 +46,9 @@ pub struct KafkaSourceConfig {
     pub kafka: Kafka,
     /// The topics to read.
     pub topics: Vec<String>,
-    /// The id of the store whose events are wanted; `None` as long as it is not known, and until
-    /// then no source is opened. When it changes, the open sources end.
+    /// The id of the store whose events are wanted; `None` as long as it is not known, or not
+    /// known to be the one on the topics. Without it no source is opened; when it changes, the open
+    /// ones end.
     pub store_id: watch::Receiver<Option<String>>,
     /// The most records in a batch.
     pub max_batch: usize,
@@ -89,7 +95,7 @@ impl SourceFactory for KafkaSourceFactory {
             let stall_timeout = config.stall_timeout;
             let store_id = config.store_id.borrow().clone();
             let store_id = store_id
-                .ok_or_else(|| unavailable(&"the log has not said yet which store it is"))?;
+                .ok_or_else(|| unavailable(&"the log does not say which store is on the topics; `daybook doctor` tells why publishing waits"))?;
             let reading = {
                 let config = config.clone();
                 spawn_blocking(move || assignment::open(&config, &cursor))
@@ -138,6 +144,8 @@ struct Reader {
     begin: u64,
     /// Nothing up to this position is missing.
     position: u64,
+    /// What has come after the position, while something before it has not.
+    ahead: BTreeSet<u64>,
     /// The position of the last batch.
     returned: Option<u64>,
     head: u64,
@@ -253,10 +261,11 @@ impl Reader {
             records: Vec::new(),
             begin,
             position: begin,
+            ahead: BTreeSet::new(),
             returned: None,
             head: begin,
         };
-        reader.advance();
+        reader.advance_to_watermarks();
         reader
     }
 
@@ -304,16 +313,16 @@ impl Reader {
             partition.next_offset = message.offset() + 1;
             partition.watermark = partition.watermark.max(position);
             self.head = self.head.max(position);
-            self.advance();
+            self.advance_to_watermarks();
             return Ok(());
         }
-        if is_ours {
-            let position: Option<u64> =
-                header(headers, POSITION_HEADER).and_then(|text| text.parse().ok());
-            if let Some(position) = position {
-                // The events before it on this partition.
-                partition.prove(position.saturating_sub(1), self.begin, &message)?;
-                self.head = self.head.max(position);
+        let position = header(headers, POSITION_HEADER).and_then(|text| text.parse().ok());
+        if let Some(position) = position.filter(|_| is_ours) {
+            // The events before it on this partition.
+            partition.prove(u64::saturating_sub(position, 1), self.begin, &message)?;
+            self.head = self.head.max(position);
+            if self.ahead.len() < MAX_AHEAD {
+                self.ahead.insert(position);
             }
         }
         partition.next_offset = message.offset() + 1;
@@ -325,14 +334,26 @@ impl Reader {
             return Ok(());
         }
         self.records.push(Record { bytes: Bytes::copy_from_slice(payload), origin });
+        self.advance();
         Ok(())
     }
 
     /// Moves the position to the least watermark.
-    fn advance(&mut self) {
+    fn advance_to_watermarks(&mut self) {
         let least = self.partitions.values().flatten().map(|p| p.watermark).min().unwrap_or(0);
         // A partition that is new to the reader does not take back what it has seen already.
         self.position = self.position.max(least);
+        self.advance();
+    }
+
+    /// Moves the position over the events that have come after it.
+    fn advance(&mut self) {
+        while let Some(&first) = self.ahead.first()
+            && first <= self.position + 1
+        {
+            self.ahead.pop_first();
+            self.position = self.position.max(first);
+        }
         self.head = self.head.max(self.position);
     }
 
@@ -453,7 +474,7 @@ async fn finished(
 }
 
 fn another_store() -> Error {
-    unavailable(&"the log is another store now")
+    unavailable(&"another store is to be read now, or none")
 }
 
 pub(crate) fn unavailable(problem: &impl ToString) -> Error {

@@ -14,8 +14,10 @@ pub mod publisher;
 pub mod record;
 mod session;
 pub mod settings;
+mod shared;
 pub mod source;
 mod tail;
 
 pub use publisher::{Publisher, PublisherConfig, PublisherStatus};
 pub use settings::{Kafka, Topics};
+pub use shared::SharedSourceFactory;

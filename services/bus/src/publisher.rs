@@ -36,10 +36,9 @@ pub struct PublisherConfig {
     /// The most records that are sent and not delivered yet; bounds memory, and what is repeated
     /// after a failure.
     pub max_in_flight: usize,
-    /// The least time between two watermarks on a topic that events go to.
+    /// The least time between two watermarks on a topic. Readers follow the events themselves, and
+    /// need a watermark only where an event does not come to them.
     pub watermark_interval: Duration,
-    /// The same on a topic that events do not go to at the moment.
-    pub idle_watermark_interval: Duration,
     /// How often the number of partitions is looked up.
     pub topic_check_interval: Duration,
     /// How long a record may wait for its delivery before the producer is given up.
@@ -56,8 +55,7 @@ impl PublisherConfig {
             partitions: 12,
             replication: 1,
             max_in_flight: 10_000,
-            watermark_interval: Duration::from_millis(20),
-            idle_watermark_interval: Duration::from_millis(100),
+            watermark_interval: Duration::from_millis(250),
             topic_check_interval: Duration::from_secs(10),
             delivery_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(5),
@@ -70,6 +68,8 @@ impl PublisherConfig {
 pub struct PublisherStatus {
     /// Everything up to here is on the broker.
     pub published_position: u64,
+    /// Whether the topics have been seen to hold the history of this log and no other.
+    pub verified: bool,
     /// Whether the broker answers, as far as is known.
     pub connected: bool,
     /// Why publishing does not progress; `None` when all is well.

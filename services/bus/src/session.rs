@@ -30,6 +30,9 @@ const READ_LIMIT: usize = 500;
 /// How often the broker is asked for a sign of life while there is a problem.
 const PROBLEM_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The least time between two moves of the published mark while much is under way.
+const REPORT_INTERVAL: Duration = Duration::from_millis(20);
+
 /// The memory for records that wait to be sent, in KiB.
 const QUEUE_KIB: &str = "65536";
 
@@ -58,8 +61,6 @@ struct Topic {
     partitions: u32,
     /// Up to here events need not be sent: they are there.
     skip_until: u64,
-    /// The position of the last event sent to it.
-    last_event: u64,
     /// The last watermark sent to it.
     watermark: u64,
     /// When it was sent, or the session began.
@@ -117,7 +118,9 @@ impl<O: Outbox> Session<'_, O> {
             let (kafka, counts, id) = (self.config.kafka.clone(), counts.clone(), store_id.clone());
             blocking(move || tail::tails(&kafka, &counts, &id, mark)).await?
         };
-        tail::refuse_older_copy(self.outbox, &tails, end).await?;
+        let verified = tail::refuse_older_copy(self.outbox, &tails, end).await;
+        self.status.send_modify(|status| status.verified = verified.is_ok());
+        verified?;
         let least = tails.iter().min_by_key(|(_, tail)| tail.published);
         let begin = least.map_or(mark, |(_, tail)| tail.published);
         if let Some((topic, _)) = least.filter(|_| mark > 0 && begin == 0) {
@@ -314,7 +317,6 @@ impl<O: Outbox> Running<'_, O> {
             self.shared.lock().prefix.deliver(position);
             return Ok(());
         }
-        topic.last_event = position;
         let stream = stream_of(&event);
         let opaque = usize::try_from(position).map_err(|error| error.to_string())?;
         let record = BaseRecord::with_opaque_to(&topic.name, opaque)
@@ -327,11 +329,10 @@ impl<O: Outbox> Running<'_, O> {
 
     /// Moves the published mark, and tells how far we are.
     async fn report(&mut self, delivered: u64, head: u64) -> Result<(), String> {
-        let config = self.session.config;
         metrics::gauge!("daybook_publisher_lag_events").set(head.saturating_sub(delivered) as f64);
         let moved = self.reported != Some(delivered);
         let due = self.reported.is_none()
-            || self.reported_at.elapsed() >= config.watermark_interval
+            || self.reported_at.elapsed() >= REPORT_INTERVAL
             || delivered == head;
         if !moved || !due {
             return Ok(());
@@ -395,8 +396,8 @@ impl<O: Outbox> Running<'_, O> {
     /// When the mark or a watermark is to be written next, if one is.
     fn next_write(&self, delivered: u64) -> Option<Instant> {
         let config = self.session.config;
-        let report = (self.reported != Some(delivered))
-            .then_some(self.reported_at + config.watermark_interval);
+        let report =
+            (self.reported != Some(delivered)).then_some(self.reported_at + REPORT_INTERVAL);
         let state = self.shared.lock();
         let topics = self.topics.iter().zip(&state.watermarks);
         // When those under way have arrived, there is a notification.
@@ -452,7 +453,6 @@ impl Topic {
             name: name.to_owned(),
             partitions,
             skip_until,
-            last_event: 0,
             watermark: 0,
             watermark_at: Instant::now(),
         }
@@ -463,12 +463,7 @@ impl Topic {
         if self.watermark >= position {
             return None;
         }
-        // Readers of an idle topic wait a little longer, so that the broker has less to do.
-        let interval = match self.last_event > self.watermark {
-            true => config.watermark_interval,
-            false => config.idle_watermark_interval,
-        };
-        Some(self.watermark_at + interval)
+        Some(self.watermark_at + config.watermark_interval)
     }
 }
 

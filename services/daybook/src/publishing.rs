@@ -29,16 +29,9 @@ fn topics(config: &Config) -> Topics {
     Topics::new(aggregates, &format!("{}{RAW_TOPIC}", config.topic_prefix))
 }
 
-/// The topics that projections read: those of aggregates. Their watermarks tell of the whole log,
-/// so nobody waits for the topic of raw events.
-pub fn projected_topics(config: &Config) -> Vec<String> {
-    let mut topics: Vec<String> = daybook_contract::AGGREGATES
-        .iter()
-        .map(|aggregate| format!("{}{}", config.topic_prefix, aggregate.topic))
-        .collect();
-    topics.sort();
-    topics.dedup();
-    topics
+/// All topics, which is what projections read: positions have no gaps over all of them.
+pub fn all_topics(config: &Config) -> Vec<String> {
+    topics(config).all()
 }
 
 impl Publishing {
@@ -82,5 +75,9 @@ impl PublishingView for Publishing {
     fn problem(&self) -> String {
         let status = self.status.as_ref().map(|status| status.borrow().clone());
         status.and_then(|status| status.problem).unwrap_or_default()
+    }
+
+    fn topics_verified(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| status.borrow().verified)
     }
 }

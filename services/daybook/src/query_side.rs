@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use daybook_bus::SharedSourceFactory;
 use daybook_bus::kafka::{KafkaSourceConfig, KafkaSourceFactory};
 use daybook_bus::log::{GrpcLogReader, LogSourceFactory, connect};
 use daybook_bus::settings::Kafka;
@@ -17,22 +18,22 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tonic::transport::Channel;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::command_side::services_of;
 use crate::config::Config;
 use crate::http::{Health, Report};
-use crate::publishing::projected_topics;
+use crate::publishing::all_topics;
 use crate::serve::{self, Running};
 
-/// How often the log is asked which store it is: until it answers, and from then on.
-const ASK_FIRST: Duration = Duration::from_secs(1);
-const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// How often the log is asked which store is on the topics: until it says so, and from then on.
+const ASK_FIRST: Duration = Duration::from_millis(100);
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long the start waits for the first answer; without it the projections wait.
 const START_WAIT: Duration = Duration::from_secs(2);
 
-/// The file, among those of the projections, with the last known id of the store.
+/// The file, among those of the projections, with the last known id of the store on the topics.
 const STORE_ID_FILE: &str = "store_id";
 
 /// A running query side.
@@ -52,6 +53,7 @@ pub async fn start(config: &Config, log_url: &str) -> anyhow::Result<QuerySide> 
         true => Arc::new(LogSourceFactory::new(channel)),
         false => Arc::new(kafka(config, log.clone()).await),
     };
+    let factory = Arc::new(SharedSourceFactory::new(factory));
     let settings = daybook_query::Config {
         batch_size: config.batch_size,
         ..daybook_query::Config::new(config.data.join("query"))
@@ -84,21 +86,22 @@ async fn kafka(config: &Config, log: GrpcLogReader) -> KafkaSourceFactory {
     let known = tokio::time::timeout(START_WAIT, store_id.wait_for(Option::is_some)).await.is_ok();
     if !known {
         let log_url = &config.log_url;
-        warn!(%log_url, "the log does not answer; until it says which store it is, nothing is read");
+        warn!(%log_url, "the log does not say yet which store is on the topics; until then nothing is read");
     }
     let kafka = Kafka::new(&config.brokers);
-    KafkaSourceFactory::new(KafkaSourceConfig::new(kafka, projected_topics(config), store_id))
+    KafkaSourceFactory::new(KafkaSourceConfig::new(kafka, all_topics(config), store_id))
 }
 
-/// Asks the log which store it is, as long as somebody wants to know. The answer is kept in a
-/// file, so that a query process can start without the log.
+/// Asks the log which store it is, as long as somebody wants to know, and whether that is the one
+/// on the topics: after a restore it may be an older copy, and nothing on them is to be applied.
+/// The answer is kept in a file, so that a query process can start without the log.
 async fn follow_store(log: GrpcLogReader, file: PathBuf, ids: watch::Sender<Option<String>>) {
-    let mut interval = ASK_FIRST;
     loop {
         if let Ok(info) = log.info().await {
-            interval = ASK_AGAIN;
-            learn_store(info.store_id, &file, &ids).await;
+            let store_id = info.topics_verified.then_some(info.store_id);
+            learn_store(store_id, &file, &ids).await;
         }
+        let interval = if ids.borrow().is_some() { ASK_AGAIN } else { ASK_FIRST };
         tokio::select! {
             () = ids.closed() => return,
             () = sleep(interval) => {}
@@ -107,24 +110,21 @@ async fn follow_store(log: GrpcLogReader, file: PathBuf, ids: watch::Sender<Opti
 }
 
 /// Keeps the id of the store and tells it, if it is new.
-async fn learn_store(store_id: String, file: &Path, ids: &watch::Sender<Option<String>>) {
-    let before = ids.borrow().clone();
-    if before.as_ref() == Some(&store_id) {
+async fn learn_store(store_id: Option<String>, file: &Path, ids: &watch::Sender<Option<String>>) {
+    if *ids.borrow() == store_id {
         return;
-    }
-    if let Some(before) = before {
-        warn!(%before, %store_id, "the log is another store now");
     }
     let written = {
         let (file, store_id) = (file.to_owned(), store_id.clone());
-        spawn_blocking(move || keep(&file, &store_id)).await
+        spawn_blocking(move || keep(&file, store_id.as_deref().unwrap_or_default())).await
     };
     match written {
         Ok(Ok(())) => {}
         Ok(Err(error)) => warn!(file = %file.display(), %error, "the store id cannot be kept"),
         Err(error) => warn!(%error, "the store id cannot be kept"),
     }
-    ids.send_replace(Some(store_id));
+    info!(store_id, "the store on the topics");
+    ids.send_replace(store_id);
 }
 
 /// The id in the file. One that cannot be read is as good as none: the log is asked.
@@ -207,17 +207,15 @@ mod tests {
         let file = dir.path().join("query").join(STORE_ID_FILE);
         assert_eq!(last_known(&file), None);
         let ids = watch::Sender::new(None);
-        for store_id in ["first", "second"] {
-            learn_store(store_id.to_owned(), &file, &ids).await;
-            assert_eq!(ids.borrow().as_deref(), Some(store_id));
-            assert_eq!(last_known(&file).as_deref(), Some(store_id));
+        for store_id in [Some("first"), Some("second"), None, Some("third")] {
+            learn_store(store_id.map(str::to_owned), &file, &ids).await;
+            assert_eq!(ids.borrow().as_deref(), store_id);
+            assert_eq!(last_known(&file).as_deref(), store_id);
         }
         // The same again is no news, for which sources would end.
         let mut news = ids.subscribe();
         news.mark_unchanged();
-        learn_store("second".to_owned(), &file, &ids).await;
+        learn_store(Some("third".to_owned()), &file, &ids).await;
         assert!(!news.has_changed().unwrap());
-        fs::write(&file, "").unwrap();
-        assert_eq!(last_known(&file), None);
     }
 }

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use daybook_bus::kafka::{KafkaSourceConfig, KafkaSourceFactory};
 use daybook_bus::outbox::Outbox;
 use daybook_bus::source::{Cursor, Error, SourceFactory};
+use daybook_contract::daybook::v1::RecordedEvent;
 use daybook_testing::Broker;
+use prost::Message as _;
 use rdkafka::admin::AdminOptions;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
@@ -34,6 +36,56 @@ async fn the_position_moves_over_idle_partitions_and_both_topics() {
     }
     world.log.append("notes", "mine");
     read_until(source.as_mut(), 21, &mut seen).await.unwrap();
+    publishing.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_events_alone_move_the_position() {
+    let broker = Broker::shared().await;
+    let world = World::new(&broker.bootstrap);
+    let mut config = world.publisher_config();
+    config.watermark_interval = Duration::from_secs(3600);
+    let mut publishing = world.publish_with(config);
+    publishing.is_well().await;
+    let mut source = open_when_ready(&world, &Cursor::default()).await;
+    let mut seen = BTreeSet::new();
+    for round in 1..=10 {
+        world.log.append_accounts(40, 99);
+        world.log.append("notes", "mine");
+        let batch = read_until(source.as_mut(), round * 100, &mut seen).await.unwrap();
+        assert_eq!(batch.position, round * 100);
+    }
+    publishing.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_an_event_does_not_come_a_watermark_moves_the_position() {
+    let broker = Broker::shared().await;
+    let world = World::new(&broker.bootstrap);
+    let mut publishing = world.publish();
+    publishing.is_well().await;
+    let mut config = world.source_config();
+    config.topics = vec![world.bank.clone()];
+    let mut source = KafkaSourceFactory::new(config).open(&Cursor::default()).await.unwrap();
+    world.log.append(ACCOUNT, "a");
+    for _ in 0..5 {
+        world.log.append("notes", "on the other topic");
+    }
+    world.log.append(ACCOUNT, "a");
+    world.log.append("notes", "the last");
+    let mut positions = Vec::new();
+    loop {
+        let next = tokio::time::timeout(PATIENCE, source.next());
+        let batch = next.await.expect("a batch comes").unwrap();
+        for record in &batch.records {
+            positions.push(RecordedEvent::decode(record.bytes.clone()).unwrap().position);
+        }
+        let missing = |at: &u64| *at <= batch.position && !positions.contains(at);
+        assert_eq!([1, 7].iter().find(|at| missing(at)), None, "before {}", batch.position);
+        if batch.position == 8 {
+            break;
+        }
+    }
     publishing.stop().await;
 }
 
@@ -235,7 +287,7 @@ async fn no_source_is_opened_before_the_store_is_known() {
     let factory = KafkaSourceFactory::new(config);
     let error = factory.open(&Cursor::default()).await.err().unwrap();
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");
-    assert!(error.to_string().contains("has not said yet which store it is"), "{error}");
+    assert!(error.to_string().contains("does not say which store is on the topics"), "{error}");
 
     store_id.send_replace(Some(world.log.store_id()));
     let mut source = factory.open(&Cursor::default()).await.unwrap();

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use daybook_bus::source::{self, Batch, LogReader, Record};
 use daybook_contract::daybook::v1::RecordedEvent;
@@ -29,6 +30,9 @@ const SEEN_STREAMS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 
 /// The most events of one stream that a gap may have; more are fetched in several reads.
 const GAP_READ: u64 = 1_000;
+
+/// How long a place that has moved over no event of the projection may stay in memory alone.
+const STORE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What ends the work of an engine.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +73,10 @@ pub(crate) struct Engine<P: Projection> {
     quarantined: u64,
     /// Events that an operator has given up. They are applied if they can be, and else ignored.
     skipped: HashSet<(String, u64)>,
+    /// How far it is. The stored one may be a little behind, with the same rows.
     checkpoint: Checkpoint,
+    unstored: bool,
+    stored_at: Instant,
     attempts: u32,
     /// Whether rows may have changed since somebody asked.
     changed: bool,
@@ -144,6 +151,8 @@ impl<P: Projection> Engine<P> {
             quarantined,
             skipped: HashSet::new(),
             checkpoint,
+            unstored: false,
+            stored_at: Instant::now(),
             attempts: settings.attempts.max(1),
             changed: true,
         };
@@ -186,9 +195,14 @@ impl<P: Projection> Engine<P> {
         Ok(self.store.disown(problem).await?)
     }
 
-    /// Closes the file in order.
-    pub async fn close(self) -> Result<(), sqlx::Error> {
-        self.store.close().await
+    /// Closes the file in order, with the place that was reached.
+    pub async fn close(mut self) -> Result<(), Error> {
+        if self.unstored {
+            let checkpoint = &self.checkpoint;
+            let next = Checkpoint { commits: checkpoint.commits + 1, ..checkpoint.clone() };
+            self.commit(Effects::default(), next).await?;
+        }
+        Ok(self.store.close().await?)
     }
 
     /// Lets go of the file after an error.
@@ -205,12 +219,17 @@ impl<P: Projection> Engine<P> {
         self.load_rows(&mut works).await?;
         self.fold(works, &mut effects).await?;
         let checkpoint = self.next_checkpoint(batch, &effects);
-        if effects.is_empty() && checkpoint.position == self.checkpoint.position {
-            // Only the place in the source has moved. To read on from an older place does no
-            // harm, so it is not worth a transaction.
-            self.checkpoint.cursor = checkpoint.cursor;
+        if effects.is_empty() && self.stored_at.elapsed() < STORE_INTERVAL {
+            // Only the place has moved. To read on from an older one does no harm, so it is not
+            // worth a transaction of its own.
+            self.checkpoint = Checkpoint { commits: self.checkpoint.commits, ..checkpoint };
+            self.unstored = true;
             return Ok(());
         }
+        self.commit(effects, checkpoint).await
+    }
+
+    async fn commit(&mut self, effects: Effects, checkpoint: Checkpoint) -> Result<(), Error> {
         self.store.begin().await?;
         self.write(&effects, &checkpoint).await?;
         self.store.commit().await?;
@@ -487,6 +506,8 @@ impl<P: Projection> Engine<P> {
         }
         self.quarantined += effects.quarantine.len() as u64;
         self.checkpoint = checkpoint;
+        self.unstored = false;
+        self.stored_at = Instant::now();
         self.tables.all().into_iter().for_each(|table| table.clear());
     }
 

@@ -200,11 +200,12 @@ impl Handle {
             let progress = self.wait_for(read).await?;
             let live = progress.live.expect("waited for");
             match read_once(&live.pool, &query).await {
-                Ok(answer) => {
+                Ok((answer, stored)) => {
                     if !progress.unreadable.is_empty() {
                         self.shared.update(|progress| progress.unreadable.clear());
                     }
-                    return Ok(answer);
+                    // The position moves without a transaction when no row changes.
+                    return Ok((answer, stored.max(progress.position)));
                 }
                 // Another generation has taken over in between, or will: read that one.
                 Err(sqlx::Error::PoolClosed) if self.has_moved(&live) => {}

@@ -83,13 +83,30 @@ impl Log {
         type_name: &str,
         value: Vec<u8>,
     ) -> Bytes {
+        self.append_to("bank.account", id, name, version, type_name, value)
+    }
+
+    /// Appends an event that no projection of the bank takes.
+    pub fn append_note(&self) -> Bytes {
+        self.append_to("notes", "mine", "Noted", 1, "notes.v1.Noted", Vec::new())
+    }
+
+    fn append_to(
+        &self,
+        aggregate_type: &str,
+        id: &str,
+        name: &str,
+        version: u32,
+        type_name: &str,
+        value: Vec<u8>,
+    ) -> Bytes {
         let mut inner = self.inner.lock().unwrap();
         let position = inner.events.len() as u64 + 1;
-        let stream_version = inner.versions.entry(id.to_owned()).or_default();
+        let stream_version = inner.versions.entry(format!("{aggregate_type}-{id}")).or_default();
         *stream_version += 1;
         let event = RecordedEvent {
             event_id: format!("event-{position}-{}", APPENDED.fetch_add(1, Ordering::Relaxed)),
-            aggregate_type: "bank.account".to_owned(),
+            aggregate_type: aggregate_type.to_owned(),
             aggregate_id: id.to_owned(),
             version: *stream_version,
             position,

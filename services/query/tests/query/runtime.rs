@@ -215,6 +215,37 @@ async fn a_restart_goes_on_where_the_last_one_ended() {
 }
 
 #[tokio::test]
+async fn events_of_others_move_the_place_and_cost_no_transaction_each() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    log.append("a", opened("A", usd(1)));
+    let host = run_bank(&dir, &log);
+    until_position(&host, 1).await;
+    let queries = BankQueries::new(host.handles()).unwrap();
+    let commits = stored(&dir, "commits").await;
+    for position in 2..=200 {
+        log.append_note();
+        let read = Some(ReadContext { min_position: position, ..Default::default() });
+        let request = GetAccountRequest { read, account_id: "a".into() };
+        let answer = queries.get_account(Request::new(request)).await.unwrap().into_inner();
+        assert_eq!(answer.position, position, "a query sees the place that is not stored yet");
+    }
+    let more = stored(&dir, "commits").await - commits;
+    assert!(more < 100, "{more} transactions for 199 events of others");
+    // The place is stored in the end, so nothing has to be read again.
+    host.shutdown().await;
+    assert_eq!(stored(&dir, "position").await, 200);
+}
+
+/// A number of the stored checkpoint of `account_balance`.
+async fn stored(dir: &tempfile::TempDir, column: &str) -> i64 {
+    let file = live_file(dir, "account_balance");
+    let options = SqliteConnectOptions::new().filename(file).read_only(true);
+    let mut connection = options.connect().await.unwrap();
+    let sql = sqlx::AssertSqlSafe(format!("SELECT {column} FROM checkpoint"));
+    sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap()
+}
+
+#[tokio::test]
 async fn a_source_that_lost_the_place_is_made_up_for_by_the_log() {
     let (dir, log, topic) = (tempfile::tempdir().unwrap(), Log::new(), Topic::new(3));
     some_movements(&log);
