@@ -11,6 +11,9 @@ use crate::money::{self, MoneyError};
 /// The most characters of a text whose field says nothing else.
 pub const DEFAULT_MAX_CHARS: usize = 1_000;
 
+/// The most characters of an e-mail address: what a path of RFC 5321 holds.
+const MAX_EMAIL_CHARS: usize = 254;
+
 /// How much of a wrong value is repeated to the caller.
 const SHOWN_CHARS: usize = 80;
 
@@ -69,6 +72,28 @@ pub fn uuid(violations: &mut Violations, field: &str, value: &str) {
         let right = "01939b4e-7c52-7d18-9f5a-3c1f0e6b2a44";
         violations.add(field, format!("{shown} is not a UUID; one looks like {right}"));
     }
+}
+
+/// The text must be an e-mail address.
+pub fn email(violations: &mut Violations, field: &str, value: &str) {
+    if !value.is_empty() && !is_email(value) {
+        let shown = shown(value);
+        let right = "ada@example.org, with at most 254 characters and no spaces";
+        violations.add(field, format!("{shown} is not an e-mail address; one looks like {right}"));
+    }
+}
+
+/// Whether a text can be an e-mail address. Only its parts are looked at: which of the forms of
+/// RFC 5322 a mail server takes is for the server to say.
+fn is_email(text: &str) -> bool {
+    let is_part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with('.');
+    let Some((local, domain)) = text.split_once('@') else { return false };
+    text.chars().count() <= MAX_EMAIL_CHARS
+        && is_part(local)
+        && is_part(domain)
+        && !domain.contains('@')
+        && !text.contains("..")
+        && !text.chars().any(|c| c.is_whitespace() || c.is_control())
 }
 
 /// The number must not be too large.
@@ -204,6 +229,35 @@ mod tests {
                      01939b4e-7c52-7d18-9f5a-3c1f0e6b2a44"
                 )],
             );
+        }
+    }
+
+    #[test]
+    fn an_email_address_has_two_parts_and_no_spaces() {
+        for right in ["", "a@b", "ada+list@example.org", "ädä@bücher.example", "o'hara@x.org"] {
+            check(|v| email(v, "email", right), &[]);
+        }
+        let long = format!("{}@x.org", "a".repeat(249));
+        for wrong in [
+            "ada",
+            "@",
+            "ada@",
+            "@x.org",
+            "a@b@c",
+            "a b@x.org",
+            "a@x.org\n",
+            " a@x.org",
+            "a@.org",
+            "a@x.",
+            ".a@x.org",
+            "a.@x.org",
+            "a..b@x.org",
+            "a\u{0}@x.org",
+            &long,
+        ] {
+            let mut violations = Violations::default();
+            email(&mut violations, "email", wrong);
+            assert!(!violations.is_empty(), "{wrong:?}");
         }
     }
 

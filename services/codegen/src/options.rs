@@ -72,6 +72,8 @@ pub struct FieldRules {
     pub uuid: bool,
     /// The largest number; 0 when not said.
     pub max: u64,
+    /// Is an e-mail address.
+    pub email: bool,
 }
 
 /// How a method is routed, when it is a command.
@@ -124,6 +126,7 @@ pub fn rules(field: &FieldDescriptor) -> FieldRules {
         id: flag(&options, "id"),
         uuid: flag(&options, "uuid"),
         max: number(&options, "max"),
+        email: flag(&options, "email"),
     }
 }
 

@@ -60,20 +60,20 @@ pub fn check_rules(pool: &DescriptorPool, mistakes: &mut Mistakes) {
 fn rule_problems(field: &FieldDescriptor, rules: &FieldRules) -> Vec<&'static str> {
     let kind = value_kind(field);
     let is_text = matches!(kind, Kind::String);
-    let text_rule = rules.max_chars > 0 || rules.id || rules.uuid;
+    let forms = [rules.max_chars > 0, rules.id, rules.uuid, rules.email];
+    let forms = forms.into_iter().filter(|rule| *rule).count();
     let one_of = field.containing_oneof();
     let in_oneof = one_of.as_ref().is_some_and(|oneof| !oneof.is_synthetic());
     let is_plain_bool = matches!(kind, Kind::Bool) && one_of.is_none() && !field.is_list();
     [
         (
-            text_rule && !is_text,
-            "has a rule for text (max_chars, id, uuid) but is not a string; take the rule away",
+            forms > 0 && !is_text,
+            "has a rule for text (max_chars, id, uuid, email) but is not a string; take the rule away",
         ),
         (
-            [rules.max_chars > 0, rules.id, rules.uuid].into_iter().filter(|rule| *rule).count()
-                > 1,
-            "has more than one of max_chars, id and uuid; an id and a UUID have a length already: \
-             keep one",
+            forms > 1,
+            "has more than one of max_chars, id, uuid and email; the last three have a length \
+             already: keep one",
         ),
         (
             rules.max > 0 && !is_integer(&kind),
@@ -303,6 +303,7 @@ impl Element {
         match kind {
             Kind::String if rules.id => quote!(rules::id(violations, #name, #by_ref);),
             Kind::String if rules.uuid => quote!(rules::uuid(violations, #name, #by_ref);),
+            Kind::String if rules.email => quote!(rules::email(violations, #name, #by_ref);),
             Kind::String if rules.max_chars == 0 => {
                 quote!(rules::text(violations, #name, #by_ref, rules::DEFAULT_MAX_CHARS);)
             }

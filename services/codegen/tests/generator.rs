@@ -298,7 +298,7 @@ fn a_rule_for_text_on_a_number() {
         "max: 99\n",
         "max_chars: 99\n",
         &["shop/v1/cart.proto:154: shop.v1.AddItemsRequest.Item.quantity: has a rule for text \
-             (max_chars, id, uuid) but is not a string; take the rule away"],
+             (max_chars, id, uuid, email) but is not a string; take the rule away"],
     );
 }
 
@@ -318,7 +318,7 @@ fn two_rules_for_one_text() {
         "string session = 3 [(daybook.v1.rules).uuid = true];",
         "string session = 3 [(daybook.v1.rules) = {\n    uuid: true\n    id: true\n  }];",
         &["shop/v1/cart.proto:113: shop.v1.OpenCartRequest.session: has more than one of \
-             max_chars, id and uuid; an id and a UUID have a length already: keep one"],
+             max_chars, id, uuid and email; the last three have a length already: keep one"],
     );
 }
 

@@ -22,5 +22,7 @@ macro_rules! aggregates {
 aggregates! {
     account::Account,
     order::Order,
+    product::Product,
     stock::Stock,
+    user::User,
 }
