@@ -203,11 +203,12 @@ async fn projections(client: &Client, source: &str) {
     };
     let list = eventually(PATIENCE, settled).await;
     let names: Vec<&str> = list.iter().map(|projection| projection.name.as_str()).collect();
-    assert_eq!(names, PROJECTIONS);
+    assert!(PROJECTIONS.iter().all(|name| names.contains(name)), "{names:?}");
     for projection in list {
         assert_eq!((projection.source.as_str(), projection.problem.as_str()), (source, ""));
         assert_eq!((projection.head_position, projection.quarantined_events), (head, 0));
-        assert!(projection.last_event_time.is_some());
+        let of_the_bank = PROJECTIONS.contains(&projection.name.as_str());
+        assert!(projection.last_event_time.is_some() || !of_the_bank, "{projection:?}");
         let same = client.projections().get(&projection.name).await.unwrap();
         assert_eq!((same.name, same.version), (projection.name, projection.version));
     }

@@ -333,7 +333,9 @@ fn projections_are_seen_and_steered() {
     let list = bench.json(&["projection", "list"]);
     let names: Vec<_> =
         list["projections"].as_array().unwrap().iter().map(|p| p["name"].clone()).collect();
-    assert_eq!(names, ["account_balance", "account_transactions", "daily_summary"]);
+    for name in ["account_balance", "account_transactions", "daily_summary"] {
+        assert!(names.contains(&name.into()), "{names:?}");
+    }
 
     let paused = bench.json(&["projection", "pause", "account_balance"]);
     assert_eq!(paused["state"], "PROJECTION_STATE_PAUSED");

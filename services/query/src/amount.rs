@@ -21,6 +21,12 @@ pub(crate) fn minor(amount: Option<&Money>, currency_code: &str) -> Result<i64, 
 /// The currency and the smallest units that an account begins with.
 pub(crate) fn initial(amount: Option<&Money>) -> Result<(String, i64), ApplyError> {
     let amount = amount.ok_or_else(|| ApplyError::failed("the event has no initial balance"))?;
+    parts(Some(amount))
+}
+
+/// The currency and the smallest units of an amount.
+pub(crate) fn parts(amount: Option<&Money>) -> Result<(String, i64), ApplyError> {
+    let amount = amount.ok_or_else(|| ApplyError::failed("the event has no amount"))?;
     Ok((amount.currency_code.clone(), minor(Some(amount), &amount.currency_code)?))
 }
 

@@ -10,33 +10,26 @@ use daybook_contract::bank::v1::{
     GetYearlyTotalsResponse, ListAccountsRequest, ListAccountsResponse, ListTransactionsRequest,
     ListTransactionsResponse, MovementSummary, Transaction,
 };
-use daybook_contract::contract::Violations;
 use daybook_contract::error::Error;
-use daybook_contract::money;
 use futures::FutureExt;
-use jiff::civil::Date;
 use sqlx::sqlite::SqliteConnection;
 use tonic::{Code, Request, Response, Status};
 
 use crate::amount;
 use crate::cache::Cache;
+use crate::check;
 use crate::paging::{Pages, page_size};
 use crate::projections::account_balance::{AccountBalance, AccountRow};
 use crate::projections::account_transactions::{AccountTransactions, BalanceRow, TransactionRow};
 use crate::projections::daily_summary::{DailySummary as DailySummaryProjection, DayRow};
 use crate::read;
 use crate::runtime::row::{read_row, read_rows};
+use crate::runtime::store;
 use crate::runtime::{Handle, Projection};
 use crate::time;
 
 /// How many accounts or transactions a page has when the request does not say.
 const DEFAULT_PAGE: u32 = 50;
-
-/// The most days of one request.
-const MOST_DAYS: i32 = 366;
-
-/// The years that can be asked for.
-const YEARS: std::ops::RangeInclusive<i32> = 1970..=9999;
 
 /// How many accounts are remembered, about 300 bytes each.
 const CACHED_ACCOUNTS: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
@@ -127,7 +120,7 @@ impl QueryService for BankQueries {
     ) -> Result<Response<ListAccountsResponse>, Status> {
         let mut request = request.into_inner();
         read::check(&request, request.read.as_ref(), |violations| {
-            check_page_size(violations, request.page_size);
+            check::page_size(violations, request.page_size);
         })?;
         let read = request.read.take();
         let size = page_size(request.page_size, DEFAULT_PAGE);
@@ -142,10 +135,7 @@ impl QueryService for BankQueries {
                 select_accounts(connection, filters.clone(), after.clone(), size + 1).boxed()
             })
             .await?;
-        let more = rows.len() > size as usize;
-        rows.truncate(size as usize);
-        let last = rows.last().filter(|_| more);
-        let next_page_token = last.map(|row| pages.token(&row.account_id)).unwrap_or_default();
+        let next_page_token = pages.cut(&mut rows, size, |row| row.account_id.clone());
         let accounts = rows.into_iter().map(account).collect::<Result<_, _>>()?;
         Ok(Response::new(ListAccountsResponse { accounts, next_page_token, position }))
     }
@@ -156,8 +146,8 @@ impl QueryService for BankQueries {
     ) -> Result<Response<ListTransactionsResponse>, Status> {
         let mut request = request.into_inner();
         read::check(&request, request.read.as_ref(), |violations| {
-            check_page_size(violations, request.page_size);
-            check_times(violations, &request);
+            check::page_size(violations, request.page_size);
+            check::times(violations, request.start_time.as_ref(), request.end_time.as_ref());
         })?;
         let read = request.read.take();
         let size = page_size(request.page_size, DEFAULT_PAGE);
@@ -177,11 +167,7 @@ impl QueryService for BankQueries {
             .await?;
         let (account, mut rows) =
             found.ok_or_else(|| account_not_found(&request.account_id, position))?;
-        let more = rows.len() > size as usize;
-        rows.truncate(size as usize);
-        let last = rows.last().filter(|_| more);
-        let next_page_token =
-            last.map(|row| pages.token(&row.version.to_string())).unwrap_or_default();
+        let next_page_token = pages.cut(&mut rows, size, |row| row.version.to_string());
         let transactions =
             rows.into_iter().map(|row| transaction(&account, row)).collect::<Result<_, _>>()?;
         Ok(Response::new(ListTransactionsResponse { transactions, next_page_token, position }))
@@ -193,8 +179,8 @@ impl QueryService for BankQueries {
     ) -> Result<Response<GetDailySummaryResponse>, Status> {
         let request = request.into_inner();
         read::check(&request, request.read.as_ref(), |violations| {
-            check_days(violations, &request);
-            check_currency(violations, &request.currency_code);
+            check::days(violations, &request.start_date, &request.end_date);
+            check::currency(violations, &request.currency_code);
         })?;
         let last = match request.end_date.is_empty() {
             true => request.start_date.clone(),
@@ -222,11 +208,11 @@ impl QueryService for BankQueries {
         let request = request.into_inner();
         let year = request.year;
         read::check(&request, request.read.as_ref(), |violations| {
-            if year != 0 && !YEARS.contains(&year) {
-                let (first, last) = (YEARS.start(), YEARS.end());
+            if year != 0 && !check::YEARS.contains(&year) {
+                let (first, last) = (check::YEARS.start(), check::YEARS.end());
                 violations.add("year", format!("{year} is not from {first} to {last}"));
             }
-            check_currency(violations, &request.currency_code);
+            check::currency(violations, &request.currency_code);
         })?;
         let (first, last) = (format!("{year:04}-01-01"), format!("{year:04}-12-31"));
         let (rows, position) =
@@ -240,55 +226,6 @@ impl QueryService for BankQueries {
             .map(|(currency, totals)| totals.summary(currency))
             .collect::<Result<_, _>>()?;
         Ok(Response::new(GetYearlyTotalsResponse { totals, position }))
-    }
-}
-
-// ---- Checks -----------------------------------------------------------------------------------
-
-fn check_page_size(violations: &mut Violations, page_size: i32) {
-    if page_size < 0 {
-        violations.add("page_size", format!("{page_size} is negative"));
-    }
-}
-
-fn check_times(violations: &mut Violations, request: &ListTransactionsRequest) {
-    if let (Some(start), Some(end)) = (&request.start_time, &request.end_time)
-        && (start.seconds, start.nanos) >= (end.seconds, end.nanos)
-    {
-        violations.add("end_time", "is not after start_time");
-    }
-}
-
-fn check_days(violations: &mut Violations, request: &GetDailySummaryRequest) {
-    let mut date = |field, text: &str| {
-        let parsed = parse_date(text);
-        if parsed.is_none() && !text.is_empty() {
-            let shown: String = text.chars().take(20).collect();
-            violations.add(field, format!("{shown:?} is no date such as 2026-11-21"));
-        }
-        parsed
-    };
-    let start = date("start_date", &request.start_date);
-    let end = date("end_date", &request.end_date);
-    let (Some(start), Some(end)) = (start, end) else { return };
-    let days = (end - start).get_days() + 1;
-    if days < 1 {
-        violations.add("end_date", "is before start_date");
-    } else if days > MOST_DAYS {
-        violations.add("end_date", format!("makes {days} days; at most {MOST_DAYS} are allowed"));
-    }
-}
-
-/// A date in exactly this form, in the years that can be asked for.
-fn parse_date(text: &str) -> Option<Date> {
-    let date: Date = text.parse().ok()?;
-    (date.to_string() == text && YEARS.contains(&date.year().into())).then_some(date)
-}
-
-fn check_currency(violations: &mut Violations, code: &str) {
-    if !code.is_empty() && money::exponent(code).is_none() {
-        let shown: String = code.chars().take(20).collect();
-        violations.add("currency_code", format!("{shown:?} is no currency of ISO 4217"));
     }
 }
 
@@ -394,8 +331,8 @@ fn account(row: AccountRow) -> Result<Account, Error> {
         balance: Some(amount::to_wire(row.balance_minor.into(), &row.currency_code)?),
         account_id: row.account_id,
         owner_name: row.owner_name,
-        status: number(row.status),
-        version: crate::runtime::store::from_i64(row.version),
+        status: store::number(row.status),
+        version: store::from_i64(row.version),
         opened_time: Some(time::timestamp(row.opened_time)),
         closed_time: row.closed_time.map(time::timestamp),
         updated_time: Some(time::timestamp(row.updated_time)),
@@ -406,21 +343,16 @@ fn transaction(account: &BalanceRow, row: TransactionRow) -> Result<Transaction,
     let currency = &account.currency_code;
     Ok(Transaction {
         account_id: account.account_id.clone(),
-        version: crate::runtime::store::from_i64(row.version),
-        kind: number(row.kind),
+        version: store::from_i64(row.version),
+        kind: store::number(row.kind),
         amount: Some(amount::to_wire(row.amount_minor.into(), currency)?),
         balance_after: Some(amount::to_wire(row.balance_minor.into(), currency)?),
         description: row.description,
-        method: number(row.method),
+        method: store::number(row.method),
         recorded_time: Some(time::timestamp(row.recorded_time)),
-        position: crate::runtime::store::from_i64(row.position),
+        position: store::from_i64(row.position),
         event_id: row.event_id,
     })
-}
-
-/// The number of an enum value; it was one when it was stored.
-fn number(stored: i64) -> i32 {
-    i32::try_from(stored).unwrap_or_default()
 }
 
 /// Sums over days. A year may hold more than 64 bits of the smallest unit.
@@ -473,15 +405,5 @@ mod tests {
         let plan = query.fetch_all(&mut connection).await.unwrap();
         let step: String = plan[0].get("detail");
         assert!(step.contains("accounts_by_owner (owner_name>? AND owner_name<?)"), "{step}");
-    }
-
-    #[test]
-    fn a_date_has_one_form() {
-        for good in ["2026-11-21", "1970-01-01", "9999-12-31", "2024-02-29"] {
-            assert_eq!(parse_date(good).unwrap().to_string(), good);
-        }
-        for bad in ["", "2026-11-31", "2026-1-1", "20261121", "2026-11-21T00", "1969-12-31", " "] {
-            assert_eq!(parse_date(bad), None, "{bad}");
-        }
     }
 }

@@ -12,22 +12,30 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use daybook_bus::source::{LogReader, SourceFactory};
-use daybook_contract::bank::v1::query_service_server::QueryServiceServer;
+use daybook_contract::bank::v1::query_service_server::QueryServiceServer as BankServer;
 use daybook_contract::daybook::v1::ProjectionStatus;
 use daybook_contract::daybook::v1::projection_service_server::ProjectionServiceServer;
+use daybook_contract::inventory::v1::query_service_server::QueryServiceServer as InventoryServer;
+use daybook_contract::orders::v1::query_service_server::QueryServiceServer as OrderServer;
 use tonic::service::Routes;
 
 mod amount;
 mod bank;
 mod cache;
+mod check;
+mod inventory;
+mod orders;
 mod paging;
 mod projection_service;
 pub mod projections;
 mod read;
 pub mod runtime;
+mod stock_count;
 mod time;
 
 pub use bank::BankQueries;
+pub use inventory::InventoryQueries;
+pub use orders::OrderQueries;
 pub use projection_service::ProjectionServer;
 pub use runtime::OpenError;
 
@@ -61,6 +69,8 @@ impl Config {
 pub struct QuerySide {
     host: Host,
     bank: BankQueries,
+    inventory: InventoryQueries,
+    orders: OrderQueries,
 }
 
 impl QuerySide {
@@ -78,13 +88,26 @@ impl QuerySide {
             ..Settings::new(config.data_dir)
         };
         let host = Host::open(settings, factory, log, projections::start_all)?;
-        let bank = BankQueries::new(host.handles()).expect("all projections were started");
-        Ok(Self { host, bank })
+        let all = "all projections were started";
+        let bank = BankQueries::new(host.handles()).expect(all);
+        let inventory = InventoryQueries::new(&host).expect(all);
+        let orders = OrderQueries::new(host.handles()).expect(all);
+        Ok(Self { host, bank, inventory, orders })
     }
 
     /// `bank.v1.QueryService`.
-    pub fn bank_queries(&self) -> QueryServiceServer<BankQueries> {
-        QueryServiceServer::new(self.bank.clone()).max_decoding_message_size(MAX_REQUEST_BYTES)
+    pub fn bank_queries(&self) -> BankServer<BankQueries> {
+        BankServer::new(self.bank.clone()).max_decoding_message_size(MAX_REQUEST_BYTES)
+    }
+
+    /// `inventory.v1.QueryService`.
+    pub fn inventory_queries(&self) -> InventoryServer<InventoryQueries> {
+        InventoryServer::new(self.inventory.clone()).max_decoding_message_size(MAX_REQUEST_BYTES)
+    }
+
+    /// `orders.v1.QueryService`.
+    pub fn order_queries(&self) -> OrderServer<OrderQueries> {
+        OrderServer::new(self.orders.clone()).max_decoding_message_size(MAX_REQUEST_BYTES)
     }
 
     /// `daybook.v1.ProjectionService`.
@@ -95,7 +118,10 @@ impl QuerySide {
 
     /// All services.
     pub fn routes(&self) -> Routes {
-        Routes::new(self.bank_queries()).add_service(self.projection_service())
+        Routes::new(self.bank_queries())
+            .add_service(self.inventory_queries())
+            .add_service(self.order_queries())
+            .add_service(self.projection_service())
     }
 
     /// How the projections are doing, by name; for health and readiness.

@@ -50,6 +50,15 @@ impl Pages {
         })
     }
 
+    /// Cuts rows, of which one more was read than a page has, to a page. Answers with the token of
+    /// the next page; empty when this is the last.
+    pub fn cut<R>(&self, rows: &mut Vec<R>, size: u32, key: impl Fn(&R) -> String) -> String {
+        let more = rows.len() > size as usize;
+        rows.truncate(size as usize);
+        let last = rows.last().filter(|_| more);
+        last.map(|row| self.token(&key(row))).unwrap_or_default()
+    }
+
     fn read(&self, token: &str) -> Option<String> {
         let digits = token.as_bytes();
         if !digits.len().is_multiple_of(2) {

@@ -141,9 +141,7 @@ impl ProjectionService for ProjectionServer {
     ) -> Result<Response<ListQuarantinedEventsResponse>, Status> {
         let request = request.into_inner();
         let handle = self.find_and(&request, &request.name, |violations| {
-            if request.page_size < 0 {
-                violations.add("page_size", format!("{} is negative", request.page_size));
-            }
+            crate::check::page_size(violations, request.page_size);
         })?;
         let size = page_size(request.page_size, DEFAULT_PAGE);
         let filters =
@@ -154,13 +152,10 @@ impl ProjectionService for ProjectionServer {
         let (mut rows, _) = handle
             .read(None, |connection| select_quarantined(connection, after, size + 1).boxed())
             .await?;
-        let more = rows.len() > size as usize;
-        rows.truncate(size as usize);
-        let last = rows.last().filter(|_| more);
-        let next_page_token = last.map(|row| pages.token(&row.id.to_string()));
+        let next_page_token = pages.cut(&mut rows, size, |row| row.id.to_string());
         Ok(Response::new(ListQuarantinedEventsResponse {
             events: rows.into_iter().map(quarantined_event).collect(),
-            next_page_token: next_page_token.unwrap_or_default(),
+            next_page_token,
         }))
     }
 

@@ -7,6 +7,10 @@ macro_rules! projections {
     ($($(#[$meta:meta])* $module:ident :: $projection:ident),+ $(,)?) => {
         $( $(#[$meta])* pub mod $module; )+
 
+        /// The names of all projections.
+        pub const NAMES: &[&str] =
+            &[ $( <$module::$projection as $crate::runtime::Projection>::NAME, )+ ];
+
         /// The runners of all projections.
         pub fn start_all(environment: &Environment) -> Vec<Started> {
             vec![ $( start::<$module::$projection>(environment), )+ ]
@@ -18,4 +22,8 @@ projections! {
     account_balance::AccountBalance,
     account_transactions::AccountTransactions,
     daily_summary::DailySummary,
+    order_statistics::OrderStatistics,
+    orders::Orders,
+    stock_levels::StockLevels,
+    stock_movements::StockMovements,
 }

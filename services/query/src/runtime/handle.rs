@@ -145,6 +145,11 @@ impl Handle {
         self.shared.rebuild.subscribe()
     }
 
+    /// What it is doing; follows every batch.
+    pub(crate) fn follow(&self) -> watch::Receiver<Progress> {
+        self.shared.progress.subscribe()
+    }
+
     /// Everything in the log up to this position is reflected.
     pub fn position(&self) -> u64 {
         self.shared.progress.borrow().position

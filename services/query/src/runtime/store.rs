@@ -447,6 +447,11 @@ pub(crate) fn from_i64(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
+/// The number of an enum value; it was one when it was stored.
+pub(crate) fn number(stored: i64) -> i32 {
+    i32::try_from(stored).unwrap_or_default()
+}
+
 /// Opens a connection that can change nothing.
 pub(crate) async fn read_only(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
     options(path).read_only(true).connect().await

@@ -77,11 +77,11 @@ impl Bank {
     }
 }
 
-fn answer<T>(result: Result<tonic::Response<T>, Status>) -> Result<T, Error> {
+pub fn answer<T>(result: Result<tonic::Response<T>, Status>) -> Result<T, Error> {
     result.map(tonic::Response::into_inner).map_err(|status| Error::from(&status))
 }
 
-fn violations(error: &Error) -> Vec<&str> {
+pub fn violations(error: &Error) -> Vec<&str> {
     assert_eq!((error.code(), error.reason()), (Code::InvalidArgument, "INVALID_REQUEST"));
     let bad_request = error.details().bad_request().unwrap();
     bad_request.field_violations.iter().map(|violation| violation.field.as_str()).collect()

@@ -15,7 +15,7 @@ use daybook_contract::bank::v1::{
     AccountClosed, AccountOpened, MoneyDeposited, MoneyDepositedV1, MoneyDepositedV2,
     MoneyWithdrawn, MovementMethod,
 };
-use daybook_contract::contract::EventSet;
+use daybook_contract::contract::{AggregateState, EventSet};
 use daybook_contract::daybook::v1::{
     EventMetadata, Money, ProjectionState, ProjectionStatus, RecordedEvent, recorded_event,
 };
@@ -70,11 +70,17 @@ impl Log {
 
     /// Appends an event to `bank.account-<id>`. Answers with its record.
     pub fn append(&self, id: &str, event: Event) -> Bytes {
-        let (name, version, type_name, value) = parts::<Account>(&event);
-        self.append_bytes(id, name, version, type_name, value)
+        self.append_to::<Account>(id, event)
     }
 
-    /// Appends an event of any name and schema version.
+    /// Appends an event to the stream of any aggregate. Answers with its record.
+    pub fn append_to<A: Aggregate>(&self, id: &str, event: impl Into<A::Event>) -> Bytes {
+        let event = event.into();
+        let (name, version, value) = (event.name(), event.version(), event.encode());
+        self.record(A::State::AGGREGATE, id, name, version, event.type_name(), value)
+    }
+
+    /// Appends an event of any name and schema version to `bank.account-<id>`.
     pub fn append_bytes(
         &self,
         id: &str,
@@ -83,15 +89,15 @@ impl Log {
         type_name: &str,
         value: Vec<u8>,
     ) -> Bytes {
-        self.append_to("bank.account", id, name, version, type_name, value)
+        self.record("bank.account", id, name, version, type_name, value)
     }
 
     /// Appends an event that no projection of the bank takes.
     pub fn append_note(&self) -> Bytes {
-        self.append_to("notes", "mine", "Noted", 1, "notes.v1.Noted", Vec::new())
+        self.record("notes", "mine", "Noted", 1, "notes.v1.Noted", Vec::new())
     }
 
-    fn append_to(
+    fn record(
         &self,
         aggregate_type: &str,
         id: &str,
@@ -519,10 +525,6 @@ impl Log {
     pub fn append_unknown(&self, id: &str) -> Bytes {
         self.append_bytes(id, "AccountFrozen", 1, "bank.v1.AccountFrozen", Vec::new())
     }
-}
-
-fn parts<A: Aggregate>(event: &A::Event) -> (&'static str, u32, &'static str, Vec<u8>) {
-    (event.name(), event.version(), event.type_name(), event.encode())
 }
 
 /// The decoded events of a log, in order.

@@ -2,7 +2,9 @@
 
 mod bank;
 mod fakes;
+mod inventory;
 mod naive;
+mod orders;
 mod quarantine;
 mod rebuild;
 mod restored;
