@@ -6,6 +6,7 @@
 //!
 //! *Not* here: stock and the charging of the account, which the fulfilment of an order sees to.
 
+use daybook_contract::catalog::v1::{ProductState, ProductStatus};
 use daybook_contract::daybook::v1 as wire;
 use daybook_contract::orders::v1::order::{Command, Event, Upcast};
 use daybook_contract::orders::v1::{
@@ -14,6 +15,7 @@ use daybook_contract::orders::v1::{
     OrderStatus, OrderSubmitted, PayOrderRequest, RemoveItemRequest, ShipOrderRequest,
     SubmitOrderRequest,
 };
+use daybook_contract::users::v1::{UserState, UserStatus};
 use daybook_kernel::{Aggregate, Context, Currency, Money, Rejection, RejectionKind};
 
 /// The most items of an order, so that one event can carry all of them.
@@ -238,8 +240,8 @@ impl Aggregate for Order {
         cx: &Context,
     ) -> Result<Vec<Event>, OrderRejection> {
         let event = match command {
-            Command::CreateOrder(request) => create(state, request, cx)?,
-            Command::AddItem(request) => add(state, request, cx)?,
+            Command::CreateOrder(request, reads) => create(state, request, &reads.user, cx)?,
+            Command::AddItem(request, reads) => add(state, request, &reads.product, cx)?,
             Command::RemoveItem(request) => remove(state, request, cx)?,
             Command::SubmitOrder(request) => submit(state, request, cx)?,
             Command::PayOrder(request) => pay(state, request, cx)?,
@@ -278,24 +280,30 @@ impl Aggregate for Order {
 fn create(
     state: &OrderState,
     request: &CreateOrderRequest,
+    user: &UserState,
     cx: &Context,
 ) -> Result<Event, OrderRejection> {
     if state.status() != OrderStatus::Unspecified {
         return Err(OrderRejection::OrderAlreadyExists { order_id: cx.aggregate_id.clone() });
     }
-    Ok(Event::OrderCreated(OrderCreated {
-        user_id: request.user_id.clone(),
-        created_time: Some(cx.now),
-    }))
+    let user_id = request.user_id.clone();
+    match user.status() {
+        UserStatus::Unspecified => Err(OrderRejection::UnknownUser { user_id }),
+        UserStatus::Deactivated => Err(OrderRejection::UserDeactivated { user_id }),
+        UserStatus::Active => {
+            Ok(Event::OrderCreated(OrderCreated { user_id, created_time: Some(cx.now) }))
+        }
+    }
 }
 
 fn add(
     state: &OrderState,
     request: &AddItemRequest,
+    product: &ProductState,
     cx: &Context,
 ) -> Result<Event, OrderRejection> {
     must_be(&[OrderStatus::Open], state, cx)?;
-    let price = catalogue_price(request)?;
+    let price = price(product, &request.product_id)?;
     must_take(state, price, request.quantity)?;
     Ok(Event::ItemAdded(ItemAdded {
         item: Some(OrderItem {
@@ -307,9 +315,15 @@ fn add(
     }))
 }
 
-/// The price of the product now. There is no catalogue yet, so no product is known.
-fn catalogue_price(request: &AddItemRequest) -> Result<Money, OrderRejection> {
-    Err(OrderRejection::UnknownProduct { product_id: request.product_id.clone() })
+/// The price of a product that is sold.
+fn price(product: &ProductState, product_id: &str) -> Result<Money, OrderRejection> {
+    let product_id = product_id.to_owned();
+    if product.status() == ProductStatus::Discontinued {
+        return Err(OrderRejection::ProductDiscontinued { product_id });
+    }
+    // A product has a price from the beginning.
+    let price = product.price.as_ref().and_then(|price| Money::try_from(price).ok());
+    price.ok_or(OrderRejection::UnknownProduct { product_id })
 }
 
 /// Whether some more pieces at a price have a place in the order.
@@ -418,3 +432,438 @@ fn must_be(wanted: &[OrderStatus], state: &OrderState, cx: &Context) -> Result<(
 
 /// No event has an older version yet.
 impl Upcast for Order {}
+
+// ---- Specifications ---------------------------------------------------------------------------
+
+#[cfg(test)]
+mod specs {
+    use daybook_contract::catalog::v1::product::Event as ProductEvent;
+    use daybook_contract::catalog::v1::{PriceChanged, ProductCreated, ProductDiscontinued};
+    use daybook_contract::users::v1::user::Event as UserEvent;
+    use daybook_contract::users::v1::{UserDeactivated, UserRegistered};
+    use daybook_kernel::spec::{NOW, Spec, context};
+
+    use super::*;
+    use crate::product::Product;
+    use crate::user::User;
+
+    fn money(minor: i64, code: &str) -> Money {
+        Money::new(minor, Currency::new(code).unwrap())
+    }
+
+    fn usd(minor: i64) -> Money {
+        Money::new(minor, Currency::USD)
+    }
+
+    fn registered() -> UserEvent {
+        UserRegistered { registered_time: Some(NOW), ..Default::default() }.into()
+    }
+
+    fn deactivated() -> UserEvent {
+        UserDeactivated { deactivated_time: Some(NOW), ..Default::default() }.into()
+    }
+
+    fn product_created(price: Money) -> ProductEvent {
+        ProductCreated { price: Some(price.into()), ..Default::default() }.into()
+    }
+
+    fn price_changed(price: Money) -> ProductEvent {
+        PriceChanged { price: Some(price.into()), ..Default::default() }.into()
+    }
+
+    fn discontinued() -> ProductEvent {
+        ProductDiscontinued { discontinued_time: Some(NOW), ..Default::default() }.into()
+    }
+
+    fn created() -> Event {
+        OrderCreated { user_id: "ada".to_owned(), created_time: Some(NOW) }.into()
+    }
+
+    fn item(line: &str, quantity: u64, unit_price: Money) -> OrderItem {
+        OrderItem {
+            line_id: line.to_owned(),
+            product_id: "cup".to_owned(),
+            quantity,
+            unit_price: Some(unit_price.into()),
+        }
+    }
+
+    fn added(line: &str, quantity: u64, unit_price: Money) -> Event {
+        ItemAdded { item: Some(item(line, quantity, unit_price)) }.into()
+    }
+
+    fn removed(line: &str) -> Event {
+        ItemRemoved { line_id: line.to_owned() }.into()
+    }
+
+    fn submitted(items: impl IntoIterator<Item = OrderItem>, total: Money) -> Event {
+        OrderSubmitted {
+            user_id: "ada".to_owned(),
+            account_id: "account".to_owned(),
+            items: items.into_iter().collect(),
+            total: Some(total.into()),
+            submitted_time: Some(NOW),
+        }
+        .into()
+    }
+
+    fn paid(amount: Money) -> Event {
+        let payment_id = "payment".to_owned();
+        OrderPaid { amount: Some(amount.into()), payment_id, paid_time: Some(NOW) }.into()
+    }
+
+    fn shipped() -> Event {
+        OrderShipped { tracking_id: "parcel".to_owned(), shipped_time: Some(NOW) }.into()
+    }
+
+    fn cancelled() -> Event {
+        OrderCancelled { reason: "too late".to_owned(), cancelled_time: Some(NOW) }.into()
+    }
+
+    fn create() -> CreateOrderRequest {
+        CreateOrderRequest { user_id: "ada".to_owned(), ..Default::default() }
+    }
+
+    fn add(quantity: u64) -> AddItemRequest {
+        AddItemRequest { product_id: "cup".to_owned(), quantity, ..Default::default() }
+    }
+
+    fn remove(line: &str) -> RemoveItemRequest {
+        RemoveItemRequest { line_id: line.to_owned(), ..Default::default() }
+    }
+
+    fn submit() -> SubmitOrderRequest {
+        SubmitOrderRequest { account_id: "account".to_owned(), ..Default::default() }
+    }
+
+    fn pay() -> PayOrderRequest {
+        PayOrderRequest { payment_id: "payment".to_owned(), ..Default::default() }
+    }
+
+    fn ship() -> ShipOrderRequest {
+        ShipOrderRequest { tracking_id: "parcel".to_owned(), ..Default::default() }
+    }
+
+    fn cancel() -> CancelOrderRequest {
+        CancelOrderRequest { reason: "too late".to_owned(), ..Default::default() }
+    }
+
+    fn given(events: impl IntoIterator<Item = Event>) -> Spec<Order> {
+        Spec::given(events)
+    }
+
+    /// An open order with one item of two cups.
+    fn two_cups() -> [Event; 2] {
+        [created(), added("1", 2, usd(450))]
+    }
+
+    /// The order of two cups, after some more.
+    fn two_cups_and(more: impl IntoIterator<Item = Event>) -> Spec<Order> {
+        given(two_cups().into_iter().chain(more))
+    }
+
+    fn submitted_cups() -> Event {
+        submitted([item("1", 2, usd(450))], usd(900))
+    }
+
+    // What is accepted.
+
+    #[test]
+    fn an_active_user_begins_an_order() {
+        given([]).reading::<User>("ada", [registered()]).when(create()).then([created()]);
+    }
+
+    #[test]
+    fn an_item_has_the_price_of_the_moment() {
+        let catalogue = [product_created(usd(450)), price_changed(usd(475))];
+        given([created()]).reading::<Product>("cup", catalogue.clone()).when(add(3)).then([added(
+            "1",
+            3,
+            usd(475),
+        )]);
+        // What is in the order already keeps its price.
+        let adding = two_cups_and([]).reading::<Product>("cup", catalogue).when(add(1));
+        assert_eq!(total(adding.state()), Some(usd(2 * 450 + 475)));
+        adding.then([added("2", 1, usd(475))]);
+    }
+
+    #[test]
+    fn a_line_is_never_used_again() {
+        two_cups_and([removed("1")])
+            .reading::<Product>("cup", [product_created(usd(450))])
+            .when(add(1))
+            .then([added("2", 1, usd(450))]);
+    }
+
+    #[test]
+    fn an_item_is_taken_off() {
+        let removing = two_cups_and([added("2", 1, usd(1))]).when(remove("1"));
+        assert_eq!(removing.state().items, [item("2", 1, usd(1))]);
+        removing.then([removed("1")]);
+    }
+
+    #[test]
+    fn an_order_without_items_has_no_currency() {
+        two_cups_and([removed("1")])
+            .reading::<Product>("cup", [product_created(money(7, "JPY"))])
+            .when(add(1))
+            .then([added("2", 1, money(7, "JPY"))]);
+    }
+
+    #[test]
+    fn a_submitted_order_says_all_that_is_needed_to_fulfil_it() {
+        let items = [item("1", 2, usd(450)), item("2", 3, usd(1))];
+        two_cups_and([added("2", 3, usd(1))]).when(submit()).then([submitted(items, usd(903))]);
+    }
+
+    #[test]
+    fn an_order_may_come_to_the_limit() {
+        given([created(), added("1", 1_000, usd(LIMIT_MINOR / 1_000 - 1))])
+            .reading::<Product>("cup", [product_created(usd(1))])
+            .when(add(1_000))
+            .then([added("2", 1_000, usd(1))]);
+    }
+
+    #[test]
+    fn an_order_is_paid_and_shipped() {
+        two_cups_and([submitted_cups()]).when(pay()).then([paid(usd(900))]);
+        two_cups_and([submitted_cups(), paid(usd(900))]).when(ship()).then([shipped()]);
+    }
+
+    #[test]
+    fn an_order_that_is_not_paid_is_cancelled() {
+        given([created()]).when(cancel()).then([cancelled()]);
+        two_cups_and([submitted_cups()]).when(cancel()).then([cancelled()]);
+    }
+
+    #[test]
+    fn a_cancelled_order_need_not_be_cancelled_again() {
+        given([created(), cancelled()]).when(cancel()).then_nothing();
+    }
+
+    // What is refused.
+
+    /// Every state and every command: what is not a step of the state machine is refused with the
+    /// rule that names where the order is.
+    #[test]
+    fn every_other_step_is_refused() {
+        let order_id = || context().aggregate_id;
+        let not_found = || Err(OrderRejection::OrderNotFound { order_id: order_id() });
+        let exists = || Err(OrderRejection::OrderAlreadyExists { order_id: order_id() });
+        let is_cancelled = || Err(OrderRejection::OrderCancelled { order_id: order_id() });
+        let is_shipped = || Err(OrderRejection::OrderAlreadyShipped { order_id: order_id() });
+        let is_paid = || Err(OrderRejection::OrderAlreadyPaid { order_id: order_id() });
+        let is_submitted = || Err(OrderRejection::OrderAlreadySubmitted { order_id: order_id() });
+        let not_submitted = || Err(OrderRejection::OrderNotSubmitted { order_id: order_id() });
+        let not_paid = || Err(OrderRejection::OrderNotPaid { order_id: order_id() });
+
+        let histories = [
+            vec![],
+            vec![],
+            vec![submitted_cups()],
+            vec![submitted_cups(), paid(usd(900))],
+            vec![submitted_cups(), paid(usd(900)), shipped()],
+            vec![cancelled()],
+        ];
+        type Outcome = Result<Vec<Event>, OrderRejection>;
+        // In the order of the commands below, for none, open, submitted, paid, shipped, cancelled.
+        let table: [[Outcome; 6]; 7] = [
+            [Ok(vec![created()]), exists(), exists(), exists(), exists(), exists()],
+            [
+                not_found(),
+                Ok(vec![added("2", 1, usd(450))]),
+                is_submitted(),
+                is_paid(),
+                is_shipped(),
+                is_cancelled(),
+            ],
+            [
+                not_found(),
+                Ok(vec![removed("1")]),
+                is_submitted(),
+                is_paid(),
+                is_shipped(),
+                is_cancelled(),
+            ],
+            [
+                not_found(),
+                Ok(vec![submitted_cups()]),
+                is_submitted(),
+                is_paid(),
+                is_shipped(),
+                is_cancelled(),
+            ],
+            [
+                not_found(),
+                not_submitted(),
+                Ok(vec![paid(usd(900))]),
+                is_paid(),
+                is_shipped(),
+                is_cancelled(),
+            ],
+            [
+                not_found(),
+                not_submitted(),
+                not_paid(),
+                Ok(vec![shipped()]),
+                is_shipped(),
+                is_cancelled(),
+            ],
+            [
+                not_found(),
+                Ok(vec![cancelled()]),
+                Ok(vec![cancelled()]),
+                is_paid(),
+                is_shipped(),
+                Ok(vec![]),
+            ],
+        ];
+        for (place, (history, exists)) in
+            histories.into_iter().zip([false, true, true, true, true, true]).enumerate()
+        {
+            let order = || {
+                let begun = if exists { two_cups().to_vec() } else { vec![] };
+                given(begun.into_iter().chain(history.clone()))
+            };
+            let outcomes = [
+                order().reading::<User>("ada", [registered()]).when(create()),
+                order().reading::<Product>("cup", [product_created(usd(450))]).when(add(1)),
+                order().when(remove("1")),
+                order().when(submit()),
+                order().when(pay()),
+                order().when(ship()),
+                order().when(cancel()),
+            ];
+            for (outcome, row) in outcomes.into_iter().zip(&table) {
+                match row[place].clone() {
+                    Ok(events) => outcome.then(events),
+                    Err(rejection) => outcome.then_rejected(rejection),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_registered_and_active_user_orders() {
+        let user_id = || "ada".to_owned();
+        given([]).when(create()).then_rejected(OrderRejection::UnknownUser { user_id: user_id() });
+        given([])
+            .reading::<User>("ada", [registered(), deactivated()])
+            .when(create())
+            .then_rejected(OrderRejection::UserDeactivated { user_id: user_id() });
+    }
+
+    #[test]
+    fn only_a_product_that_is_sold_is_ordered() {
+        let product_id = || "cup".to_owned();
+        given([created()])
+            .when(add(1))
+            .then_rejected(OrderRejection::UnknownProduct { product_id: product_id() });
+        given([created()])
+            .reading::<Product>("cup", [product_created(usd(450)), discontinued()])
+            .when(add(1))
+            .then_rejected(OrderRejection::ProductDiscontinued { product_id: product_id() });
+    }
+
+    #[test]
+    fn two_currencies_do_not_mix_in_an_order() {
+        let (order, price) = (Currency::USD, Currency::new("JPY").unwrap());
+        two_cups_and([])
+            .reading::<Product>("cup", [product_created(money(7, "JPY"))])
+            .when(add(1))
+            .then_rejected(OrderRejection::WrongCurrency { order, price });
+    }
+
+    #[test]
+    fn an_order_has_no_more_items_than_the_limit() {
+        let items = (1..=LIMIT_ITEMS).map(|line| added(&line.to_string(), 1, usd(1)));
+        given([created()].into_iter().chain(items))
+            .reading::<Product>("cup", [product_created(usd(1))])
+            .when(add(1))
+            .then_rejected(OrderRejection::TooManyItems { limit: LIMIT_ITEMS });
+    }
+
+    #[test]
+    fn a_total_above_the_limit_is_refused() {
+        let too_large = || OrderRejection::TotalTooLarge { limit: usd(LIMIT_MINOR) };
+        given([created(), added("1", 1_000, usd(LIMIT_MINOR / 1_000))])
+            .reading::<Product>("cup", [product_created(usd(1))])
+            .when(add(1))
+            .then_rejected(too_large());
+        // More than 64 bits hold.
+        for (price, quantity) in [(LIMIT_MINOR, u64::MAX), (i64::MAX, u64::MAX), (i64::MAX, 2)] {
+            given([created()])
+                .reading::<Product>("cup", [product_created(usd(price))])
+                .when(add(quantity))
+                .then_rejected(too_large());
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_not_there_is_not_taken_off() {
+        let gone = |line: &str| OrderRejection::ItemNotInOrder { line_id: line.to_owned() };
+        two_cups_and([]).when(remove("2")).then_rejected(gone("2"));
+        two_cups_and([removed("1")]).when(remove("1")).then_rejected(gone("1"));
+    }
+
+    #[test]
+    fn an_order_with_nothing_in_it_is_not_submitted() {
+        let empty = || OrderRejection::OrderEmpty { order_id: context().aggregate_id };
+        given([created()]).when(submit()).then_rejected(empty());
+        two_cups_and([removed("1")]).when(submit()).then_rejected(empty());
+    }
+
+    #[test]
+    fn of_two_rules_that_do_not_hold_the_earlier_is_given() {
+        let order_id = || context().aggregate_id;
+        given([created()])
+            .when(create())
+            .then_rejected(OrderRejection::OrderAlreadyExists { order_id: order_id() });
+        two_cups_and([cancelled()])
+            .when(add(1))
+            .then_rejected(OrderRejection::OrderCancelled { order_id: order_id() });
+        let huge = [product_created(money(LIMIT_MINOR + 1, "JPY"))];
+        let (order, price) = (Currency::USD, Currency::new("JPY").unwrap());
+        two_cups_and([])
+            .reading::<Product>("cup", huge)
+            .when(add(1))
+            .then_rejected(OrderRejection::WrongCurrency { order, price });
+    }
+
+    #[test]
+    fn the_rejections_are_those_of_the_contract_in_its_order() {
+        let order_id = || "o".to_owned();
+        let (user_id, product_id) = (|| "u".to_owned(), || "p".to_owned());
+        let here = [
+            OrderRejection::OrderNotFound { order_id: order_id() },
+            OrderRejection::OrderAlreadyExists { order_id: order_id() },
+            OrderRejection::OrderCancelled { order_id: order_id() },
+            OrderRejection::OrderAlreadyShipped { order_id: order_id() },
+            OrderRejection::OrderAlreadyPaid { order_id: order_id() },
+            OrderRejection::OrderAlreadySubmitted { order_id: order_id() },
+            OrderRejection::OrderNotSubmitted { order_id: order_id() },
+            OrderRejection::OrderNotPaid { order_id: order_id() },
+            OrderRejection::UnknownUser { user_id: user_id() },
+            OrderRejection::UserDeactivated { user_id: user_id() },
+            OrderRejection::UnknownProduct { product_id: product_id() },
+            OrderRejection::ProductDiscontinued { product_id: product_id() },
+            OrderRejection::WrongCurrency { order: Currency::USD, price: Currency::USD },
+            OrderRejection::TooManyItems { limit: LIMIT_ITEMS },
+            OrderRejection::TotalTooLarge { limit: usd(LIMIT_MINOR) },
+            OrderRejection::ItemNotInOrder { line_id: "1".to_owned() },
+            OrderRejection::OrderEmpty { order_id: order_id() },
+        ];
+        let contract: Vec<_> = (1..).map_while(|number| Reason::try_from(number).ok()).collect();
+        assert_eq!(here.each_ref().map(OrderRejection::in_contract).as_slice(), contract);
+        for (rejection, in_contract) in here.iter().zip(contract) {
+            let prefixed = format!("ORDER_REJECTION_{}", rejection.reason());
+            assert_eq!(prefixed, in_contract.as_str_name());
+            // People and machines are told the value.
+            let values = rejection.metadata();
+            assert!(!values.is_empty());
+            for (_, value) in values {
+                assert!(rejection.to_string().contains(&value), "{rejection}: {value}");
+            }
+        }
+    }
+}
