@@ -30,16 +30,17 @@ pub trait CommandRequest: Message + Default + Clone + 'static {
 /// Says of each request which RPC of its package's CommandService it belongs to.
 macro_rules! commands {
     ($package:literal: $($request:ident => $method:literal),+ $(,)?) => {
-        $(impl CommandRequest for $request {
+        $(impl crate::command::CommandRequest for $request {
             const METHOD: &'static str = concat!("/", $package, ".CommandService/", $method);
             const TYPE_NAME: &'static str = concat!($package, ".", stringify!($request));
 
-            fn context_mut(&mut self) -> &mut CommandContext {
+            fn context_mut(&mut self) -> &mut daybook_contract::daybook::v1::CommandContext {
                 self.context.get_or_insert_default()
             }
         })+
     };
 }
+pub(crate) use commands;
 
 commands!("bank.v1":
     OpenAccountRequest => "OpenAccount",
@@ -53,7 +54,7 @@ commands!("bank.v1":
 #[must_use = "a command is sent when it is awaited"]
 pub struct Command<R> {
     client: Daybook,
-    request: R,
+    pub(crate) request: R,
     deadline: Option<Duration>,
 }
 

@@ -23,8 +23,8 @@
 //! - An error is [`Error`], the one error of the contract, with a reason and values. What the
 //!   client finds out itself has the reason [`UNREACHABLE`] or `DEADLINE_EXCEEDED`.
 //!
-//! It does *not* keep any state about accounts, and it does not check the rules of the bank: those
-//! are the server's.
+//! It does *not* keep any state about accounts, and it does not check the rules of the domains:
+//! those are the server's.
 
 mod call;
 mod client;
@@ -32,6 +32,8 @@ mod command;
 mod command_stream;
 mod event_log;
 mod failure;
+mod inventory;
+mod orders;
 mod projections;
 mod query;
 mod retry;
@@ -44,5 +46,5 @@ pub use daybook_contract::error::Error;
 pub use event_log::{EventLog, StoredEvent, Update};
 pub use failure::{UNREACHABLE, from_status};
 pub use projections::Projections;
-pub use query::{Query, QueryRequest};
+pub use query::{PagedRequest, Query, QueryRequest};
 pub use retry::Policy;

@@ -1,4 +1,4 @@
-//! Queries of the bank, and what they have in common.
+//! What all queries have in common, and those of the bank.
 
 use std::collections::VecDeque;
 use std::future::IntoFuture;
@@ -40,17 +40,48 @@ pub trait QueryRequest: Message + Default + Clone + 'static {
 /// Says of each query which RPC of its package's QueryService it belongs to.
 macro_rules! queries {
     ($package:literal: $($method:literal: $request:ident => $response:ident),+ $(,)?) => {
-        $(impl QueryRequest for $request {
+        $(impl crate::query::QueryRequest for $request {
             type Response = $response;
             const METHOD: &'static str = concat!("/", $package, ".QueryService/", $method);
             const RESPONSE_NAME: &'static str = concat!($package, ".", stringify!($response));
 
-            fn read_mut(&mut self) -> &mut ReadContext {
+            fn read_mut(&mut self) -> &mut daybook_contract::daybook::v1::ReadContext {
                 self.read.get_or_insert_default()
             }
         })+
     };
 }
+pub(crate) use queries;
+
+/// The request of a query whose answer comes in pages.
+pub trait PagedRequest: QueryRequest {
+    /// What the pages are made of.
+    type Item: Send;
+
+    /// The size of a page, and where the page before ended.
+    fn page_mut(&mut self) -> (&mut i32, &mut String);
+
+    /// Takes an answer apart into its items and the token of the next page.
+    fn split(answer: Self::Response) -> (Vec<Self::Item>, String);
+}
+
+/// Says of each query with pages which field of its answer has the items.
+macro_rules! paged {
+    ($($request:ident => $items:ident: $item:ident),+ $(,)?) => {
+        $(impl crate::query::PagedRequest for $request {
+            type Item = $item;
+
+            fn page_mut(&mut self) -> (&mut i32, &mut String) {
+                (&mut self.page_size, &mut self.page_token)
+            }
+
+            fn split(answer: Self::Response) -> (Vec<$item>, String) {
+                (answer.$items, answer.next_page_token)
+            }
+        })+
+    };
+}
+pub(crate) use paged;
 
 queries!("bank.v1":
     "GetAccount": GetAccountRequest => GetAccountResponse,
@@ -60,12 +91,17 @@ queries!("bank.v1":
     "GetYearlyTotals": GetYearlyTotalsRequest => GetYearlyTotalsResponse,
 );
 
+paged!(
+    ListAccountsRequest => accounts: Account,
+    ListTransactionsRequest => transactions: Transaction,
+);
+
 /// A query that is sent when it is awaited.
 #[derive(Debug, Clone)]
 #[must_use = "a query is sent when it is awaited"]
 pub struct Query<R> {
     client: Daybook,
-    request: R,
+    pub(crate) request: R,
     deadline: Option<Duration>,
 }
 
@@ -165,6 +201,34 @@ impl<R: QueryRequest> Query<R> {
     }
 }
 
+impl<R: PagedRequest> Query<R> {
+    /// The most items on a page, at most 500.
+    pub fn page_size(mut self, size: i32) -> Self {
+        *self.request.page_mut().0 = size;
+        self
+    }
+
+    /// Goes on where the page before ended.
+    pub fn page_token(mut self, token: impl Into<String>) -> Self {
+        *self.request.page_mut().1 = token.into();
+        self
+    }
+
+    /// All items from here on, page after page as they are wanted.
+    pub fn all(self) -> impl Stream<Item = Result<R::Item, Error>> + Send {
+        let start = (VecDeque::new(), Some(self));
+        try_unfold(start, move |(mut page, mut next)| async move {
+            while page.is_empty() {
+                let Some(query) = next.take() else { return Ok(None) };
+                let (items, token) = R::split(query.clone().await?);
+                page = VecDeque::from(items);
+                next = (!token.is_empty()).then(|| query.page_token(token));
+            }
+            Ok(page.pop_front().map(|item| (item, (page, next))))
+        })
+    }
+}
+
 impl<R: QueryRequest> IntoFuture for Query<R> {
     type Output = Result<R::Response, Error>;
     type IntoFuture = BoxFuture<'static, Self::Output>;
@@ -186,27 +250,6 @@ impl Query<ListAccountsRequest> {
         self.request.owner_prefix = prefix.into();
         self
     }
-
-    /// The most accounts on a page, at most 500.
-    pub fn page_size(mut self, size: i32) -> Self {
-        self.request.page_size = size;
-        self
-    }
-
-    /// Goes on where the page before ended.
-    pub fn page_token(mut self, token: impl Into<String>) -> Self {
-        self.request.page_token = token.into();
-        self
-    }
-
-    /// All accounts from here on, page after page as they are wanted.
-    pub fn all(self) -> impl Stream<Item = Result<Account, Error>> + Send {
-        items(
-            self,
-            |answer| (answer.accounts, answer.next_page_token),
-            |query, token| query.page_token(token),
-        )
-    }
 }
 
 impl Query<ListTransactionsRequest> {
@@ -227,27 +270,6 @@ impl Query<ListTransactionsRequest> {
         self.request.end_time = Some(time);
         self
     }
-
-    /// The most transactions on a page, at most 500.
-    pub fn page_size(mut self, size: i32) -> Self {
-        self.request.page_size = size;
-        self
-    }
-
-    /// Goes on where the page before ended.
-    pub fn page_token(mut self, token: impl Into<String>) -> Self {
-        self.request.page_token = token.into();
-        self
-    }
-
-    /// All transactions from here on, page after page as they are wanted.
-    pub fn all(self) -> impl Stream<Item = Result<Transaction, Error>> + Send {
-        items(
-            self,
-            |answer| (answer.transactions, answer.next_page_token),
-            |query, token| query.page_token(token),
-        )
-    }
 }
 
 impl Query<GetDailySummaryRequest> {
@@ -264,26 +286,4 @@ impl Query<GetYearlyTotalsRequest> {
         self.request.currency_code = code.into();
         self
     }
-}
-
-/// The items of all pages. `split` takes an answer apart into items and the next page token.
-fn items<R, T>(
-    query: Query<R>,
-    split: fn(R::Response) -> (Vec<T>, String),
-    with_token: fn(Query<R>, String) -> Query<R>,
-) -> impl Stream<Item = Result<T, Error>> + Send
-where
-    R: QueryRequest,
-    T: Send,
-{
-    let start = (VecDeque::new(), Some(query));
-    try_unfold(start, move |(mut page, mut next)| async move {
-        while page.is_empty() {
-            let Some(query) = next.take() else { return Ok(None) };
-            let (items, token) = split(query.clone().await?);
-            page = items.into();
-            next = (!token.is_empty()).then(|| with_token(query, token));
-        }
-        Ok(page.pop_front().map(|item| (item, (page, next))))
-    })
 }
