@@ -11,7 +11,7 @@ use daybook_contract::bank::v1::{
 use futures::TryStreamExt;
 use jiff::civil::Date;
 
-use crate::flags::{CommandFlags, Globals, QueryFlags};
+use crate::flags::{CommandFlags, Globals, Pages, QueryFlags};
 use crate::output::{self, Format};
 use crate::problem::Problem;
 use crate::{json, money, time};
@@ -160,20 +160,6 @@ struct Movement {
     method: Option<Method>,
     #[command(flatten)]
     flags: CommandFlags,
-}
-
-#[derive(Debug, Args)]
-struct Pages {
-    /// The most to show at once, up to 500
-    #[arg(long, value_name = "NUMBER", default_value_t = 50,
-          value_parser = clap::value_parser!(i32).range(1..=500))]
-    page_size: i32,
-    /// Go on where the page before ended
-    #[arg(long, value_name = "TOKEN", default_value = "", hide_default_value = true)]
-    page_token: String,
-    /// Show all pages
-    #[arg(long)]
-    all: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -369,7 +355,7 @@ async fn list(
     };
     let header = ["account", "owner", "balance", "status", "version", "opened"];
     output::table(&header, &[2, 4], answer.accounts.iter().map(row).collect())?;
-    more("daybook account list", &answer.next_page_token);
+    output::more("daybook account list", &answer.next_page_token);
     Ok(())
 }
 
@@ -406,15 +392,8 @@ async fn history(
     };
     let header = ["recorded", "kind", "amount", "balance", "method", "position", "description"];
     output::table(&header, &[2, 3, 5], answer.transactions.iter().map(row).collect())?;
-    more(&format!("daybook account history {account}"), &answer.next_page_token);
+    output::more(&format!("daybook account history {account}"), &answer.next_page_token);
     Ok(())
-}
-
-/// Says how to see the next page.
-fn more(command: &str, token: &str) {
-    if !token.is_empty() {
-        output::hint(&format!("more: {command} --page-token {token}    (or all at once: --all)"));
-    }
 }
 
 fn show_sums(unit: &str, sums: Vec<(String, Option<MovementSummary>)>) -> Result<(), Problem> {

@@ -223,7 +223,7 @@ async fn print_all(
 }
 
 /// An event on one line. The columns have fixed widths: a stream has no end to wait for.
-fn print_line(event: &StoredEvent, format: Format) -> Result<(), Problem> {
+pub(crate) fn print_line(event: &StoredEvent, format: Format) -> Result<(), Problem> {
     if format == Format::Json {
         return Ok(output::stream_document(&json::event(event)?)?);
     }

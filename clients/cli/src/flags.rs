@@ -160,3 +160,18 @@ impl QueryFlags {
         query
     }
 }
+
+/// Which part of a long list.
+#[derive(Debug, Clone, Args)]
+pub struct Pages {
+    /// The most to show at once, up to 500
+    #[arg(long, value_name = "NUMBER", default_value_t = 50,
+          value_parser = clap::value_parser!(i32).range(1..=500))]
+    pub page_size: i32,
+    /// Go on where the page before ended
+    #[arg(long, value_name = "TOKEN", default_value = "", hide_default_value = true)]
+    pub page_token: String,
+    /// Show all pages
+    #[arg(long)]
+    pub all: bool,
+}

@@ -46,11 +46,13 @@ mod flags;
 mod health;
 mod json;
 mod money;
+mod order;
 mod output;
 mod people;
 mod problem;
 mod projection;
 mod reflection;
+mod stock;
 mod time;
 
 use std::process::ExitCode;
@@ -63,10 +65,12 @@ pub use demo::DemoArgs;
 pub use doctor::{Check, DoctorArgs, online_checks, print_checks};
 pub use events::EventsArgs;
 pub use exit::{EXIT_CODES, Exit};
-pub use flags::{CommandFlags, Globals, QueryFlags};
+pub use flags::{CommandFlags, Globals, Pages, QueryFlags};
 pub use health::HealthArgs;
+pub use order::OrderArgs;
 pub use output::Format;
 pub use projection::ProjectionArgs;
+pub use stock::StockArgs;
 
 use problem::Problem;
 
@@ -76,6 +80,11 @@ pub enum ClientCommand {
     /// Open accounts, move money, see balances and movements
     #[command(visible_alias = "accounts")]
     Account(AccountArgs),
+    /// Receive, reserve and ship goods, see what is there and what is low
+    Stock(StockArgs),
+    /// Make orders and bring them to their end, see what was sold
+    #[command(visible_alias = "orders")]
+    Order(OrderArgs),
     /// Follow, read and append events
     #[command(visible_alias = "event")]
     Events(EventsArgs),
@@ -112,6 +121,8 @@ pub async fn run(command: ClientCommand, root: clap::Command) -> ExitCode {
 async fn carry_out(command: ClientCommand, mut root: clap::Command) -> Result<Exit, Problem> {
     match command {
         ClientCommand::Account(args) => account::run(args).await.map(|()| Exit::Done),
+        ClientCommand::Stock(args) => stock::run(args).await.map(|()| Exit::Done),
+        ClientCommand::Order(args) => order::run(args).await.map(|()| Exit::Done),
         ClientCommand::Events(args) => events::run(args).await.map(|()| Exit::Done),
         ClientCommand::Projection(args) => projection::run(args).await.map(|()| Exit::Done),
         ClientCommand::Call(args) => call::run(args).await.map(|()| Exit::Done),
@@ -133,6 +144,8 @@ impl ClientCommand {
     fn format(&self) -> Format {
         match self {
             Self::Account(args) => args.globals.output,
+            Self::Stock(args) => args.globals.output,
+            Self::Order(args) => args.globals.output,
             Self::Events(args) => args.globals.output,
             Self::Projection(args) => args.globals.output,
             Self::Call(args) => args.globals.output,

@@ -35,6 +35,13 @@ pub(crate) fn hint(text: &str) {
     eprintln!("{text}");
 }
 
+/// Says how to see the next page.
+pub(crate) fn more(command: &str, token: &str) {
+    if !token.is_empty() {
+        hint(&format!("more: {command} --page-token {token}    (or all at once: --all)"));
+    }
+}
+
 /// Writes one JSON document, indented.
 pub(crate) fn document(value: &Value) -> io::Result<()> {
     line(&format!("{value:#}"))

@@ -177,6 +177,15 @@ fn in_headline(error: &Error, name: &str) -> bool {
 /// What to do about an error. `SUBJECT` is replaced with what the request was about.
 fn advice(error: &Error) -> Option<String> {
     let value = |name: &str| error.metadata().get(name).map_or("", String::as_str);
+    // Two domains may have a rule of the same name.
+    let of_domain = match value("aggregate") {
+        "inventory.stock" => crate::stock::advice(error.reason()),
+        "orders.order" => crate::order::advice(error.reason()),
+        _ => None,
+    };
+    if let Some(text) = of_domain {
+        return Some(text.to_owned());
+    }
     let text = match error.reason() {
         UNREACHABLE => {
             let flag = if value("service") == "query" { "--query-url" } else { "--command-url" };
@@ -186,6 +195,8 @@ fn advice(error: &Error) -> Option<String> {
         "ACCOUNT_ALREADY_OPEN" | "WRONG_CURRENCY" | "AMOUNT_TOO_LARGE" | "INSUFFICIENT_FUNDS" => {
             "daybook account show SUBJECT"
         }
+        "STOCK_NOT_FOUND" => "daybook stock low",
+        "ORDER_NOT_FOUND" => "daybook order list",
         "INVALID_REQUEST" => "mend the request and repeat it; --help shows what a command takes",
         "AMOUNT_NOT_POSITIVE" => "give an amount above zero",
         "ACCOUNT_CLOSED" => "daybook account history SUBJECT",
