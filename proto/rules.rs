@@ -42,6 +42,13 @@ pub fn required(violations: &mut Violations, field: &str, is_set: bool) {
     }
 }
 
+/// The number must be set, which it is not when it is 0.
+pub fn not_zero(violations: &mut Violations, field: &str, is_set: bool) {
+    if !is_set {
+        violations.add(field, "must be set, and not to 0");
+    }
+}
+
 /// The text must not be too long.
 pub fn text(violations: &mut Violations, field: &str, value: &str, max_chars: usize) {
     // No text has more characters than bytes: most need no counting.
@@ -188,6 +195,12 @@ mod tests {
             .map(|violation| format!("{}: {}", violation.field, violation.description))
             .collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn who_sends_a_zero_is_told_that_it_is_none() {
+        check(|v| not_zero(v, "quantity", true), &[]);
+        check(|v| not_zero(v, "quantity", false), &["quantity: must be set, and not to 0"]);
     }
 
     #[test]

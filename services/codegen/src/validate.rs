@@ -177,7 +177,9 @@ fn field_checks(field: &FieldDescriptor) -> TokenStream {
     let (name, member) = (field.name(), snake(field.name()));
     let required = rules.required.then(|| {
         let is_set = is_set(field, &member);
-        quote!(rules::required(violations, #name, #is_set);)
+        let is_number = is_integer(&field.kind()) && !field.is_list() && !is_optional(field);
+        let check = if is_number { quote!(not_zero) } else { quote!(required) };
+        quote!(rules::#check(violations, #name, #is_set);)
     });
     let value = value_checks(field, &rules, &member);
     quote!(#required #value)
