@@ -13,15 +13,18 @@ use std::sync::Arc;
 
 use daybook_bus::source::{LogReader, SourceFactory};
 use daybook_contract::bank::v1::query_service_server::QueryServiceServer as BankServer;
+use daybook_contract::catalog::v1::query_service_server::QueryServiceServer as CatalogServer;
 use daybook_contract::daybook::v1::ProjectionStatus;
 use daybook_contract::daybook::v1::projection_service_server::ProjectionServiceServer;
 use daybook_contract::inventory::v1::query_service_server::QueryServiceServer as InventoryServer;
 use daybook_contract::orders::v1::query_service_server::QueryServiceServer as OrderServer;
+use daybook_contract::users::v1::query_service_server::QueryServiceServer as UserServer;
 use tonic::service::Routes;
 
 mod amount;
 mod bank;
 mod cache;
+mod catalog;
 mod check;
 mod inventory;
 mod orders;
@@ -32,12 +35,15 @@ mod read;
 pub mod runtime;
 mod stock_count;
 mod time;
+mod users;
 
 pub use bank::BankQueries;
+pub use catalog::CatalogQueries;
 pub use inventory::InventoryQueries;
 pub use orders::OrderQueries;
 pub use projection_service::ProjectionServer;
 pub use runtime::OpenError;
+pub use users::UserQueries;
 
 use runtime::{Host, Settings};
 
@@ -71,6 +77,8 @@ pub struct QuerySide {
     bank: BankQueries,
     inventory: InventoryQueries,
     orders: OrderQueries,
+    users: UserQueries,
+    catalog: CatalogQueries,
 }
 
 impl QuerySide {
@@ -92,7 +100,9 @@ impl QuerySide {
         let bank = BankQueries::new(host.handles()).expect(all);
         let inventory = InventoryQueries::new(&host).expect(all);
         let orders = OrderQueries::new(host.handles()).expect(all);
-        Ok(Self { host, bank, inventory, orders })
+        let users = UserQueries::new(host.handles()).expect(all);
+        let catalog = CatalogQueries::new(host.handles()).expect(all);
+        Ok(Self { host, bank, inventory, orders, users, catalog })
     }
 
     /// `bank.v1.QueryService`.
@@ -110,6 +120,16 @@ impl QuerySide {
         OrderServer::new(self.orders.clone()).max_decoding_message_size(MAX_REQUEST_BYTES)
     }
 
+    /// `users.v1.QueryService`.
+    pub fn user_queries(&self) -> UserServer<UserQueries> {
+        UserServer::new(self.users.clone()).max_decoding_message_size(MAX_REQUEST_BYTES)
+    }
+
+    /// `catalog.v1.QueryService`.
+    pub fn catalog_queries(&self) -> CatalogServer<CatalogQueries> {
+        CatalogServer::new(self.catalog.clone()).max_decoding_message_size(MAX_REQUEST_BYTES)
+    }
+
     /// `daybook.v1.ProjectionService`.
     pub fn projection_service(&self) -> ProjectionServiceServer<ProjectionServer> {
         ProjectionServiceServer::new(ProjectionServer::new(&self.host))
@@ -121,6 +141,8 @@ impl QuerySide {
         Routes::new(self.bank_queries())
             .add_service(self.inventory_queries())
             .add_service(self.order_queries())
+            .add_service(self.user_queries())
+            .add_service(self.catalog_queries())
             .add_service(self.projection_service())
     }
 

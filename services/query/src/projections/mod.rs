@@ -24,6 +24,12 @@ projections! {
     daily_summary::DailySummary,
     order_statistics::OrderStatistics,
     orders::Orders,
+    product_admin::ProductAdmin,
+    product_details::ProductDetails,
+    product_search::ProductSearch,
     stock_levels::StockLevels,
     stock_movements::StockMovements,
+    user_activity::UserActivity,
+    user_statistics::UserStatistics,
+    users::Users,
 }

@@ -87,6 +87,19 @@ impl<E> Recorded<E> {
         stream_name(&self.aggregate_type, &self.aggregate_id)
     }
 
+    /// The same with another event, such as that of one kind out of several.
+    pub fn with<F>(&self, event: F) -> Recorded<F> {
+        Recorded {
+            event,
+            event_id: self.event_id.clone(),
+            aggregate_type: self.aggregate_type.clone(),
+            aggregate_id: self.aggregate_id.clone(),
+            version: self.version,
+            position: self.position,
+            time_ns: self.time_ns,
+        }
+    }
+
     /// The version as a column holds it.
     pub fn version_i64(&self) -> i64 {
         super::store::to_i64(self.version)

@@ -311,7 +311,8 @@ pub trait Tables: Default + Send + Sync + 'static {
 /// Declares the rows of a projection and the struct of its tables.
 ///
 /// The name and type of each field are those of a column; the fields of `key` are the primary key.
-/// Types are `i64`, `String`, `Vec<u8>` and `Option`s of them.
+/// Types are `i64`, `String`, `Vec<u8>` and `Option`s of them. Tables whose rows another projection
+/// declares, with the same name of the table, come last: `; also { products: ProductRow }`.
 ///
 /// ```
 /// daybook_query::rows! {
@@ -338,6 +339,7 @@ macro_rules! rows {
         $(#[$tables_meta:meta])*
         $tables_vis:vis struct $tables:ident {
             $( $(#[$table_meta:meta])* $table:ident : $table_row:ident in $name:literal ),+ $(,)?
+            $(; also { $( $(#[$other_meta:meta])* $other:ident : $other_row:ty ),+ $(,)? } )?
         }
         $(
             $(#[$meta:meta])*
@@ -351,6 +353,7 @@ macro_rules! rows {
         #[derive(Default)]
         $tables_vis struct $tables {
             $( $(#[$table_meta])* $tables_vis $table: $crate::runtime::row::Table<$table_row>, )+
+            $($( $(#[$other_meta])* $tables_vis $other: $crate::runtime::row::Table<$other_row>, )+)?
         }
 
         impl $crate::runtime::row::Tables for $tables {
@@ -360,10 +363,15 @@ macro_rules! rows {
                     columns: <$table_row as $crate::runtime::row::Row>::COLUMNS,
                     key_columns: <$table_row as $crate::runtime::row::Row>::KEY_COLUMNS,
                 }, )+
+                $($( $crate::runtime::row::TableInfo {
+                    name: <$other_row as $crate::runtime::row::Row>::TABLE,
+                    columns: <$other_row as $crate::runtime::row::Row>::COLUMNS,
+                    key_columns: <$other_row as $crate::runtime::row::Row>::KEY_COLUMNS,
+                }, )+)?
             ];
 
             fn all(&mut self) -> Vec<&mut dyn $crate::runtime::row::AnyTable> {
-                vec![ $( &mut self.$table, )+ ]
+                vec![ $( &mut self.$table, )+ $($( &mut self.$other, )+)? ]
             }
         }
 

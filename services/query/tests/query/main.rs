@@ -1,6 +1,7 @@
 //! The query side over sources in memory.
 
 mod bank;
+mod catalog;
 mod fakes;
 mod inventory;
 mod naive;
@@ -11,3 +12,4 @@ mod restored;
 mod runtime;
 mod service;
 mod sums;
+mod users;
