@@ -272,7 +272,7 @@ pub(crate) async fn run(args: AccountArgs) -> Result<(), Problem> {
     }
 }
 
-fn parse_amount(amount: &str, currency: &str) -> Result<daybook_client::Money, Problem> {
+pub(crate) fn parse_amount(amount: &str, currency: &str) -> Result<daybook_client::Money, Problem> {
     money::parse(amount, currency).map_err(|problem| {
         Problem::invalid(problem)
             .why("INVALID_REQUEST, found before anything was sent")

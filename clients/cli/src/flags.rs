@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use clap::Args;
-use daybook_client::{CommandRequest, Daybook, Query, QueryRequest};
+use daybook_client::{CommandRequest, Daybook, PagedRequest, Query, QueryRequest};
+use futures::TryStreamExt;
 use uuid::Uuid;
 
 use crate::output::Format;
@@ -159,7 +160,25 @@ impl QueryFlags {
         }
         query
     }
+
+    /// A page of a list, or all its pages at once; `join` makes an answer of all their items.
+    pub(crate) async fn fetch<R: PagedRequest>(
+        &self,
+        client: &Daybook,
+        request: R,
+        pages: Pages,
+        join: fn(Vec<R::Item>) -> R::Response,
+    ) -> Result<R::Response, Problem> {
+        let query = self.apply(client, client.query(request)).await.page_token(pages.page_token);
+        if !pages.all {
+            return Ok(query.page_size(pages.page_size).await?);
+        }
+        Ok(join(query.page_size(LARGEST_PAGE).all().try_collect().await?))
+    }
 }
+
+/// The largest page that a query service gives.
+const LARGEST_PAGE: i32 = 500;
 
 /// Which part of a long list.
 #[derive(Debug, Clone, Args)]

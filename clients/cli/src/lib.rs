@@ -50,10 +50,12 @@ mod order;
 mod output;
 mod people;
 mod problem;
+mod product;
 mod projection;
 mod reflection;
 mod stock;
 mod time;
+mod user;
 
 use std::process::ExitCode;
 
@@ -69,8 +71,10 @@ pub use flags::{CommandFlags, Globals, Pages, QueryFlags};
 pub use health::HealthArgs;
 pub use order::OrderArgs;
 pub use output::Format;
+pub use product::ProductArgs;
 pub use projection::ProjectionArgs;
 pub use stock::StockArgs;
+pub use user::UserArgs;
 
 use problem::Problem;
 
@@ -80,6 +84,12 @@ pub enum ClientCommand {
     /// Open accounts, move money, see balances and movements
     #[command(visible_alias = "accounts")]
     Account(AccountArgs),
+    /// Register users, record what they do, see what they did
+    #[command(visible_alias = "users")]
+    User(UserArgs),
+    /// Put products into the catalogue, find them, see what they cost and sold
+    #[command(visible_alias = "products")]
+    Product(ProductArgs),
     /// Receive, reserve and ship goods, see what is there and what is low
     Stock(StockArgs),
     /// Make orders and bring them to their end, see what was sold
@@ -121,6 +131,8 @@ pub async fn run(command: ClientCommand, root: clap::Command) -> ExitCode {
 async fn carry_out(command: ClientCommand, mut root: clap::Command) -> Result<Exit, Problem> {
     match command {
         ClientCommand::Account(args) => account::run(args).await.map(|()| Exit::Done),
+        ClientCommand::User(args) => user::run(args).await.map(|()| Exit::Done),
+        ClientCommand::Product(args) => product::run(args).await.map(|()| Exit::Done),
         ClientCommand::Stock(args) => stock::run(args).await.map(|()| Exit::Done),
         ClientCommand::Order(args) => order::run(args).await.map(|()| Exit::Done),
         ClientCommand::Events(args) => events::run(args).await.map(|()| Exit::Done),
@@ -144,6 +156,8 @@ impl ClientCommand {
     fn format(&self) -> Format {
         match self {
             Self::Account(args) => args.globals.output,
+            Self::User(args) => args.globals.output,
+            Self::Product(args) => args.globals.output,
             Self::Stock(args) => args.globals.output,
             Self::Order(args) => args.globals.output,
             Self::Events(args) => args.globals.output,

@@ -47,6 +47,12 @@ fn too_fine(amount: &str, currency: &str) -> String {
     format!("{amount} {currency} is finer than the smallest amount, {smallest} {currency}")
 }
 
+/// Amounts of several currencies, such as `12.34 USD, 5 JPY`.
+pub(crate) fn show_all(amounts: &[Money]) -> String {
+    let amounts: Vec<_> = amounts.iter().map(|amount| show(Some(amount))).collect();
+    amounts.join(", ")
+}
+
 /// The amount for people. Empty when there is none.
 pub(crate) fn show(money: Option<&Money>) -> String {
     let Some(Money { currency_code, units, nanos }) = money else { return String::new() };

@@ -180,6 +180,8 @@ fn advice(error: &Error) -> Option<String> {
     // Two domains may have a rule of the same name.
     let of_domain = match value("aggregate") {
         "inventory.stock" => crate::stock::advice(error.reason()),
+        "users.user" => crate::user::advice(error.reason()),
+        "catalog.product" => crate::product::advice(error.reason()),
         "orders.order" => crate::order::advice(error.reason()),
         _ => None,
     };
@@ -197,6 +199,8 @@ fn advice(error: &Error) -> Option<String> {
         }
         "STOCK_NOT_FOUND" => "daybook stock low",
         "ORDER_NOT_FOUND" => "daybook order list",
+        "USER_NOT_FOUND" => "daybook user list",
+        "PRODUCT_NOT_FOUND" => "daybook product list",
         "INVALID_REQUEST" => "mend the request and repeat it; --help shows what a command takes",
         "AMOUNT_NOT_POSITIVE" => "give an amount above zero",
         "ACCOUNT_CLOSED" => "daybook account history SUBJECT",

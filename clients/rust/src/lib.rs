@@ -27,6 +27,7 @@
 //! those are the server's.
 
 mod call;
+mod catalog;
 mod client;
 mod command;
 mod command_stream;
@@ -37,6 +38,7 @@ mod orders;
 mod projections;
 mod query;
 mod retry;
+mod users;
 
 pub use client::{ACTOR_HEADER, Builder, Daybook, Service};
 pub use command::{AnyCommand, Command, CommandRequest};

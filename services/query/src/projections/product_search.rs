@@ -45,8 +45,8 @@ impl Projection for ProductSearch {
     const AGGREGATES: &'static [&'static str] = &["catalog.product"];
     const SCHEMA: &'static str = "
         CREATE TABLE products (
-            product_no    INTEGER PRIMARY KEY,
             product_id    TEXT NOT NULL UNIQUE,
+            product_no    INTEGER PRIMARY KEY,
             name          TEXT NOT NULL COLLATE NOCASE,
             description   TEXT NOT NULL,
             currency_code TEXT NOT NULL,
