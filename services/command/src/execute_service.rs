@@ -1,6 +1,5 @@
 //! daybook.v1.CommandService: any command of any domain.
 
-use std::future::Future;
 use std::pin::Pin;
 
 use daybook_contract::daybook::v1::execute_stream_response::Outcome;
@@ -9,6 +8,7 @@ use daybook_contract::daybook::v1::{
     command_service_server,
 };
 use daybook_contract::error::Error;
+use daybook_log::Submitted;
 use futures::{Stream, StreamExt, stream};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,7 +25,30 @@ const MAX_IN_FLIGHT: usize = 2048;
 /// of the log holds, and then wait for it.
 const MAX_STREAMS: usize = 256;
 
-type Answer = Pin<Box<dyn Future<Output = ExecuteStreamResponse> + Send>>;
+/// The answer to a command of a stream.
+enum Answer {
+    /// It was refused before it reached the log.
+    Refused(Status),
+    /// The log works on it.
+    Submitted(Submitted),
+}
+
+impl Answer {
+    async fn response(self) -> ExecuteStreamResponse {
+        let refused = match self {
+            Self::Refused(status) => status,
+            Self::Submitted(submitted) => match submitted.await {
+                Ok(receipt) => {
+                    let outcome = Some(Outcome::Receipt(to_receipt(receipt)));
+                    return ExecuteStreamResponse { outcome };
+                }
+                Err(error) => from_log(error),
+            },
+        };
+        let failure = Failure::from(Error::from(&refused));
+        ExecuteStreamResponse { outcome: Some(Outcome::Failure(failure)) }
+    }
+}
 
 /// The service over a bus.
 pub struct ExecuteServer {
@@ -73,7 +96,8 @@ impl command_service_server::CommandService for ExecuteServer {
                 _ = closing.wait_for(|closing| *closing) => {}
             }
         });
-        let answers = ReceiverStream::new(waiting).buffered(MAX_IN_FLIGHT).map(Ok);
+        // The log works on all of them at once; only the answers wait for their turn.
+        let answers = ReceiverStream::new(waiting).then(Answer::response).map(Ok);
         // A stream that the server ends says so; one that the caller ended just ends.
         let end = stream::once(async move {
             let stopping = *closed.borrow_and_update();
@@ -101,22 +125,10 @@ async fn feed(
 async fn submit(bus: &CommandBus, actor: &str, request: ExecuteStreamRequest) -> Answer {
     let submission = match bus.submission(request.command, actor) {
         Ok(submission) => submission,
-        Err(error) => return Box::pin(std::future::ready(failure(error.into()))),
+        Err(error) => return Answer::Refused(error.into()),
     };
     match bus.log().enqueue(submission).await {
-        Ok(answer) => Box::pin(async move {
-            match answer.await {
-                Ok(receipt) => {
-                    ExecuteStreamResponse { outcome: Some(Outcome::Receipt(to_receipt(receipt))) }
-                }
-                Err(error) => failure(from_log(error)),
-            }
-        }),
-        Err(error) => Box::pin(std::future::ready(failure(from_log(error)))),
+        Ok(submitted) => Answer::Submitted(submitted),
+        Err(error) => Answer::Refused(from_log(error)),
     }
-}
-
-fn failure(status: Status) -> ExecuteStreamResponse {
-    let failure = Failure::from(Error::from(&status));
-    ExecuteStreamResponse { outcome: Some(Outcome::Failure(failure)) }
 }

@@ -33,9 +33,9 @@ pub struct CommandSide {
 pub async fn start(config: &Config) -> anyhow::Result<CommandSide> {
     let listener = serve::bind(config.command_listen, "--command-listen").await?;
     let log = EventLog::open(daybook_log::Config {
-        directory: config.data.join("log"),
         max_pages: (config.max_log_pages > 0).then_some(config.max_log_pages),
         cached_streams: NonZeroUsize::new(config.cached_streams).unwrap_or(NonZeroUsize::MIN),
+        ..daybook_log::Config::new(config.data.join("log"))
     })
     .await?;
     let mut builder = CommandBus::builder();

@@ -4,7 +4,7 @@
 //! The fields of a request are checked further in, where the message is decoded.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use daybook_contract::daybook::v1::ErrorReason;
 use daybook_contract::error::Error;
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response};
+use metrics::{Counter, Histogram};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -137,7 +138,8 @@ where
 {
     let started = Instant::now();
     let request_id = request_id(request.headers());
-    let method = method_of(request.uri().path());
+    let at = method_of(request.uri().path());
+    let method = at.map(|at| &daybook_contract::METHODS[at]);
     let name = method.map_or(OTHER, |method| method.path);
     let span = debug_span!("request", method = name, request_id = ?request_id);
     let answer = async {
@@ -157,7 +159,7 @@ where
         answer
     };
     let mut response = with_reason(name, answer.instrument(span).await?);
-    observe(name, &response, started.elapsed());
+    observe(at, &response, started.elapsed());
     response.headers_mut().insert(REQUEST_ID, request_id);
     Ok(response)
 }
@@ -170,10 +172,9 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     }
 }
 
-fn method_of(path: &str) -> Option<&'static Method> {
-    let methods = daybook_contract::METHODS;
-    let at = methods.binary_search_by(|method| method.path.cmp(path)).ok()?;
-    methods.get(at)
+/// Where in the table of methods a path is.
+fn method_of(path: &str) -> Option<usize> {
+    daybook_contract::METHODS.binary_search_by(|method| method.path.cmp(path)).ok()
 }
 
 fn too_late(method: Option<&Method>, deadline: Duration) -> Error {
@@ -215,14 +216,37 @@ fn is_undecodable(message: &str) -> bool {
 
 /// Counts and times a request. The code of an answer without an early status stands in its
 /// trailers; up to there it is a success.
-fn observe(method: &'static str, response: &Response<Body>, took: Duration) {
+fn observe(method: Option<usize>, response: &Response<Body>, took: Duration) {
+    let name = method.map_or(OTHER, |at| daybook_contract::METHODS[at].path);
     let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
     if matches!(code, Code::Internal | Code::Unknown | Code::DataLoss) {
-        warn!(method, ?code, "a request failed");
+        warn!(method = name, ?code, "a request failed");
     }
-    metrics::counter!("daybook_requests_total", "method" => method, "code" => code_name(code))
-        .increment(1);
-    metrics::histogram!("daybook_request_seconds", "method" => method).record(took.as_secs_f64());
+    let recorders = recorders(method);
+    let count =
+        || metrics::counter!("daybook_requests_total", "method" => name, "code" => code_name(code));
+    recorders.answers[code as usize].get_or_init(count).increment(1);
+    let seconds = || metrics::histogram!("daybook_request_seconds", "method" => name);
+    recorders.seconds.get_or_init(seconds).record(took.as_secs_f64());
+}
+
+/// The metrics of a method, looked up once: by name that costs as much as much else of a request.
+#[derive(Default)]
+struct Recorders {
+    /// By code.
+    answers: [OnceLock<Counter>; CODES],
+    seconds: OnceLock<Histogram>,
+}
+
+/// The codes of gRPC are the numbers below this.
+const CODES: usize = Code::Unauthenticated as usize + 1;
+
+fn recorders(method: Option<usize>) -> &'static Recorders {
+    /// One for each method, and the last for all that are not of the contract.
+    static ALL: LazyLock<Vec<Recorders>> = LazyLock::new(|| {
+        (0..=daybook_contract::METHODS.len()).map(|_| Recorders::default()).collect()
+    });
+    &ALL[method.unwrap_or(daybook_contract::METHODS.len())]
 }
 
 /// The name of a code, as google.rpc.Code has it.
@@ -283,7 +307,8 @@ mod tests {
     #[test]
     fn a_method_of_the_contract_is_found_by_its_path() {
         assert_eq!(
-            method_of("/bank.v1.CommandService/Deposit").map(|m| m.aggregate),
+            method_of("/bank.v1.CommandService/Deposit")
+                .map(|at| daybook_contract::METHODS[at].aggregate),
             Some(Some("bank.account"))
         );
         assert!(method_of("/grpc.health.v1.Health/Check").is_none());

@@ -25,9 +25,14 @@ pub const MAX_READ_EVENTS: usize = 500;
 /// The bytes of recent records kept in memory for those who follow the log.
 pub const RECENT_BYTES: usize = 8 * 1024 * 1024;
 
-/// The answers of recent requests kept in memory. It must be more than can be on the way between
-/// the look-up of a request and its decision.
-pub const RECENT_REQUESTS: usize = 2 * MAX_QUEUED_SUBMISSIONS;
+/// The recent requests that a storage recalls without waiting, at least. It is more than can be on
+/// the way between the look-up of a request and its decision.
+pub const RECENT_REQUESTS: u64 = 2 * MAX_QUEUED_SUBMISSIONS as u64;
+
+/// How many events are appended before they are merged into the indexes: the more, the more of them
+/// share a page of an index; the fewer, the less is in memory and read at a start. It must not be
+/// less than [`RECENT_REQUESTS`].
+pub const INDEX_AFTER: usize = 65_536;
 
 /// The streams whose state is kept in memory, by default.
 pub const CACHED_STREAMS: usize = 100_000;

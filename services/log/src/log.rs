@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll};
 
 use prost_types::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -12,7 +14,8 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::limits::{
-    CACHED_STREAMS, CHECKED_AT_OPEN, MAX_QUEUED_SUBMISSIONS, MAX_READ_EVENTS, RECENT_BYTES,
+    CACHED_STREAMS, CHECKED_AT_OPEN, INDEX_AFTER, MAX_QUEUED_SUBMISSIONS, MAX_READ_EVENTS,
+    RECENT_BYTES,
 };
 use crate::sqlite::{self, Sqlite};
 use crate::storage::{Direction, StorageReader, StorageWriter, StoreInfo};
@@ -28,6 +31,8 @@ pub struct Config {
     pub max_pages: Option<u32>,
     /// The streams whose state is kept in memory.
     pub cached_streams: NonZeroUsize,
+    /// How many events are appended before they are merged into the indexes.
+    pub index_after: NonZeroUsize,
 }
 
 impl Config {
@@ -37,6 +42,7 @@ impl Config {
             directory: directory.into(),
             max_pages: None,
             cached_streams: NonZeroUsize::new(CACHED_STREAMS).unwrap_or(NonZeroUsize::MIN),
+            index_after: NonZeroUsize::new(INDEX_AFTER).unwrap_or(NonZeroUsize::MIN),
         }
     }
 }
@@ -121,9 +127,10 @@ impl EventLog {
     /// Opens a log in SQLite, makes it when there is none, and checks its end. When it returns,
     /// no other process can open it.
     pub async fn open(config: Config) -> Result<Self, Error> {
-        let options = sqlite::Options { directory: config.directory, max_pages: config.max_pages };
+        let Config { directory, max_pages, cached_streams, index_after } = config;
+        let options = sqlite::Options { directory, max_pages, index_after };
         let Sqlite { info, writer, reader } = sqlite::open(options).await?;
-        Self::start(info, Box::new(writer), Arc::new(reader), config.cached_streams).await
+        Self::start(info, Box::new(writer), Arc::new(reader), cached_streams).await
     }
 
     /// Starts a log on a storage.
@@ -170,16 +177,12 @@ impl EventLog {
     }
 
     /// As [`Self::submit`] in two steps: this one waits for room in the queue and fixes the order;
-    /// the future it returns waits for the answer. For pipelines.
-    pub async fn enqueue(
-        &self,
-        submission: Submission,
-    ) -> Result<impl Future<Output = Result<Receipt, Error>> + Send + use<>, Error> {
+    /// what it returns waits for the answer. For pipelines.
+    pub async fn enqueue(&self, submission: Submission) -> Result<Submitted, Error> {
         let (reply, answer) = oneshot::channel();
         let message = Message::Submit(Box::new(submission), reply);
         self.inner.queue.send(message).await.map_err(|_| self.closed())?;
-        let log = self.clone();
-        Ok(async move { answer.await.unwrap_or_else(|_| Err(log.closed())) })
+        Ok(Submitted { answer, log: self.clone() })
     }
 
     fn closed(&self) -> Error {
@@ -281,6 +284,22 @@ impl EventLog {
         if let Some(writer) = writer {
             let _ = writer.await;
         }
+    }
+}
+
+/// A submission that is on its way; a future of its answer. Dropping it does not take the
+/// submission back.
+pub struct Submitted {
+    answer: oneshot::Receiver<Result<Receipt, Error>>,
+    log: EventLog,
+}
+
+impl Future for Submitted {
+    type Output = Result<Receipt, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = Pin::new(&mut self.answer).poll(cx);
+        answer.map(|answer| answer.unwrap_or_else(|_| Err(self.log.closed())))
     }
 }
 

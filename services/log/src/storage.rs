@@ -85,6 +85,17 @@ pub enum StoredAnswer {
     Other(Bytes),
 }
 
+/// What is known of a request without waiting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recall {
+    /// It has this answer.
+    Stored(RequestRow),
+    /// It certainly has none.
+    New,
+    /// It may have one: see [`StorageReader::find_requests`].
+    Unknown,
+}
+
 /// Where a stream stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamHead {
@@ -111,12 +122,13 @@ pub struct StoreInfo {
 
 /// The writing half; there is one.
 pub trait StorageWriter: Send + 'static {
-    /// Commits a group.
+    /// Commits a group. The work begins with the call, not with the first look at the future; the
+    /// next group comes after the end of this one.
     ///
     /// Law: `Ok` says that all of it is durable. [`Error::DiskFull`] and [`Error::NotWritten`] say
     /// that nothing of it was written and that the next commit may be tried. Any other error is
     /// final: the outcome is not known and the writer must stop.
-    fn commit<'a>(&'a mut self, group: &'a Group) -> BoxFuture<'a, Result<(), Error>>;
+    fn commit(&mut self, group: Arc<Group>) -> BoxFuture<'static, Result<(), Error>>;
 
     /// Releases what it holds; everything committed is in the main file afterwards.
     fn close(self: Box<Self>) -> BoxFuture<'static, ()>;
@@ -147,6 +159,10 @@ pub trait StorageReader: Send + Sync + 'static {
         &'a self,
         streams: &'a [Arc<str>],
     ) -> BoxFuture<'a, Result<Vec<Option<StreamHead>>, Error>>;
+
+    /// What is known of a request at once. Law: what was committed with one of the last
+    /// [`RECENT_REQUESTS`](crate::limits::RECENT_REQUESTS) requests is [`Recall::Stored`].
+    fn recall(&self, id: &Uuid) -> Recall;
 
     /// The stored answers of those requests that have one, in any order.
     fn find_requests<'a>(

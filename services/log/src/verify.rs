@@ -64,6 +64,10 @@ async fn check(
 ) -> Result<Findings, Error> {
     let mut findings = Findings::default();
     let mut claims = Claimed::read(reader, claims_of).await?;
+    let (indexed, entries) = reader.index_state().await?;
+    if entries != indexed {
+        findings.add(0, "", format!("the index of {indexed} events has {entries} entries"));
+    }
     for text in reader.integrity_problems().await? {
         findings.add(0, "", text);
     }
@@ -79,6 +83,14 @@ async fn check(
                 findings.add(row.position, &row.stream, text);
             }
             after = row.position;
+            let must_be_there = row.position <= indexed || row.indexed_at.is_some();
+            if must_be_there && row.indexed_at != Some(row.position) {
+                let text = match row.indexed_at {
+                    Some(other) => format!("the index says that it is at position {other}"),
+                    None => "it is missing in the index of its stream".to_owned(),
+                };
+                findings.add(row.position, &row.stream, text);
+            }
             let event = check_row(&row, &mut versions, &mut last_time, &mut findings);
             if let Some(event) = event {
                 claims.follow(&row, &event, &mut findings);

@@ -32,7 +32,7 @@ use crate::time;
 const DEFAULT_PAGE: u32 = 50;
 
 /// How many accounts are remembered, about 300 bytes each.
-const CACHED_ACCOUNTS: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
+const CACHED_ACCOUNTS: NonZeroUsize = NonZeroUsize::new(32_768).expect("not zero");
 
 /// How many lists of each kind are remembered; a full page takes some 100 kB.
 const CACHED_LISTS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");

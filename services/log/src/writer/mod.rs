@@ -4,7 +4,8 @@
 //! in memory: waits until the stream is loaded) → decided against the latest accepted states (if
 //! it claims something whose holder is not in memory: waits again) → committed with its group →
 //! answered. Nothing is answered before the commit, not even a refusal, since it was decided on
-//! what the group adds. While one group commits, the next gathers.
+//! what the group adds. While one group commits, the next is decided; if the commit fails, so does
+//! everything that was decided on top of it.
 
 mod answers;
 mod claims;
@@ -32,7 +33,7 @@ use crate::limits::{
 };
 use crate::log::Shared;
 use crate::record::{self, Envelope};
-use crate::storage::{ClaimKey, EventRow, Group, RequestRow, StorageReader, StorageWriter};
+use crate::storage::{ClaimKey, EventRow, Group, Recall, RequestRow, StorageReader, StorageWriter};
 use crate::{Error, Folder, NewEvent, Receipt, Record, RequestKey, State, Submission, event_id};
 use answers::{replayed, reused, stored_answer, to_store};
 use claims::{Claims, Unsettled};
@@ -74,6 +75,8 @@ struct Job {
     streams: Vec<Name>,
     /// What it claimed when it could not be decided, because the holders were not known.
     claims: Vec<ClaimKey>,
+    /// How many requests had been answered when its own was looked up.
+    looked_up_at: u64,
 }
 
 impl Job {
@@ -82,7 +85,7 @@ impl Job {
         let streams =
             std::iter::once(&submission.stream).chain(reads).map(|s| s.to_string().into());
         let (streams, claims) = (streams.collect(), Vec::new());
-        Self { number, submission, reply, streams, claims }
+        Self { number, submission, reply, streams, claims, looked_up_at: 0 }
     }
 
     /// The stream that it may append to.
@@ -108,13 +111,43 @@ struct Entry {
 
 /// What a decided job will be told once its group is durable.
 struct Pending {
-    stream: Name,
     outcome: Result<Receipt, Error>,
     reply: Reply,
     /// Set when the answer is kept under the request id.
     request: Option<RequestKey>,
     /// The same request again, in the same group.
     again: Vec<(RequestKey, Reply)>,
+}
+
+/// A group, and whom to tell when it is durable.
+#[derive(Default)]
+struct Batch {
+    group: Group,
+    bytes: usize,
+    pending: Vec<Pending>,
+    /// Where in `pending` a request is.
+    requests: HashMap<Uuid, usize>,
+    /// The streams it was decided about: what the storage says of them is out of date until the
+    /// commit.
+    streams: HashSet<Name>,
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.pending.len() >= MAX_GROUP_SUBMISSIONS || self.bytes >= MAX_GROUP_BYTES
+    }
+
+    /// The pending job of a request.
+    fn request(&mut self, id: &Uuid) -> Option<&mut Pending> {
+        self.requests.get(id).and_then(|at| self.pending.get_mut(*at))
+    }
+}
+
+/// A batch whose group is with the storage.
+struct Committing {
+    batch: Batch,
+    group: Arc<Group>,
+    done: BoxFuture<'static, Result<(), Error>>,
 }
 
 /// Why a submission appends nothing.
@@ -137,11 +170,10 @@ impl From<Failure> for Undecided {
     }
 }
 
-type Committing = BoxFuture<'static, (Box<dyn StorageWriter>, Group, Result<(), Error>)>;
 type Looked = (Vec<Job>, Result<Vec<RequestRow>, Error>);
 
 pub(crate) struct Writer {
-    storage: Option<Box<dyn StorageWriter>>,
+    storage: Box<dyn StorageWriter>,
     reader: Arc<dyn StorageReader>,
     shared: Arc<Shared>,
     inbox: mpsc::Receiver<Message>,
@@ -149,7 +181,8 @@ pub(crate) struct Writer {
     streams: LruCache<Name, Entry>,
     cached_streams: usize,
     claims: Claims,
-    recent: LruCache<Uuid, (RequestKey, Result<Receipt, Error>)>,
+    /// How many requests have been answered.
+    answered: u64,
     /// What can be decided, in the order of submissions.
     ready: VecDeque<Job>,
     /// What waits for `loads`.
@@ -161,11 +194,11 @@ pub(crate) struct Writer {
     /// The claims of `loads`.
     loading_claims: HashSet<ClaimKey>,
     committing: Option<Committing>,
-    pending: Vec<Pending>,
-    /// The streams of `pending`: what the storage says of them is out of date until the commit.
-    unsettled: HashSet<Name>,
+    /// What is decided on top of `committing`.
+    open: Batch,
     /// Cold streams that are loaded once they are settled.
     delayed: Cold,
+    /// The position of the last durable event.
     head: u64,
     last_stream_id: i64,
     last_time: Timestamp,
@@ -186,7 +219,7 @@ pub(crate) struct Start {
 
 /// What the loop waits for.
 enum Happening {
-    Committed(Box<dyn StorageWriter>, Group, Result<(), Error>),
+    Committed(Result<(), Error>),
     Loaded(Loaded),
     Looked(Looked),
     Received(usize),
@@ -195,11 +228,10 @@ enum Happening {
 
 impl Writer {
     pub(crate) fn new(start: Start) -> Self {
-        let recent = NonZeroUsize::new(RECENT_REQUESTS).unwrap_or(NonZeroUsize::MIN);
         Self {
             head: start.shared.head(),
             published: start.shared.published(),
-            storage: Some(start.storage),
+            storage: start.storage,
             reader: start.reader,
             shared: start.shared,
             inbox: start.inbox,
@@ -207,7 +239,7 @@ impl Writer {
             streams: LruCache::unbounded(),
             claims: Claims::new(),
             cached_streams: start.cached_streams.get(),
-            recent: LruCache::new(recent),
+            answered: 0,
             ready: VecDeque::new(),
             waiting: Waiting::default(),
             lookups: FuturesOrdered::new(),
@@ -215,8 +247,7 @@ impl Writer {
             loading: HashSet::new(),
             loading_claims: HashSet::new(),
             committing: None,
-            pending: Vec::new(),
-            unsettled: HashSet::new(),
+            open: Batch::default(),
             delayed: Cold::new(),
             last_stream_id: start.last_stream_id,
             last_time: start.last_time,
@@ -230,8 +261,10 @@ impl Writer {
         let mut open = true;
         let mut buffer = Vec::new();
         loop {
-            if self.committing.is_none() && !self.ready.is_empty() {
-                self.decide_group();
+            self.decide_ready();
+            if self.committing.is_none() && !self.open.pending.is_empty() {
+                self.commit_open();
+                continue;
             }
             let idle = self.ready.is_empty()
                 && self.waiting.is_empty()
@@ -241,16 +274,17 @@ impl Writer {
                 break;
             }
             match self.next(&mut buffer, open).await {
-                Happening::Committed(storage, group, result) => {
-                    self.storage = Some(storage);
+                Happening::Committed(result) => {
                     self.shared.wrote(result.clone());
-                    self.finish_group(group, result);
+                    if let Some(Committing { batch, group, .. }) = self.committing.take() {
+                        self.finish(batch, &group, result);
+                    }
                 }
                 Happening::Loaded(loaded) => self.loaded(loaded),
                 Happening::Looked((jobs, found)) => self.looked(jobs, found),
                 Happening::Received(0) => open = false,
                 Happening::Received(_) => self.receive(&mut buffer),
-                Happening::PublishedDue => self.commit(self.with_published(Group::default())),
+                Happening::PublishedDue => self.commit(Batch::default()),
             }
         }
         self.close().await;
@@ -264,15 +298,12 @@ impl Writer {
         let committing = self.committing.is_some();
         tokio::select! {
             biased;
-            (storage, group, result) = async {
+            committed = async {
                 match &mut self.committing {
-                    Some(commit) => commit.await,
+                    Some(committing) => (&mut committing.done).await,
                     None => std::future::pending().await,
                 }
-            } => {
-                self.committing = None;
-                Happening::Committed(storage, group, result)
-            }
+            } => Happening::Committed(committed),
             Some(loaded) = self.loads.next() => Happening::Loaded(loaded),
             Some(looked) = self.lookups.next() => Happening::Looked(looked),
             count = self.inbox.recv_many(buffer, MAX_GROUP_SUBMISSIONS), if open && room => {
@@ -302,13 +333,20 @@ impl Writer {
             }
             return;
         }
-        let unknown: Vec<Uuid> = jobs
-            .iter()
-            .filter_map(|job| job.submission.request)
-            // `get` also keeps the answer in memory until the request is decided.
-            .filter(|request| self.recent.get(&request.id).is_none())
-            .map(|request| request.id)
-            .collect();
+        self.look_up(jobs);
+    }
+
+    /// Finds out whether requests have an answer already; what is certain is not looked up.
+    fn look_up(&mut self, mut jobs: Vec<Job>) {
+        let mut unknown = Vec::new();
+        for job in &mut jobs {
+            job.looked_up_at = self.answered;
+            if let Some(request) = job.submission.request
+                && self.reader.recall(&request.id) == Recall::Unknown
+            {
+                unknown.push(request.id);
+            }
+        }
         if unknown.is_empty() && self.lookups.is_empty() {
             self.ready_or_wait(jobs);
             return;
@@ -337,21 +375,27 @@ impl Writer {
         let found: HashMap<Uuid, RequestRow> = found.into_iter().map(|row| (row.id, row)).collect();
         let mut fresh = Vec::with_capacity(jobs.len());
         for job in jobs {
-            let row = job.submission.request.and_then(|request| found.get(&request.id));
-            match (row, job.submission.request) {
-                (Some(row), Some(request)) if row.fingerprint != request.fingerprint => {
-                    answer(job.reply, Err(reused(&request)));
-                }
-                (Some(row), _) => {
-                    let (reader, row) = (self.reader.clone(), row.clone());
-                    tokio::spawn(async move {
-                        answer(job.reply, stored_answer(reader.as_ref(), &row).await);
-                    });
-                }
-                _ => fresh.push(job),
+            match job.submission.request.and_then(|request| found.get(&request.id)) {
+                Some(row) => self.answer_as_stored(job, row.clone()),
+                None => fresh.push(job),
             }
         }
         self.ready_or_wait(fresh);
+    }
+
+    /// Gives the first answer to a request again.
+    fn answer_as_stored(&self, job: Job, row: RequestRow) {
+        match job.submission.request {
+            Some(request) if request.fingerprint != row.fingerprint => {
+                answer(job.reply, Err(reused(&request)));
+            }
+            _ => {
+                let reader = self.reader.clone();
+                tokio::spawn(async move {
+                    answer(job.reply, stored_answer(reader.as_ref(), &row).await);
+                });
+            }
+        }
     }
 
     /// Jobs whose streams are in memory can be decided; the others wait, and so does what comes
@@ -383,7 +427,7 @@ impl Writer {
             if self.loading.insert(stream.clone()) {
                 // An entry without the state that is needed now is as good as none.
                 self.streams.pop(stream);
-                let when = match self.unsettled.contains(stream) {
+                let when = match self.is_unsettled(stream) {
                     true => &mut self.delayed,
                     false => &mut *cold,
                 };
@@ -391,6 +435,13 @@ impl Writer {
             }
         }
         warm
+    }
+
+    /// Whether what is in the storage of a stream is out of date.
+    fn is_unsettled(&self, stream: &Name) -> bool {
+        let committing = self.committing.as_ref();
+        self.open.streams.contains(stream)
+            || committing.is_some_and(|committing| committing.batch.streams.contains(stream))
     }
 
     fn is_warm(&self, job: &Job, index: usize) -> bool {
@@ -457,7 +508,7 @@ impl Writer {
         while excess > 0
             && let Some((stream, entry)) = self.streams.pop_lru()
         {
-            match self.waiting.need(&stream) || self.unsettled.contains(&stream) {
+            match self.waiting.need(&stream) || self.is_unsettled(&stream) {
                 true => kept.push((stream, entry)),
                 false => excess -= 1,
             }
@@ -467,62 +518,51 @@ impl Writer {
         }
     }
 
-    /// Decides what is ready, up to the limits of a group, and begins to commit it.
-    fn decide_group(&mut self) {
-        if let Some(stopped) = self.stopped.clone() {
+    /// Decides what is ready, up to the limits of a group.
+    fn decide_ready(&mut self) {
+        if let Some(stopped) = &self.stopped {
             for job in std::mem::take(&mut self.ready) {
                 answer(job.reply, Err(stopped.clone()));
             }
             return;
         }
-        let mut group = Group::default();
-        let mut requests: HashMap<Uuid, usize> = HashMap::new();
-        let mut bytes = 0;
-        while let Some(job) = self.ready.pop_front() {
-            let Some(job) = self.replay_recent(job, &requests) else { continue };
+        while !self.open.is_full()
+            && let Some(job) = self.ready.pop_front()
+        {
+            let Some(job) = self.replay_recent(job) else { continue };
             let cold = (0..job.streams.len()).any(|index| !self.is_warm(&job, index));
-            if cold || self.waiting.hold_up(&job) {
-                self.ready_or_wait(vec![job]);
-                continue;
-            }
-            let rows = group.events.len();
-            self.decide(job, &mut group, &mut requests);
-            bytes += group.events[rows..].iter().map(|row| row.record.bytes.len()).sum::<usize>();
-            if self.pending.len() >= MAX_GROUP_SUBMISSIONS || bytes >= MAX_GROUP_BYTES {
-                break;
+            match cold || self.waiting.hold_up(&job) {
+                true => self.ready_or_wait(vec![job]),
+                false => self.decide(job),
             }
         }
         self.trim();
-        if group.events.is_empty() && group.requests.is_empty() {
-            self.finish_group(group, Ok(()));
-            return;
-        }
-        metrics::histogram!("daybook_group_submissions").record(self.pending.len() as f64);
-        let group = self.with_published(group);
-        self.commit(group);
     }
 
-    /// Answers a request that was answered moments ago, or that is in this very group.
-    fn replay_recent(&mut self, job: Job, requests: &HashMap<Uuid, usize>) -> Option<Job> {
+    /// Answers a request that was answered since it was looked up, or that is about to be.
+    fn replay_recent(&mut self, job: Job) -> Option<Job> {
         let Some(request) = job.submission.request else { return Some(job) };
-        if let Some((first, outcome)) = self.recent.get(&request.id) {
-            let outcome = match *first == request {
-                true => replayed(outcome.clone()),
-                false => Err(reused(&request)),
-            };
-            answer(job.reply, outcome);
-            return None;
-        }
-        if let Some(pending) = requests.get(&request.id).and_then(|at| self.pending.get_mut(*at)) {
+        let committing = self.committing.as_mut().map(|committing| &mut committing.batch);
+        let pending = self.open.request(&request.id);
+        if let Some(pending) = pending.or_else(|| committing?.request(&request.id)) {
             pending.again.push((request, job.reply));
             return None;
         }
-        Some(job)
+        match self.reader.recall(&request.id) {
+            Recall::Stored(row) => {
+                self.answer_as_stored(job, row);
+                None
+            }
+            Recall::Unknown if self.answered - job.looked_up_at > RECENT_REQUESTS => {
+                self.look_up(vec![job]);
+                None
+            }
+            Recall::New | Recall::Unknown => Some(job),
+        }
     }
 
-    fn decide(&mut self, mut job: Job, group: &mut Group, requests: &mut HashMap<Uuid, usize>) {
-        let stream = job.stream().clone();
-        let outcome = match self.try_decide(&mut job, group) {
+    fn decide(&mut self, mut job: Job) {
+        let outcome = match self.try_decide(&mut job) {
             Ok(receipt) => Ok(receipt),
             Err(Undecided::Error(error)) => Err(error),
             Err(Undecided::Claims(claims)) => {
@@ -535,23 +575,26 @@ impl Writer {
         if let Some(key) = job.submission.request
             && let Some(answer) = to_store(&outcome)
         {
-            group.requests.push(RequestRow { id: key.id, fingerprint: key.fingerprint, answer });
-            requests.insert(key.id, self.pending.len());
+            let row = RequestRow { id: key.id, fingerprint: key.fingerprint, answer };
+            self.open.group.requests.push(row);
+            self.open.requests.insert(key.id, self.open.pending.len());
             request = Some(key);
         }
-        self.unsettled.insert(stream.clone());
-        self.pending.push(Pending {
-            stream,
-            outcome,
-            reply: job.reply,
-            request,
-            again: Vec::new(),
-        });
+        self.open.streams.insert(job.streams.swap_remove(0));
+        let (reply, again) = (job.reply, Vec::new());
+        self.open.pending.push(Pending { outcome, reply, request, again });
     }
 
-    fn try_decide(&mut self, job: &mut Job, group: &mut Group) -> Result<Receipt, Undecided> {
+    /// The position of the last event that was decided.
+    fn decided_head(&self) -> u64 {
+        let last = |group: &Group| group.events.last().map(|row| row.record.position);
+        let committing = || last(&self.committing.as_ref()?.group);
+        last(&self.open.group).or_else(committing).unwrap_or(self.head)
+    }
+
+    fn try_decide(&mut self, job: &mut Job) -> Result<Receipt, Undecided> {
         let now = self.now();
-        let head = self.head + group.events.len() as u64;
+        let head = self.decided_head();
         let stream = job.stream().clone();
         let (id, version) = match self.streams.get(&stream) {
             Some(entry) => (entry.id, entry.version),
@@ -619,9 +662,9 @@ impl Writer {
         entry.version += rows.len() as u64;
         if new {
             self.last_stream_id = stream_id;
-            group.streams.push((stream_id, stream));
+            self.open.group.streams.push((stream_id, stream));
         }
-        self.claims.apply(claims, &mut group.claims);
+        self.claims.apply(claims, &mut self.open.group.claims);
         let receipt = Receipt {
             version: version + rows.len() as u64,
             position: head + rows.len() as u64,
@@ -630,7 +673,8 @@ impl Writer {
             recorded_time: now,
             replayed: false,
         };
-        group.events.extend(rows);
+        self.open.bytes += rows.iter().map(|row| row.record.bytes.len()).sum::<usize>();
+        self.open.group.events.extend(rows);
         Ok(receipt)
     }
 
@@ -672,56 +716,69 @@ impl Writer {
         group
     }
 
-    fn commit(&mut self, group: Group) {
-        let Some(mut storage) = self.storage.take() else { unreachable!("one commit at a time") };
-        self.committing = Some(Box::pin(async move {
-            let result = storage.commit(&group).await;
-            (storage, group, result)
-        }));
+    fn commit_open(&mut self) {
+        let batch = std::mem::take(&mut self.open);
+        metrics::histogram!("daybook_group_submissions").record(batch.pending.len() as f64);
+        match batch.group.events.is_empty() && batch.group.requests.is_empty() {
+            true => self.finish(batch, &Group::default(), Ok(())),
+            false => self.commit(batch),
+        }
     }
 
-    fn finish_group(&mut self, group: Group, result: Result<(), Error>) {
-        let pending = std::mem::take(&mut self.pending);
-        self.unsettled.clear();
+    fn commit(&mut self, mut batch: Batch) {
+        let group = Arc::new(self.with_published(std::mem::take(&mut batch.group)));
+        let done = self.storage.commit(group.clone());
+        self.committing = Some(Committing { batch, group, done });
+    }
+
+    fn finish(&mut self, batch: Batch, group: &Group, result: Result<(), Error>) {
+        match result {
+            Ok(()) => self.settle(batch, group),
+            Err(failed) => self.give_up(batch, group, failed),
+        }
         let delayed = std::mem::take(&mut self.delayed);
-        if !delayed.is_empty() {
-            self.loads.push(Box::pin(load::streams(self.reader.clone(), delayed)));
+        let (later, now): (Cold, Cold) =
+            delayed.into_iter().partition(|(stream, _)| self.is_unsettled(stream));
+        self.delayed = later;
+        if !now.is_empty() {
+            self.loads.push(Box::pin(load::streams(self.reader.clone(), now)));
         }
-        if let Err(failed) = result {
-            self.give_up(pending, &group, failed);
-            return;
+    }
+
+    fn settle(&mut self, batch: Batch, group: &Group) {
+        if self.open.group.claims.is_empty() {
+            self.claims.trim();
         }
-        self.claims.trim();
         if let Some(last) = group.events.last() {
             self.head = last.record.position;
             metrics::counter!("daybook_events_appended_total").increment(group.events.len() as u64);
-            self.shared.appended(group.events.into_iter().map(|row| row.record));
+            self.shared.appended(group.events.iter().map(|row| row.record.clone()));
         }
         if let Some(published) = group.published {
             self.published = published;
         }
-        for item in pending {
+        self.answered += batch.requests.len() as u64;
+        for item in batch.pending {
             for (request, reply) in item.again {
                 let same = item.request == Some(request);
                 let outcome =
                     if same { replayed(item.outcome.clone()) } else { Err(reused(&request)) };
                 answer(reply, outcome);
             }
-            if let Some(request) = item.request {
-                self.recent.put(request.id, (request, item.outcome.clone()));
-            }
             answer(item.reply, item.outcome);
         }
     }
 
-    /// Nothing of a failed group may stay in memory.
-    fn give_up(&mut self, pending: Vec<Pending>, group: &Group, failed: Error) {
-        error!(error = %failed, submissions = pending.len(), "a group failed");
-        for item in &pending {
-            self.streams.pop(&item.stream);
+    /// Nothing of a failed group may stay in memory, nor of what was decided on top of it.
+    fn give_up(&mut self, batch: Batch, group: &Group, failed: Error) {
+        let on_top = std::mem::take(&mut self.open);
+        let submissions = batch.pending.len() + on_top.pending.len();
+        error!(error = %failed, submissions, "a group failed");
+        for stream in batch.streams.iter().chain(&on_top.streams) {
+            self.streams.pop(stream);
         }
-        self.claims.forget(group.claims.keys());
-        for item in pending {
+        self.claims.forget(group.claims.keys().chain(on_top.group.claims.keys()));
+        for item in batch.pending.into_iter().chain(on_top.pending) {
             for (_, reply) in item.again {
                 answer(reply, Err(failed.clone()));
             }
@@ -735,14 +792,13 @@ impl Writer {
 
     async fn close(mut self) {
         let group = self.with_published(Group::default());
-        let Some(mut storage) = self.storage.take() else { return };
         if group.published.is_some()
             && self.stopped.is_none()
-            && let Err(error) = storage.commit(&group).await
+            && let Err(error) = self.storage.commit(Arc::new(group)).await
         {
             error!(%error, "the published mark was not written; some events will be sent again");
         }
-        storage.close().await;
+        self.storage.close().await;
         info!(head = self.head, "the log is closed");
     }
 

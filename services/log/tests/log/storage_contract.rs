@@ -19,7 +19,7 @@ struct Opened {
 
 async fn sqlite() -> Opened {
     let files = tempfile::tempdir().unwrap();
-    let options = Options { directory: files.path().into(), max_pages: None };
+    let options = Options::new(files.path());
     let opened = sqlite::open(options).await.unwrap();
     Opened { writer: Box::new(opened.writer), reader: Box::new(opened.reader), _files: files }
 }
@@ -60,7 +60,7 @@ fn positions(records: &[Record]) -> Vec<u64> {
 }
 
 async fn reads_back_what_was_committed(mut storage: Opened) {
-    storage.writer.commit(&two_streams()).await.unwrap();
+    storage.writer.commit(two_streams().into()).await.unwrap();
     let reader = &storage.reader;
     let (forward, backward) = (Direction::Forward, Direction::Backward);
     let all = reader.read_all(1, forward, 10).await.unwrap();
@@ -78,7 +78,7 @@ async fn reads_back_what_was_committed(mut storage: Opened) {
 }
 
 async fn finds_requests_by_id(mut storage: Opened) {
-    storage.writer.commit(&two_streams()).await.unwrap();
+    storage.writer.commit(two_streams().into()).await.unwrap();
     let ids = [1, 2, 3].map(Uuid::from_u128);
     let mut found = storage.reader.find_requests(&ids).await.unwrap();
     found.sort_by_key(|row| row.id);
@@ -87,7 +87,7 @@ async fn finds_requests_by_id(mut storage: Opened) {
 }
 
 async fn refuses_a_second_event_of_a_version_and_writes_nothing_of_the_group(mut storage: Opened) {
-    storage.writer.commit(&two_streams()).await.unwrap();
+    storage.writer.commit(two_streams().into()).await.unwrap();
     let group = Group {
         streams: vec![(3, "a.b-z".into())],
         events: vec![event(5, 3, 1), event(6, 1, 3)],
@@ -95,7 +95,7 @@ async fn refuses_a_second_event_of_a_version_and_writes_nothing_of_the_group(mut
         claims: [(name("z"), Holders { before: None, after: Some(3) })].into(),
         published: Some(4),
     };
-    let refused = storage.writer.commit(&group).await;
+    let refused = storage.writer.commit(group.into()).await;
     assert!(matches!(refused, Err(Error::NotWritten { .. })), "{refused:?}");
     assert_eq!(storage.reader.read_all(5, Direction::Forward, 10).await.unwrap(), []);
     assert!(storage.reader.find_requests(&[Uuid::from_u128(9)]).await.unwrap().is_empty());
@@ -104,40 +104,40 @@ async fn refuses_a_second_event_of_a_version_and_writes_nothing_of_the_group(mut
     assert_eq!(storage.reader.claim_holders(&[name("z")]).await.unwrap(), [None]);
     // The storage goes on with the next group.
     let group = Group { events: vec![event(5, 2, 2)], ..Group::default() };
-    storage.writer.commit(&group).await.unwrap();
+    storage.writer.commit(group.into()).await.unwrap();
 }
 
 async fn keeps_who_holds_a_claim(mut storage: Opened) {
-    storage.writer.commit(&two_streams()).await.unwrap();
+    storage.writer.commit(two_streams().into()).await.unwrap();
     let asked = [name("y"), name("x"), name("it's \"quoted\"")];
     assert_eq!(storage.reader.claim_holders(&asked).await.unwrap(), [None, Some(1), None]);
     let change = |key, before, after| Group {
         claims: [(name(key), Holders { before, after })].into(),
         ..Group::default()
     };
-    storage.writer.commit(&change("x", Some(1), Some(2))).await.unwrap();
-    storage.writer.commit(&change("it's \"quoted\"", None, Some(1))).await.unwrap();
+    storage.writer.commit(change("x", Some(1), Some(2)).into()).await.unwrap();
+    storage.writer.commit(change("it's \"quoted\"", None, Some(1)).into()).await.unwrap();
     assert_eq!(storage.reader.claim_holders(&asked).await.unwrap(), [None, Some(2), Some(1)]);
     for wrong in [change("x", Some(1), None), change("x", None, Some(1))] {
-        let refused = storage.writer.commit(&wrong).await;
+        let refused = storage.writer.commit(wrong.into()).await;
         assert!(matches!(refused, Err(Error::NotWritten { .. })), "{refused:?}");
     }
-    storage.writer.commit(&change("x", Some(2), None)).await.unwrap();
+    storage.writer.commit(change("x", Some(2), None).into()).await.unwrap();
     assert_eq!(storage.reader.claim_holders(&asked).await.unwrap(), [None, None, Some(1)]);
 }
 
 async fn keeps_the_published_mark(mut storage: Opened) {
-    storage.writer.commit(&two_streams()).await.unwrap();
+    storage.writer.commit(two_streams().into()).await.unwrap();
     assert_eq!(storage.reader.published().await.unwrap(), 0);
     let group = Group { published: Some(3), ..Group::default() };
-    storage.writer.commit(&group).await.unwrap();
+    storage.writer.commit(group.into()).await.unwrap();
     assert_eq!(storage.reader.published().await.unwrap(), 3);
 }
 
 async fn takes_a_group_of_any_size(mut storage: Opened) {
     let events: Vec<EventRow> = (1..=5003).map(|at| event(at, 1, at)).collect();
     let streams = vec![(1, "a.b-x".into())];
-    storage.writer.commit(&Group { streams, events, ..Group::default() }).await.unwrap();
+    storage.writer.commit(Group { streams, events, ..Group::default() }.into()).await.unwrap();
     let last = storage.reader.read_all(u64::MAX, Direction::Backward, 1).await.unwrap();
     assert_eq!(positions(&last), [5003]);
 }

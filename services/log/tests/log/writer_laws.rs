@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use daybook_contract::daybook::v1::{RecordedEvent, recorded_event};
 use daybook_log::sqlite::{self, Options};
 use daybook_log::storage::{Group, StorageWriter};
 use daybook_log::{Config, Direction, Error, EventLog};
@@ -12,7 +13,7 @@ use proptest::prelude::*;
 use sqlx::Connection;
 use uuid::Uuid;
 
-use crate::fixture::{Ask, add, add_as, all_events, open, submission};
+use crate::fixture::{Ask, add, add_as, all_events, open, stream, submission};
 
 #[tokio::test]
 async fn versions_and_positions_count_from_one() {
@@ -169,7 +170,7 @@ async fn a_fault_of_the_domain_while_loading_concerns_its_stream_alone() {
 struct Panicking;
 
 impl StorageWriter for Panicking {
-    fn commit<'a>(&'a mut self, _: &'a Group) -> BoxFuture<'a, Result<(), Error>> {
+    fn commit(&mut self, _: Arc<Group>) -> BoxFuture<'static, Result<(), Error>> {
         Box::pin(async { panic!("a fault of the storage") })
     }
 
@@ -181,7 +182,7 @@ impl StorageWriter for Panicking {
 #[tokio::test]
 async fn a_writer_that_ends_by_a_fault_of_its_own_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
-    let options = Options { directory: dir.path().into(), max_pages: None };
+    let options = Options::new(dir.path());
     let opened = sqlite::open(options).await.unwrap();
     let cached = NonZeroUsize::new(100).unwrap();
     let log = EventLog::start(opened.info, Box::new(Panicking), Arc::new(opened.reader), cached);
@@ -303,15 +304,17 @@ struct Faulty {
 }
 
 impl StorageWriter for Faulty {
-    fn commit<'a>(&'a mut self, group: &'a Group) -> BoxFuture<'a, Result<(), Error>> {
+    fn commit(&mut self, group: Arc<Group>) -> BoxFuture<'static, Result<(), Error>> {
+        if self.left.fetch_sub(1, Ordering::SeqCst) != 1 {
+            return self.inner.commit(group);
+        }
+        let written = self.written.then(|| self.inner.commit(group));
+        let fault = self.fault.clone();
         Box::pin(async move {
-            if self.left.fetch_sub(1, Ordering::SeqCst) != 1 {
-                return self.inner.commit(group).await;
+            if let Some(written) = written {
+                written.await?;
             }
-            if self.written {
-                self.inner.commit(group).await?;
-            }
-            Err(self.fault.clone())
+            Err(fault)
         })
     }
 
@@ -322,7 +325,7 @@ impl StorageWriter for Faulty {
 
 /// A log whose n-th commit fails.
 pub async fn faulty(dir: &tempfile::TempDir, nth: usize, fault: Error, written: bool) -> EventLog {
-    let options = Options { directory: dir.path().into(), max_pages: None };
+    let options = Options::new(dir.path());
     let opened = sqlite::open(options).await.unwrap();
     let left = Arc::new(AtomicUsize::new(nth));
     let storage = Faulty { inner: Box::new(opened.writer), left, fault, written };
@@ -371,37 +374,97 @@ async fn after_a_fault_of_unknown_outcome_the_log_stops_and_a_retry_finds_out() 
     }
 }
 
+/// What a process that ends at this moment leaves of a log.
+fn copy_of(dir: &tempfile::TempDir) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for name in [sqlite::FILE_NAME.to_owned(), format!("{}-wal", sqlite::FILE_NAME)] {
+        std::fs::copy(dir.path().join(&name), copy.path().join(&name)).unwrap();
+    }
+    copy
+}
+
+/// What an event of these tests adds.
+fn number(event: &RecordedEvent) -> i64 {
+    let Some(recorded_event::Payload::Raw(raw)) = &event.payload else { panic!("not of these") };
+    std::str::from_utf8(&raw.data).unwrap().parse().unwrap()
+}
+
+/// Ids of requests as callers choose them: by the time, or just some.
+fn some_id(number: u64) -> Uuid {
+    match number % 3 {
+        0 => Uuid::now_v7(),
+        1 => Uuid::new_v4(),
+        // A clock that is wrong by years.
+        _ => Uuid::from_u128(Uuid::now_v7().as_u128() + (u128::from(number % 7) << 120)),
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Add(u8, i64),
     Again(usize),
     Restart,
+    /// The process ends without closing anything.
+    Crash,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        6 => (0u8..4, -20i64..20).prop_map(|(id, number)| Step::Add(id, number)),
-        3 => (0usize..20).prop_map(Step::Again),
+        12 => (0u8..4, -20i64..20).prop_map(|(id, number)| Step::Add(id, number)),
+        6 => (0usize..20).prop_map(Step::Again),
         1 => Just(Step::Restart),
+        1 => Just(Step::Crash),
     ];
-    proptest::collection::vec(step, 1..40)
+    proptest::collection::vec(step, 1..50)
+}
+
+/// Reads a stream in both directions, whole and in pages.
+async fn check_stream(log: &EventLog, id: usize, sum: i64) {
+    let name = stream(id).to_string();
+    let read = async |from, direction, limit| -> Vec<RecordedEvent> {
+        let records = log.read_stream(&name, from, direction, limit).await.unwrap();
+        records.iter().map(|record| record.decode().unwrap()).collect()
+    };
+    let forward = read(1, Direction::Forward, 500).await;
+    assert_eq!(forward.iter().map(number).sum::<i64>(), sum);
+    let mut backward = read(u64::MAX, Direction::Backward, 500).await;
+    backward.reverse();
+    assert_eq!(forward, backward);
+    for (at, event) in forward.iter().enumerate() {
+        let from = event.version;
+        assert_eq!(
+            read(from, Direction::Forward, 3).await,
+            forward[at..].iter().take(3).cloned().collect::<Vec<_>>()
+        );
+        let before: Vec<_> = forward[..=at].iter().rev().take(3).cloned().collect();
+        assert_eq!(read(from, Direction::Backward, 3).await, before);
+    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn the_log_agrees_with_a_model_over_repeats_and_restarts(steps in steps()) {
+    fn the_log_agrees_with_a_model_over_repeats_and_restarts(
+        steps in steps(),
+        index_after in 1usize..30,
+    ) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
-            let dir = tempfile::tempdir().unwrap();
-            let mut log = open(&dir).await;
+            let mut dir = tempfile::tempdir().unwrap();
+            let mut config = Config {
+                index_after: NonZeroUsize::new(index_after).unwrap(),
+                // So that streams are loaded from the storage again and again.
+                cached_streams: NonZeroUsize::new(2).unwrap(),
+                ..Config::new(dir.path())
+            };
+            let mut log = EventLog::open(config.clone()).await.unwrap();
             let mut sums = [0i64; 4];
             let mut sent: Vec<(Uuid, u8, i64, bool)> = Vec::new();
             let mut events = 0;
             for step in steps {
                 match step {
                     Step::Add(id, number) => {
-                        let request = Uuid::now_v7();
+                        let request = some_id(sent.len() as u64);
                         let accepted = add_as(&log, id, number, request).await.is_ok();
                         let sum = &mut sums[usize::from(id)];
                         assert_eq!(accepted, *sum + number >= 0);
@@ -420,11 +483,24 @@ proptest! {
                     Step::Restart => {
                         log.close().await;
                         drop(log);
-                        log = open(&dir).await;
+                        log = EventLog::open(config.clone()).await.unwrap();
+                    }
+                    Step::Crash => {
+                        let after = copy_of(&dir);
+                        log.close().await;
+                        dir = after;
+                        config.directory = dir.path().into();
+                        log = EventLog::open(config.clone()).await.unwrap();
                     }
                 }
             }
             assert_eq!(all_events(&log).await.len(), events);
+            for (id, sum) in sums.iter().enumerate() {
+                check_stream(&log, id, *sum).await;
+            }
+            log.close().await;
+            let findings = daybook_log::verify::verify(dir.path(), None, |_| ()).await.unwrap();
+            assert_eq!(findings.problems, vec![]);
         });
     }
 }

@@ -1,0 +1,241 @@
+//! The log in SQLite: WAL, synchronous=FULL, one writing connection on a thread of its own,
+//! read-only connections for the rest, and a lock file that keeps a second process out.
+//!
+//! A write error never leaves a half-open transaction behind: SQLite rolls back by itself on a
+//! full disk and some I/O errors, after which further statements would commit one by one. So after
+//! any error the connection is dropped, a new one is opened, and the store is asked whether the
+//! group is in it.
+
+mod index;
+mod reader;
+mod writer;
+
+use std::fs::{File, TryLockError};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
+};
+use sqlx::{ConnectOptions, Connection, Row};
+use uuid::Uuid;
+
+use crate::Error;
+use crate::limits::INDEX_AFTER;
+use crate::storage::{RequestRow, StoreInfo, StoredAnswer};
+use index::{Generation, Index};
+pub use reader::{RawClaim, RawRow, SqliteReader};
+pub use writer::SqliteWriter;
+
+/// The name of the database file in the directory of the log.
+pub const FILE_NAME: &str = "log.db";
+
+/// SQLite before this version can corrupt a WAL that two connections share (WAL-reset bug).
+const LEAST_SQLITE: (u32, u32, u32) = (3, 51, 3);
+
+/// How long a statement waits for a lock that a foreign tool may hold.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The read-only connections; more would only take turns on the same cores.
+const READERS: u32 = 4;
+
+/// How a log in SQLite is opened.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The directory; made when missing.
+    pub directory: PathBuf,
+    /// The largest size of the database in pages of 4 KiB; `None` for what the disk holds.
+    pub max_pages: Option<u32>,
+    /// How many events are appended before they are merged into the indexes.
+    pub index_after: NonZeroUsize,
+}
+
+impl Options {
+    /// The usual settings, in a directory.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        let index_after = NonZeroUsize::new(INDEX_AFTER).unwrap_or(NonZeroUsize::MIN);
+        Self { directory: directory.into(), max_pages: None, index_after }
+    }
+}
+
+/// An open log in SQLite.
+pub struct Sqlite {
+    /// What the store says of itself.
+    pub info: StoreInfo,
+    /// The writing half.
+    pub writer: SqliteWriter,
+    /// The reading half.
+    pub reader: SqliteReader,
+}
+
+/// Opens the log, makes it when there is none, and checks that it may be written.
+pub async fn open(options: Options) -> Result<Sqlite, Error> {
+    let directory = options.directory.display().to_string();
+    let failed = |problem: String| Error::Open { directory: directory.clone(), problem };
+    std::fs::create_dir_all(&options.directory).map_err(|error| failed(error.to_string()))?;
+    let lock = lock(&options.directory)?;
+    let info = prepare(&options).await.map_err(|error| failed(error.to_string()))?;
+    let pool = SqlitePoolOptions::new()
+        .min_connections(1)
+        .max_connections(READERS)
+        // A connection to a file does not go away; asking it would cost as much as the query.
+        .test_before_acquire(false)
+        .connect_with(read_only(&options.directory))
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    let index = read_index(&pool, options.index_after.get());
+    let index = index.await.map_err(|error| failed(error.to_string()))?;
+    let writer = SqliteWriter::start(options, index.clone(), lock).map_err(failed)?;
+    Ok(Sqlite { info, writer, reader: SqliteReader::new(pool, index) })
+}
+
+/// Opens a log to read only, whether or not a process writes to it; for checks.
+pub async fn open_reader(directory: &Path) -> Result<SqliteReader, Error> {
+    let failed =
+        |problem: String| Error::Open { directory: directory.display().to_string(), problem };
+    if !directory.join(FILE_NAME).exists() {
+        return Err(failed(format!("there is no {FILE_NAME} in it")));
+    }
+    let pool = SqlitePoolOptions::new()
+        .max_connections(1)
+        .connect_with(read_only(directory))
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    let index = read_index(&pool, INDEX_AFTER).await;
+    let index = index.map_err(|error| failed(error.to_string()))?;
+    Ok(SqliteReader::new(pool, index))
+}
+
+fn lock(directory: &Path) -> Result<File, Error> {
+    let name = directory.display().to_string();
+    let open =
+        |error: std::io::Error| Error::Open { directory: name.clone(), problem: error.to_string() };
+    let file = File::create(directory.join("lock")).map_err(open)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse { directory: name }),
+        Err(TryLockError::Error(error)) => Err(open(error)),
+    }
+}
+
+/// Makes the tables, or brings those of an earlier version up to date.
+async fn prepare(options: &Options) -> Result<StoreInfo, sqlx::Error> {
+    let mut connection = SqliteConnectOptions::new()
+        .filename(options.directory.join(FILE_NAME))
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY_TIMEOUT)
+        .foreign_keys(false)
+        .disable_statement_logging()
+        .connect()
+        .await?;
+    let migrated = sqlx::migrate!("./migrations").run(&mut connection).await;
+    migrated.map_err(|error| sqlx::Error::Protocol(error.to_string()))?;
+    let info = store_info(&mut connection).await?;
+    connection.close().await?;
+    Ok(info)
+}
+
+fn read_only(directory: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(directory.join(FILE_NAME))
+        .read_only(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        .pragma("mmap_size", "0")
+        .pragma("cache_size", "-4096")
+        .disable_statement_logging()
+}
+
+async fn store_info(connection: &mut SqliteConnection) -> Result<StoreInfo, sqlx::Error> {
+    let fresh = Uuid::now_v7();
+    let micros = i64::try_from(
+        std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_micros(),
+    )
+    .unwrap_or(i64::MAX);
+    sqlx::query("INSERT OR IGNORE INTO store (only_row, store_id, created_time) VALUES (1, ?, ?)")
+        .bind(fresh.to_string())
+        .bind(micros)
+        .execute(&mut *connection)
+        .await?;
+    let row = sqlx::query(
+        "SELECT store_id, created_time, published,
+                (SELECT coalesce(max(position), 0) FROM events) AS head,
+                (SELECT coalesce(max(id), 0) FROM streams) AS last_stream_id
+         FROM store",
+    )
+    .fetch_one(connection)
+    .await?;
+    let store_id: String = row.get("store_id");
+    Ok(StoreInfo {
+        store_id: store_id.parse().map_err(|error| {
+            sqlx::Error::Protocol(format!("{store_id:?} is no store id: {error}"))
+        })?,
+        created_micros: row.get("created_time"),
+        head: unsigned(row.get("head")),
+        last_stream_id: row.get("last_stream_id"),
+        published: unsigned(row.get("published")),
+    })
+}
+
+/// What the tables of the indexes do not hold yet, from the end of the log.
+async fn read_index(pool: &SqlitePool, size: usize) -> Result<Index, sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    let mut moment = connection.begin().await?;
+    let (indexed, newest): (i64, Vec<u8>) =
+        sqlx::query_as("SELECT indexed, newest_request FROM store").fetch_one(&mut *moment).await?;
+    let newest = Uuid::from_slice(&newest)
+        .map_err(|error| sqlx::Error::Protocol(format!("store.newest_request: {error}")))?;
+    let mut rows = sqlx::query(
+        "SELECT position, stream_id, version, request FROM events
+         WHERE position > ? ORDER BY position",
+    )
+    .bind(indexed)
+    .fetch(&mut *moment);
+    let mut tail = Generation::default();
+    while let Some(row) = rows.try_next().await? {
+        let position = unsigned(row.get(0));
+        tail.add_event(row.get(1), unsigned(row.get(2)), position);
+        if let Some(request) = row.get::<Option<&[u8]>, _>(3) {
+            let request = request_of(request, position).ok_or_else(|| {
+                let problem = format!("the request of position {position} is damaged");
+                sqlx::Error::Protocol(problem)
+            })?;
+            tail.requests.insert(request.id, request);
+        }
+    }
+    drop(rows);
+    Ok(Index::new(size, tail, newest))
+}
+
+/// The column `request` of an event.
+fn request_column(row: &RequestRow) -> [u8; 32] {
+    let mut column = [0; 32];
+    column[..16].copy_from_slice(row.id.as_bytes());
+    column[16..].copy_from_slice(&row.fingerprint);
+    column
+}
+
+/// The request in the column `request` of the event at a position.
+fn request_of(column: &[u8], position: u64) -> Option<RequestRow> {
+    let (id, fingerprint) = column.split_at_checked(16)?;
+    Some(RequestRow {
+        id: Uuid::from_slice(id).ok()?,
+        fingerprint: fingerprint.try_into().ok()?,
+        answer: StoredAnswer::Recorded(position),
+    })
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}

@@ -1,0 +1,396 @@
+//! The reading half: connections that only read, and what the writer has in memory.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use futures::future::BoxFuture;
+use sqlx::sqlite::{SqlitePool, SqliteRow};
+use sqlx::{AssertSqlSafe, Row};
+use uuid::Uuid;
+
+use super::index::Index;
+use super::{signed, unsigned};
+use crate::storage::{
+    ClaimKey, Direction, Recall, RequestRow, StorageReader, StoredAnswer, StreamHead,
+};
+use crate::{Error, Record};
+
+/// The claims that one statement asks for.
+const MAX_CLAIMS: usize = 256;
+
+type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+
+/// The reading half.
+#[derive(Clone)]
+pub struct SqliteReader {
+    pool: SqlitePool,
+    index: Index,
+}
+
+impl SqliteReader {
+    pub(super) fn new(pool: SqlitePool, index: Index) -> Self {
+        Self { pool, index }
+    }
+
+    /// What SQLite itself finds wrong with the file; reads all of it.
+    pub async fn integrity_problems(&self) -> Result<Vec<String>, Error> {
+        let found: Vec<String> = sqlx::query_scalar("PRAGMA integrity_check")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(read_error)?;
+        Ok(found.into_iter().filter(|line| line != "ok").collect())
+    }
+
+    /// The columns of the events after a position, as they are, for a check of every row.
+    pub async fn raw_events(&self, after: u64, limit: usize) -> Result<Vec<RawRow>, Error> {
+        sqlx::query(
+            "SELECT e.position, e.version, e.leaf_hash, e.record, coalesce(s.name, '') AS name,
+                    (SELECT i.position FROM stream_events i
+                     WHERE i.stream_id = e.stream_id AND i.version = e.version)
+             FROM events e LEFT JOIN streams s ON s.id = e.stream_id
+             WHERE e.position > ? ORDER BY e.position LIMIT ?",
+        )
+        .bind(signed(after))
+        .bind(limit as i64)
+        .map(|row: SqliteRow| RawRow {
+            position: unsigned(row.get(0)),
+            version: unsigned(row.get(1)),
+            leaf_hash: row.get(2),
+            record: row.get::<Vec<u8>, _>(3).into(),
+            stream: row.get(4),
+            indexed_at: row.get::<Option<i64>, _>(5).map(unsigned),
+        })
+        .fetch_all(&self.pool)
+        .await
+        .map_err(read_error)
+    }
+
+    /// How far the indexes follow the log, and how many events they have up to there.
+    pub async fn index_state(&self) -> Result<(u64, u64), Error> {
+        let (indexed, entries): (i64, i64) = sqlx::query_as(
+            "SELECT indexed, (SELECT count(*) FROM stream_events WHERE position <= indexed)
+             FROM store",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(read_error)?;
+        Ok((unsigned(indexed), unsigned(entries)))
+    }
+
+    /// The table of claims as it is, and the position of the last event of the same moment.
+    pub async fn raw_claims(&self) -> Result<(u64, Vec<RawClaim>), Error> {
+        let mut moment = self.pool.begin().await.map_err(read_error)?;
+        let head: i64 = sqlx::query_scalar("SELECT coalesce(max(position), 0) FROM events")
+            .fetch_one(&mut *moment)
+            .await
+            .map_err(read_error)?;
+        let claims = sqlx::query(
+            "SELECT c.scope, c.key, s.name FROM claims c LEFT JOIN streams s ON s.id = c.stream_id",
+        )
+        .map(|row: SqliteRow| RawClaim { scope: row.get(0), key: row.get(1), stream: row.get(2) })
+        .fetch_all(&mut *moment)
+        .await
+        .map_err(read_error)?;
+        Ok((unsigned(head), claims))
+    }
+
+    /// The number of a stream.
+    async fn stream_id(&self, stream: &str) -> Result<Option<i64>, Error> {
+        sqlx::query_scalar("SELECT id FROM streams WHERE name = ?")
+            .bind(stream)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(read_error)
+    }
+
+    /// Events of a stream between two versions, inclusive, by the table that knows where they are.
+    async fn indexed(
+        &self,
+        stream_id: i64,
+        (from, to): (u64, u64),
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<Record>, Error> {
+        if from > to || limit == 0 {
+            return Ok(Vec::new());
+        }
+        let sql = match direction {
+            Direction::Forward => {
+                "SELECT e.position, e.record, e.leaf_hash
+                 FROM stream_events i JOIN events e ON e.position = i.position
+                 WHERE i.stream_id = ? AND i.version BETWEEN ? AND ?
+                 ORDER BY i.version LIMIT ?"
+            }
+            Direction::Backward => {
+                "SELECT e.position, e.record, e.leaf_hash
+                 FROM stream_events i JOIN events e ON e.position = i.position
+                 WHERE i.stream_id = ? AND i.version BETWEEN ? AND ?
+                 ORDER BY i.version DESC LIMIT ?"
+            }
+        };
+        let query = sqlx::query(sql).bind(stream_id).bind(signed(from)).bind(signed(to));
+        collect(query.bind(limit as i64), &self.pool).await
+    }
+
+    /// The events at these positions, in this order.
+    async fn at(&self, positions: Vec<u64>) -> Result<Vec<Record>, Error> {
+        if positions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let listed: Vec<String> = positions.iter().map(u64::to_string).collect();
+        let sql = "SELECT e.position, e.record, e.leaf_hash
+                   FROM json_each(?) AS wanted JOIN events e ON e.position = wanted.value
+                   ORDER BY wanted.key";
+        let query = sqlx::query(sql).bind(format!("[{}]", listed.join(",")));
+        collect(query, &self.pool).await
+    }
+
+    /// Closes the connections.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// A row of the claims, unchecked.
+#[derive(Debug, Clone)]
+pub struct RawClaim {
+    /// Among what it is unique.
+    pub scope: String,
+    /// What is unique.
+    pub key: String,
+    /// The name of the stream that holds it, where there is one with its number.
+    pub stream: Option<String>,
+}
+
+/// A row of the events, unchecked.
+#[derive(Debug, Clone)]
+pub struct RawRow {
+    /// The position, from the column.
+    pub position: u64,
+    /// The version, from the column.
+    pub version: u64,
+    /// The stored hash.
+    pub leaf_hash: Vec<u8>,
+    /// The encoded RecordedEvent.
+    pub record: Bytes,
+    /// The name of the stream, from the table of streams.
+    pub stream: String,
+    /// Where the index says that it is.
+    pub indexed_at: Option<u64>,
+}
+
+impl StorageReader for SqliteReader {
+    fn read_all(
+        &self,
+        from: u64,
+        direction: Direction,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Record>, Error>> {
+        let sql = match direction {
+            Direction::Forward => {
+                "SELECT position, record, leaf_hash FROM events WHERE position >= ?
+                 ORDER BY position LIMIT ?"
+            }
+            Direction::Backward => {
+                "SELECT position, record, leaf_hash FROM events WHERE position <= ?
+                 ORDER BY position DESC LIMIT ?"
+            }
+        };
+        let query = sqlx::query(sql).bind(signed(from)).bind(limit as i64);
+        Box::pin(collect(query, &self.pool))
+    }
+
+    fn read_stream<'a>(
+        &'a self,
+        stream: &'a str,
+        from: u64,
+        direction: Direction,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Record>, Error>> {
+        Box::pin(async move {
+            let Some(id) = self.stream_id(stream).await? else { return Ok(Vec::new()) };
+            // Memory first: what leaves it meanwhile is in the table by then.
+            let recent = self.index.positions(id);
+            let indexed = recent.first().map_or(u64::MAX, |(version, _)| version - 1);
+            let mut records;
+            match direction {
+                Direction::Forward => {
+                    records = self.indexed(id, (from, indexed), direction, limit).await?;
+                    let rest = recent.iter().filter(|(version, _)| *version >= from);
+                    let rest = rest.take(limit - records.len()).map(|(_, position)| *position);
+                    records.extend(self.at(rest.collect()).await?);
+                }
+                Direction::Backward => {
+                    let last = recent.iter().rev().filter(|(version, _)| *version <= from);
+                    let last = last.take(limit).map(|(_, position)| *position);
+                    records = self.at(last.collect()).await?;
+                    let rest = limit - records.len();
+                    let versions = (0, from.min(indexed));
+                    records.extend(self.indexed(id, versions, direction, rest).await?);
+                }
+            }
+            Ok(records)
+        })
+    }
+
+    fn stream_heads<'a>(
+        &'a self,
+        streams: &'a [Arc<str>],
+    ) -> BoxFuture<'a, Result<Vec<Option<StreamHead>>, Error>> {
+        Box::pin(async move {
+            let ids = sqlx::query(
+                "SELECT wanted.key, s.id
+                 FROM json_each(?) AS wanted JOIN streams s ON s.name = wanted.value",
+            )
+            .bind(json_list(streams.iter().map(AsRef::as_ref)))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(read_error)?;
+            let mut heads = vec![None; streams.len()];
+            let mut indexed: HashMap<i64, usize> = HashMap::new();
+            for row in ids {
+                let at = usize::try_from(row.get::<i64, _>(0)).unwrap_or(usize::MAX);
+                let id: i64 = row.get(1);
+                let Some(head) = heads.get_mut(at) else { continue };
+                let recent = self.index.last_version(id);
+                *head = Some(StreamHead { id, version: recent.unwrap_or(0) });
+                if recent.is_none() {
+                    indexed.insert(id, at);
+                }
+            }
+            if indexed.is_empty() {
+                return Ok(heads);
+            }
+            let ids: Vec<String> = indexed.keys().map(i64::to_string).collect();
+            let versions = sqlx::query(
+                "SELECT wanted.value,
+                        (SELECT max(version) FROM stream_events WHERE stream_id = wanted.value)
+                 FROM json_each(?) AS wanted",
+            )
+            .bind(format!("[{}]", ids.join(",")))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(read_error)?;
+            for row in versions {
+                let id: i64 = row.get(0);
+                let version = unsigned(row.get::<Option<i64>, _>(1).unwrap_or(0));
+                if let Some(at) = indexed.get(&id) {
+                    heads[*at] = Some(StreamHead { id, version });
+                }
+            }
+            Ok(heads)
+        })
+    }
+
+    fn recall(&self, id: &Uuid) -> Recall {
+        self.index.recall(id)
+    }
+
+    fn find_requests<'a>(
+        &'a self,
+        ids: &'a [Uuid],
+    ) -> BoxFuture<'a, Result<Vec<RequestRow>, Error>> {
+        Box::pin(async move {
+            let mut found = Vec::new();
+            let mut hex = Vec::new();
+            for id in ids {
+                match self.index.recall(id) {
+                    Recall::Stored(row) => found.push(row),
+                    Recall::New => {}
+                    Recall::Unknown => hex.push(id.simple().to_string()),
+                }
+            }
+            if hex.is_empty() {
+                return Ok(found);
+            }
+            let rows = sqlx::query(
+                "SELECT request_id, fingerprint, position, answer FROM requests
+                 WHERE request_id IN (SELECT unhex(value) FROM json_each(?))",
+            )
+            .bind(json_list(hex.iter().map(String::as_str)))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(read_error)?;
+            for row in rows {
+                found.push(request_row(row)?);
+            }
+            Ok(found)
+        })
+    }
+
+    fn claim_holders<'a>(
+        &'a self,
+        claims: &'a [ClaimKey],
+    ) -> BoxFuture<'a, Result<Vec<Option<i64>>, Error>> {
+        Box::pin(async move {
+            let mut holders = HashMap::new();
+            for some in claims.chunks(MAX_CLAIMS) {
+                let wanted = vec!["(?, ?)"; some.len()].join(",");
+                let sql = format!(
+                    "SELECT scope, key, stream_id FROM claims
+                     WHERE (scope, key) IN (VALUES {wanted})"
+                );
+                let query = some.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, claim| {
+                    query.bind(claim.scope).bind(claim.key.as_str())
+                });
+                for row in query.fetch_all(&self.pool).await.map_err(read_error)? {
+                    let name: (String, String) = (row.get(0), row.get(1));
+                    holders.insert(name, row.get::<i64, _>(2));
+                }
+            }
+            let holder = |claim: &ClaimKey| {
+                holders.get(&(claim.scope.to_owned(), claim.key.clone())).copied()
+            };
+            Ok(claims.iter().map(holder).collect())
+        })
+    }
+
+    fn published(&self) -> BoxFuture<'_, Result<u64, Error>> {
+        Box::pin(async move {
+            let published: i64 = sqlx::query_scalar("SELECT published FROM store")
+                .fetch_one(&self.pool)
+                .await
+                .map_err(read_error)?;
+            Ok(unsigned(published))
+        })
+    }
+}
+
+async fn collect(query: Query<'_>, pool: &SqlitePool) -> Result<Vec<Record>, Error> {
+    let mut rows = query.fetch(pool);
+    let mut records = Vec::new();
+    while let Some(row) = rows.try_next().await.map_err(read_error)? {
+        let bytes = Bytes::from(row.get::<Vec<u8>, _>(1));
+        let leaf: &[u8] = row.get(2);
+        records.push(Record::checked(unsigned(row.get(0)), bytes, leaf)?);
+    }
+    Ok(records)
+}
+
+fn request_row(row: SqliteRow) -> Result<RequestRow, Error> {
+    let damaged = |what: &str| Error::Read { problem: format!("a request has a damaged {what}") };
+    let id: &[u8] = row.get(0);
+    let fingerprint: &[u8] = row.get(1);
+    let answer = match (row.get::<Option<i64>, _>(2), row.get::<Option<Vec<u8>>, _>(3)) {
+        (Some(position), None) => StoredAnswer::Recorded(unsigned(position)),
+        (None, Some(answer)) => StoredAnswer::Other(answer.into()),
+        _ => return Err(damaged("answer")),
+    };
+    Ok(RequestRow {
+        id: Uuid::from_slice(id).map_err(|_| damaged("id"))?,
+        fingerprint: fingerprint.try_into().map_err(|_| damaged("fingerprint"))?,
+        answer,
+    })
+}
+
+/// A JSON array of texts that hold nothing to escape: names of streams, and hexadecimal digits.
+fn json_list<'a>(texts: impl Iterator<Item = &'a str>) -> String {
+    let quoted: Vec<String> = texts.map(|text| format!("\"{text}\"")).collect();
+    format!("[{}]", quoted.join(","))
+}
+
+fn read_error(error: sqlx::Error) -> Error {
+    Error::Read { problem: error.to_string() }
+}

@@ -1,0 +1,479 @@
+//! The writing half: a thread with the one connection that writes.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use futures::future::BoxFuture;
+use rusqlite::{Connection, OptionalExtension, params};
+use tokio::sync::oneshot;
+use tracing::warn;
+use uuid::Uuid;
+
+use super::index::{Generation, Index, beside_the_log, is_v7};
+use super::{BUSY_TIMEOUT, FILE_NAME, LEAST_SQLITE, Options, request_column, signed};
+use crate::Error;
+use crate::storage::{ClaimKey, EventRow, Group, Holders, StorageWriter, StoredAnswer};
+
+/// The WAL is moved into the main file when it is this long, in pages of 4 KiB.
+const CHECKPOINT_PAGES: u32 = 4000;
+
+/// The prepared statements that are kept; there are fewer.
+const STATEMENTS: usize = 32;
+
+/// How many rows are merged into the indexes for each row that is appended: more than one, so that
+/// a generation is merged before the next is full.
+const MERGED_PER_ROW: usize = 2;
+
+/// The rows that are merged with a group at least.
+const MERGED_AT_LEAST: usize = 64;
+
+/// The writing half. It holds the lock of the store until it is closed or dropped.
+pub struct SqliteWriter {
+    orders: Option<mpsc::Sender<Order>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Order {
+    Commit(Arc<Group>, oneshot::Sender<Result<(), Error>>),
+    Close(oneshot::Sender<()>),
+}
+
+impl SqliteWriter {
+    pub(super) fn start(options: Options, index: Index, lock: File) -> Result<Self, String> {
+        let connection = connect(&options).map_err(|error| error.to_string())?;
+        let connection = Some(connection);
+        let store = Store { connection, options, index, merge: None, _lock: lock };
+        let (orders, inbox) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("log-writer".to_owned())
+            .spawn(move || store.run(&inbox))
+            .map_err(|error| error.to_string())?;
+        Ok(Self { orders: Some(orders), thread: Some(thread) })
+    }
+
+    fn order(&self, order: Order) {
+        if let Some(orders) = &self.orders {
+            // A thread that has ended drops the order, which is then answered as such.
+            let _ = orders.send(order);
+        }
+    }
+}
+
+impl StorageWriter for SqliteWriter {
+    fn commit(&mut self, group: Arc<Group>) -> BoxFuture<'static, Result<(), Error>> {
+        let (reply, answer) = oneshot::channel();
+        self.order(Order::Commit(group, reply));
+        Box::pin(async move {
+            let ended =
+                || Error::Stopped { problem: "the thread that writes has ended".to_owned() };
+            answer.await.unwrap_or_else(|_| Err(ended()))
+        })
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            self.order(Order::Close(reply));
+            let _ = answer.await;
+        })
+    }
+}
+
+impl Drop for SqliteWriter {
+    fn drop(&mut self) {
+        // The lock is free when this returns.
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What an error means for a group.
+enum Failure {
+    Full,
+    /// The group is not what the store can take: nothing of it was committed.
+    Refused(String),
+    Fatal(String),
+    Other(String),
+}
+
+/// Why a group was not committed.
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    #[error("{0}")]
+    Settings(String),
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Problem {
+    fn meaning(&self) -> Failure {
+        let code = match self {
+            Self::Sqlite(rusqlite::Error::SqliteFailure(error, _)) => error.extended_code & 0xff,
+            Self::Refused(problem) => return Failure::Refused(problem.clone()),
+            Self::Sqlite(_) | Self::Settings(_) => return Failure::Other(self.to_string()),
+        };
+        match code {
+            13 => Failure::Full,
+            19 => Failure::Refused(self.to_string()),
+            // IOERR, CORRUPT, CANTOPEN, NOTADB: the file is not what it should be.
+            10 | 11 | 14 | 26 => Failure::Fatal(self.to_string()),
+            _ => Failure::Other(self.to_string()),
+        }
+    }
+}
+
+/// What the thread works with.
+struct Store {
+    connection: Option<Connection>,
+    options: Options,
+    index: Index,
+    /// How far the generation that is being merged is in the tables.
+    merge: Option<Merge>,
+    _lock: File,
+}
+
+#[derive(Clone)]
+struct Merge {
+    generation: Arc<Generation>,
+    after_event: Option<(i64, u64)>,
+    after_request: Option<Uuid>,
+    done: bool,
+}
+
+impl Store {
+    fn run(mut self, inbox: &mpsc::Receiver<Order>) {
+        while let Ok(order) = inbox.recv() {
+            match order {
+                Order::Commit(group, reply) => {
+                    let _ = reply.send(self.commit(&group));
+                }
+                Order::Close(reply) => {
+                    self.close();
+                    drop(self);
+                    let _ = reply.send(());
+                    return;
+                }
+            }
+        }
+    }
+
+    fn commit(&mut self, group: &Group) -> Result<(), Error> {
+        let error = match self.try_commit(group, MERGED_PER_ROW * group.events.len()) {
+            Ok(()) => {
+                self.index.add(group);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        warn!(%error, events = group.events.len(), "a group could not be committed");
+        let failure = error.meaning();
+        match failure {
+            Failure::Fatal(problem) => {
+                // After a failed fsync the page cache may show what the disk does not have:
+                // even a look at the store proves nothing.
+                self.connection = None;
+                return Err(Error::Stopped { problem });
+            }
+            Failure::Refused(problem) => {
+                // What is in the way is in the store already, so a look would mislead.
+                self.connection = None;
+                return Err(Error::NotWritten { problem });
+            }
+            Failure::Full | Failure::Other(_) => {}
+        }
+        match self.was_committed(group) {
+            Ok(true) => {
+                self.index.add(group);
+                Ok(())
+            }
+            Ok(false) => Err(match failure {
+                Failure::Full => Error::DiskFull,
+                Failure::Other(problem) | Failure::Refused(problem) | Failure::Fatal(problem) => {
+                    Error::NotWritten { problem }
+                }
+            }),
+            Err(second) => Err(Error::Stopped { problem: format!("{error}; then {second}") }),
+        }
+    }
+
+    /// Writes a group, and merges some rows into the indexes by the way.
+    fn try_commit(&mut self, group: &Group, rows_to_merge: usize) -> Result<(), Problem> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => none.insert(connect(&self.options)?),
+        };
+        check_versions(connection, &self.index, group)?;
+        if self.merge.is_none() {
+            self.merge = self.index.to_merge(false).map(Merge::new);
+        }
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        write(connection, group)?;
+        let mut merge = self.merge.clone();
+        if let Some(merge) = &mut merge {
+            merge.go_on(connection, rows_to_merge.max(MERGED_AT_LEAST))?;
+        }
+        connection.execute_batch("COMMIT")?;
+        self.merge = merge;
+        if self.merge.as_ref().is_some_and(|merge| merge.done) {
+            self.merge = None;
+            self.index.merged();
+        }
+        Ok(())
+    }
+
+    /// After an error: a new connection, and whether the group is in the store after all.
+    fn was_committed(&mut self, group: &Group) -> Result<bool, Problem> {
+        // Whatever the old connection still holds is given up, not committed.
+        self.connection = None;
+        let connection = self.connection.insert(connect(&self.options)?);
+        if let Some(last) = group.events.last() {
+            let hash: Option<Vec<u8>> = connection
+                .query_row(
+                    "SELECT leaf_hash FROM events WHERE position = ?",
+                    [signed(last.record.position)],
+                    |row| row.get(0),
+                )
+                .optional()?;
+            return Ok(hash.is_some_and(|hash| hash == last.leaf_hash));
+        }
+        let Some((last, _)) = beside_the_log(group).last() else { return Ok(false) };
+        let sql = "SELECT EXISTS (SELECT 1 FROM requests WHERE request_id = ?)";
+        Ok(connection.query_row(sql, [last.id.as_bytes().as_slice()], |row| row.get(0))?)
+    }
+
+    /// Brings the indexes up to date, so that the next start has nothing to read, and everything
+    /// into the main file.
+    fn close(&mut self) {
+        let merged = self.merge_all();
+        let Some(connection) = self.connection.take() else { return };
+        let moved = merged.and_then(|()| {
+            let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
+            Ok(connection.query_row(sql, [], |_| Ok(()))?)
+        });
+        if let Err(error) = moved {
+            warn!(%error, "the indexes or the WAL could not be brought up to date; nothing is lost");
+        }
+        let _ = connection.close();
+    }
+
+    fn merge_all(&mut self) -> Result<(), Problem> {
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        loop {
+            let under_way = self.merge.take();
+            let merge = under_way.or_else(|| self.index.to_merge(true).map(Merge::new));
+            let Some(mut merge) = merge else { return Ok(()) };
+            connection.execute_batch("BEGIN IMMEDIATE")?;
+            merge.go_on(connection, usize::MAX)?;
+            connection.execute_batch("COMMIT")?;
+            self.index.merged();
+        }
+    }
+}
+
+impl Merge {
+    fn new(generation: Arc<Generation>) -> Self {
+        Self { generation, after_event: None, after_request: None, done: false }
+    }
+
+    /// Merges the next rows in the order of the tables. A row may be there from before a crash.
+    fn go_on(&mut self, connection: &Connection, rows: usize) -> rusqlite::Result<()> {
+        if self.after_event.is_none() && self.after_request.is_none() {
+            let ids = self.generation.requests.keys();
+            remember_newest(connection, ids)?;
+        }
+        let mut insert = connection.prepare_cached(
+            "INSERT OR IGNORE INTO stream_events (stream_id, version, position) VALUES (?, ?, ?)",
+        )?;
+        let mut left = rows;
+        let from = self.after_event.map_or(Bound::Unbounded, Bound::Excluded);
+        for (&(stream_id, version), position) in
+            self.generation.events.range((from, Bound::Unbounded)).take(left)
+        {
+            insert.execute(params![stream_id, signed(version), signed(*position)])?;
+            self.after_event = Some((stream_id, version));
+            left -= 1;
+        }
+        let mut insert = connection.prepare_cached(
+            "INSERT OR IGNORE INTO requests (request_id, fingerprint, position) VALUES (?, ?, ?)",
+        )?;
+        let from = self.after_request.map_or(Bound::Unbounded, Bound::Excluded);
+        for (id, row) in self.generation.requests.range((from, Bound::Unbounded)).take(left) {
+            // Other answers are in the table since they were given.
+            if let StoredAnswer::Recorded(position) = row.answer {
+                let (id, fingerprint) = (id.as_bytes().as_slice(), row.fingerprint.as_slice());
+                insert.execute(params![id, fingerprint, signed(position)])?;
+            }
+            self.after_request = Some(*id);
+            left -= 1;
+        }
+        if left > 0 {
+            let sql = "UPDATE store SET indexed = max(indexed, ?)";
+            connection.prepare_cached(sql)?.execute([signed(self.generation.last)])?;
+            self.done = true;
+        }
+        Ok(())
+    }
+}
+
+/// Opens the writing connection and reads back what its safety rests on.
+fn connect(options: &Options) -> Result<Connection, Problem> {
+    let connection = Connection::open(options.directory.join(FILE_NAME))?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    if parse_version(rusqlite::version()) < Some(LEAST_SQLITE) {
+        return Err(Problem::Settings(format!(
+            "SQLite {} has a bug that can corrupt the log; at least {LEAST_SQLITE:?} is needed",
+            rusqlite::version()
+        )));
+    }
+    connection.execute_batch(&format!(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF;
+         PRAGMA mmap_size = 0; PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};
+         PRAGMA cache_size = -16384;"
+    ))?;
+    if let Some(pages) = options.max_pages {
+        connection.execute_batch(&format!("PRAGMA max_page_count = {pages}"))?;
+    }
+    let journal: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
+    let synchronous: i64 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
+    let mmap: Option<i64> =
+        connection.query_row("PRAGMA mmap_size", [], |row| row.get(0)).optional()?;
+    if journal != "wal" || synchronous != 2 || mmap.unwrap_or(0) != 0 {
+        return Err(Problem::Settings(format!(
+            "SQLite did not take its settings: journal_mode {journal} (wal), synchronous \
+             {synchronous} (2), mmap_size {mmap:?} (0)"
+        )));
+    }
+    Ok(connection)
+}
+
+fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
+    let mut parts = text.split('.').map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??, parts.next()??))
+}
+
+/// Checks that each event follows the last of its stream. The index that would refuse a second
+/// event of a version is written later.
+fn check_versions(connection: &Connection, index: &Index, group: &Group) -> Result<(), Problem> {
+    let mut last: BTreeMap<i64, u64> = group.streams.iter().map(|(id, _)| (*id, 0)).collect();
+    let mut stored = connection.prepare_cached(
+        "SELECT coalesce(max(version), 0) FROM stream_events WHERE stream_id = ?",
+    )?;
+    for EventRow { stream_id, version, .. } in &group.events {
+        let in_group = last.get(stream_id).copied();
+        let before = match in_group.or_else(|| index.last_version(*stream_id)) {
+            Some(before) => before,
+            None => stored.query_row([stream_id], |row| row.get(0)).map(super::unsigned)?,
+        };
+        if *version != before + 1 {
+            return Err(Problem::Refused(format!(
+                "version {version} of stream {stream_id} does not follow its last, {before}"
+            )));
+        }
+        last.insert(*stream_id, *version);
+    }
+    Ok(())
+}
+
+fn write(connection: &Connection, group: &Group) -> Result<(), Problem> {
+    if !group.streams.is_empty() {
+        let sql = "INSERT INTO streams (id, name) VALUES (?, ?)";
+        let mut insert = connection.prepare_cached(sql)?;
+        for (id, name) in &group.streams {
+            insert.execute(params![id, name.as_ref()])?;
+        }
+    }
+    write_events(connection, group)?;
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO requests (request_id, fingerprint, answer) VALUES (?, ?, ?)",
+    )?;
+    for (row, answer) in beside_the_log(group) {
+        insert.execute(params![
+            row.id.as_bytes().as_slice(),
+            row.fingerprint.as_slice(),
+            answer
+        ])?;
+    }
+    remember_newest(connection, beside_the_log(group).map(|(row, _)| &row.id))?;
+    write_claims(connection, &group.claims)?;
+    if let Some(published) = group.published {
+        let sql = "UPDATE store SET published = ?";
+        connection.prepare_cached(sql)?.execute([signed(published)])?;
+    }
+    Ok(())
+}
+
+fn write_events(connection: &Connection, group: &Group) -> Result<(), Problem> {
+    let mut requests: BTreeMap<u64, [u8; 32]> = BTreeMap::new();
+    for row in &group.requests {
+        if let StoredAnswer::Recorded(position) = row.answer {
+            requests.insert(position, request_column(row));
+        }
+    }
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO events (position, stream_id, version, leaf_hash, record, request)
+         VALUES (?, ?, ?, ?, ?, ?)",
+    )?;
+    for row in &group.events {
+        let position = row.record.position;
+        insert.execute(params![
+            signed(position),
+            row.stream_id,
+            signed(row.version),
+            row.leaf_hash.as_slice(),
+            row.record.bytes.as_ref(),
+            requests.remove(&position).as_ref().map(|column| column.as_slice()),
+        ])?;
+    }
+    match requests.first_key_value() {
+        None => Ok(()),
+        Some((position, _)) => {
+            Err(Problem::Refused(format!("a request has recorded {position}, which is not here")))
+        }
+    }
+}
+
+/// Notes that these ids are in the table of requests.
+fn remember_newest<'a>(
+    connection: &Connection,
+    ids: impl Iterator<Item = &'a Uuid>,
+) -> rusqlite::Result<()> {
+    let Some(newest) = ids.filter(|id| is_v7(id)).max() else { return Ok(()) };
+    let sql = "UPDATE store SET newest_request = max(newest_request, ?)";
+    connection.prepare_cached(sql)?.execute([newest.as_bytes().as_slice()])?;
+    Ok(())
+}
+
+/// Lets claims change hands. What the store says of their holders must be what the writer knows.
+fn write_claims(
+    connection: &Connection,
+    claims: &BTreeMap<ClaimKey, Holders>,
+) -> Result<(), Problem> {
+    if claims.is_empty() {
+        return Ok(());
+    }
+    let mut delete = connection
+        .prepare_cached("DELETE FROM claims WHERE scope = ? AND key = ? AND stream_id = ?")?;
+    let mut insert =
+        connection.prepare_cached("INSERT INTO claims (scope, key, stream_id) VALUES (?, ?, ?)")?;
+    for (ClaimKey { scope, key }, holders) in claims {
+        if let Some(before) = holders.before
+            && delete.execute(params![scope, key, before])? != 1
+        {
+            let problem = format!("stream {before} does not hold {key:?} of {scope}");
+            return Err(Problem::Refused(problem));
+        }
+        if let Some(after) = holders.after {
+            insert.execute(params![scope, key, after])?;
+        }
+    }
+    Ok(())
+}
