@@ -17,20 +17,24 @@ mod follow_events;
 const BINARY: &str = env!("CARGO_BIN_EXE_daybook");
 
 /// A running server and the command line that is pointed at it.
-struct Bench {
+pub struct Bench {
     server: Daybook,
     _data: TempDir,
 }
 
 /// How a command ended, and what it said.
-struct Outcome {
-    code: i32,
-    out: String,
-    err: String,
+pub struct Outcome {
+    /// The exit code.
+    pub code: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
 }
 
 impl Bench {
-    fn start() -> Self {
+    /// Starts a server.
+    pub fn start() -> Self {
         let data = tempdir().unwrap();
         let server = Daybook::start(BINARY, "dev", data.path(), Ports::free(), &[]);
         Self { server, _data: data }
@@ -49,7 +53,8 @@ impl Bench {
         command
     }
 
-    fn run(&self, args: &[&str]) -> Outcome {
+    /// A command, however it ends.
+    pub fn run(&self, args: &[&str]) -> Outcome {
         outcome(self.command(args))
     }
 
@@ -60,7 +65,7 @@ impl Bench {
     }
 
     /// A command that must succeed, with its answer as JSON.
-    fn json(&self, args: &[&str]) -> Value {
+    pub fn json(&self, args: &[&str]) -> Value {
         let mut args = args.to_vec();
         args.extend(["-o", "json"]);
         let outcome = self.run(&args);
@@ -69,7 +74,7 @@ impl Bench {
     }
 
     /// A command that must succeed, with its answer as it is.
-    fn text(&self, args: &[&str]) -> String {
+    pub fn text(&self, args: &[&str]) -> String {
         let outcome = self.run(args);
         assert_eq!(outcome.code, 0, "{args:?}: {}", outcome.err);
         outcome.out

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bank;
+mod catalog;
 mod cli;
 mod common;
 mod faults;
@@ -15,3 +16,4 @@ mod readme;
 mod restored;
 mod serving;
 mod shop;
+mod users;

@@ -23,8 +23,10 @@ pub struct Shop {
     pub orders: Orders<Channel>,
     /// The commands of the inventory, without a client in between.
     pub inventory: Inventory<Channel>,
-    users: Users<Channel>,
-    catalog: Catalog<Channel>,
+    /// The commands of the users, without a client in between.
+    pub users: Users<Channel>,
+    /// The commands of the catalogue, without a client in between.
+    pub catalog: Catalog<Channel>,
     /// The process.
     pub process: Process,
     /// Where it is.
