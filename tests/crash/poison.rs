@@ -18,8 +18,8 @@ use tonic::Code;
 use crate::common::{PATIENCE, Site, everything, usd};
 use crate::ledger::Ledger;
 
-/// How long a query may wait for a position here: a guard against hanging.
-const WAIT: Duration = Duration::from_secs(20);
+/// How long a query may wait for a position here: a guard against hanging, and the most there is.
+const WAIT: Duration = Duration::from_secs(30);
 
 const PROJECTIONS: [&str; 3] = ["account_balance", "account_transactions", "daily_summary"];
 

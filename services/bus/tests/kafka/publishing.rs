@@ -138,7 +138,7 @@ async fn a_broker_killed_under_load_loses_nothing() {
     publishing.is_well().await;
     publishing.stop().await;
     check(&world.records().await, 20_000);
-    let mut source = world.open(&batch.cursor).await.unwrap();
+    let mut source = open_when_ready(&world, &batch.cursor).await;
     read_until(source.as_mut(), 20_000, &mut seen).await.unwrap();
 }
 
@@ -221,7 +221,7 @@ async fn added_partitions_are_found_by_publisher_and_reader() {
     // The open source stops before it would miss something; one at the same place reads it all.
     let refused = read_until(source.as_mut(), end, &mut seen).await.unwrap_err();
     assert!(refused.to_string().contains("more than 2 partitions"), "{refused}");
-    let mut source = world.open(&batch.cursor).await.unwrap();
+    let mut source = open_when_ready(&world, &batch.cursor).await;
     read_until(source.as_mut(), end, &mut seen).await.unwrap();
     publishing.stop().await;
 }

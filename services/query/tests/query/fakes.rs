@@ -35,7 +35,7 @@ pub const START: i64 = 1_795_219_200;
 const BATCH: usize = 100;
 
 /// How long a test waits for something that must happen.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// An event log. Clones are the same log.
 #[derive(Clone)]
