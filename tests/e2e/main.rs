@@ -7,6 +7,7 @@ mod common;
 mod faults;
 mod health;
 mod idempotency;
+mod new_projection;
 mod old_events;
 mod reading;
 mod readme;
