@@ -448,6 +448,9 @@ fn trouble(error: &KafkaError) -> Result<(), Error> {
             debug!(%error, "the consumer has a problem");
             Ok(())
         }
+        // A new consumer begins when all partitions have a leader. To let this one go on while a
+        // broker starts is a danger: librdkafka 2.12 reads memory that it never wrote when a broker
+        // knows some new leaders and others not yet (confluentinc/librdkafka#5280).
         Some(AllBrokersDown) => Err(unavailable(&"no broker answers")),
         _ => Err(unavailable(error)),
     }
