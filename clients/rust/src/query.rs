@@ -126,10 +126,10 @@ impl<R: QueryRequest> Query<R> {
         self
     }
 
-    /// How long the query may wait for the position, at most 30 s; 5 s unless told otherwise.
+    /// How long the query may wait for the position; 5 s unless told otherwise. More than 30 s is
+    /// taken as 30 s.
     pub fn max_wait(mut self, wait: Duration) -> Self {
-        // A wait beyond the range of a protobuf Duration is refused by the server like any other
-        // that is too long.
+        // A wait beyond the range of a protobuf Duration is cut like any other that is too long.
         self.request.read_mut().max_wait =
             Some(wait.try_into().unwrap_or(prost_types::Duration { seconds: i64::MAX, nanos: 0 }));
         self
@@ -187,7 +187,7 @@ impl Query<ListAccountsRequest> {
         self
     }
 
-    /// The most accounts on a page, at most 500.
+    /// The most accounts on a page. More than 500 is taken as 500.
     pub fn page_size(mut self, size: i32) -> Self {
         self.request.page_size = size;
         self
@@ -228,7 +228,7 @@ impl Query<ListTransactionsRequest> {
         self
     }
 
-    /// The most transactions on a page, at most 500.
+    /// The most transactions on a page. More than 500 is taken as 500.
     pub fn page_size(mut self, size: i32) -> Self {
         self.request.page_size = size;
         self
