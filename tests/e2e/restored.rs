@@ -36,7 +36,7 @@ async fn with_a_copy() -> Site {
     site
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_are_built_anew_after_the_log_was_put_back_to_a_copy() {
     let site = with_a_copy().await;
     copy(&site.data.path().join("copy"), &site.data.path().join("log"));
@@ -53,7 +53,7 @@ async fn rows_are_built_anew_after_the_log_was_put_back_to_a_copy() {
     assert_eq!(bob.account.unwrap().balance, Some(usd(100)));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_are_built_anew_after_the_log_was_removed() {
     let site = with_a_copy().await;
     let _process = site.start("dev", &[]);
