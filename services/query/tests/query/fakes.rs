@@ -396,6 +396,7 @@ impl SourceFactory for Topic {
                     partition: number as i32,
                     next_offset: partition.start as i64,
                     watermark: 0,
+                    last_record: 0,
                 });
                 if (place.next_offset as usize) < partition.start {
                     return Err(Error::Lost {
