@@ -140,6 +140,8 @@ async fn fifty_kills_under_load_lose_no_receipt_and_double_no_effect() {
     let mut random = Random::new(seed);
     let site = Site::new();
     let mut process = site.start("command", &[]);
+    let reader = Site { ports: site.ports.beside(), ..Site::new() };
+    let query = reader.start("query", &[]);
     let client = site.client();
     for account in 0..ACCOUNTS {
         let open = client.open_account("Ada").account_id(format!("a{account}"));
@@ -184,6 +186,8 @@ async fn fifty_kills_under_load_lose_no_receipt_and_double_no_effect() {
     assert!(recovered > 0, "seed {seed}: no kill came between a commit and its answer");
     check_log(&log, seed);
     check_answers(&log, &answers, seed);
+    Ledger::of(&log).is_projected_by(&client).await;
+    assert!(query.terminate().success());
     check_streams(&client, &log, &answers, seed).await;
     replays_are_the_first_answers(&client, &answers, seed).await;
     assert!(process.terminate().success());

@@ -85,6 +85,17 @@ impl Daybook {
 
     /// Starts `daybook MODE` without waiting.
     pub fn spawn(binary: &str, mode: &str, data: &Path, ports: Ports, more: &[&str]) -> Self {
+        Self::spawn_as(Command::new(binary), mode, data, ports, more)
+    }
+
+    /// The same with a command that has more to it than the name of the binary.
+    pub fn spawn_as(
+        mut command: Command,
+        mode: &str,
+        data: &Path,
+        ports: Ports,
+        more: &[&str],
+    ) -> Self {
         std::fs::create_dir_all(data).expect("the directory can be made");
         let lines = data.join(format!("{mode}.log"));
         let file = std::fs::OpenOptions::new()
@@ -92,7 +103,7 @@ impl Daybook {
             .append(true)
             .open(&lines)
             .expect("the file can be made");
-        let child = Command::new(binary)
+        let child = command
             .arg(mode)
             .arg("--data")
             .arg(data)
