@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use daybook_testing::{Daybook as Process, eventually};
 use uuid::Uuid;
@@ -39,11 +40,13 @@ async fn a_failed_fsync_is_answered_with_no_receipt_and_ends_the_process() {
     let id = Uuid::now_v7().to_string();
     let error = strict.deposit("ada", usd(7)).request_id(&id).await.unwrap_err();
     assert!(error.is_retryable(), "the outcome is open: {error}");
+    let begun = Instant::now();
     let status = loop {
         if let Some(status) = process.ended() {
             break status;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        assert!(begun.elapsed() < PATIENCE, "it goes on: {}", process.log_lines());
+        tokio::time::sleep(Duration::from_millis(10)).await;
     };
     assert!(!status.success(), "{status}");
     let lines = process.log_lines();
