@@ -49,8 +49,18 @@ pub fn not_zero(violations: &mut Violations, field: &str, is_set: bool) {
     }
 }
 
-/// The text must not be too long.
+/// Whether a character does something to what is shown beside it, instead of being shown: a control
+/// character, or one that turns the direction of writing (Unicode UAX #9).
+pub fn is_unprintable(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The text must not be too long, nor do anything to a terminal.
 pub fn text(violations: &mut Violations, field: &str, value: &str, max_chars: usize) {
+    if let Some(c) = value.chars().find(|c| is_unprintable(*c)) {
+        let code = u32::from(c);
+        violations.add(field, format!("has the control character U+{code:04X}; leave it out"));
+    }
     // No text has more characters than bytes: most need no counting.
     if value.len() <= max_chars {
         return;
@@ -210,6 +220,15 @@ mod tests {
             |v| text(v, "name", "\u{e4}\u{f6}\u{fc}s", 3),
             &["name: has 4 characters; at most 3 are allowed"],
         );
+    }
+
+    #[test]
+    fn a_text_does_nothing_to_a_terminal() {
+        for (text, code) in [("a\x1b[31m", "U+001B"), ("a\nb", "U+000A"), ("\u{202e}a", "U+202E")] {
+            let expected = format!("f: has the control character {code}; leave it out");
+            check(|found| super::text(found, "f", text, 20), &[&expected]);
+        }
+        check(|found| super::text(found, "f", "naïve — ok ✓", 20), &[]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Somebody writes to the topic what nobody understands.
 
+use std::process::Command;
 use std::time::Duration;
 
 use daybook_client::Daybook as Client;
@@ -13,13 +14,14 @@ use prost_types::{Any, Timestamp};
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use serde_json::Value;
 use tonic::Code;
 
 use crate::common::{PATIENCE, Site, everything, usd};
 use crate::ledger::Ledger;
 
-/// How long a query may wait for a position here: a guard against hanging.
-const WAIT: Duration = Duration::from_secs(20);
+/// How long a query may wait for a position here: a guard against hanging, and the most there is.
+const WAIT: Duration = Duration::from_secs(30);
 
 const PROJECTIONS: [&str; 3] = ["account_balance", "account_transactions", "daily_summary"];
 
@@ -175,4 +177,89 @@ async fn mend(client: &Client) {
     projections.rebuild("account_balance").await.unwrap();
     let gone = || async { client.get_account("mallory").await.err() };
     assert_eq!(eventually(PATIENCE, gone).await.code(), Code::NotFound);
+}
+
+/// Runs a client command: its exit code, and all that it said.
+fn daybook(site: &Site, args: &[&str]) -> (i32, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_daybook"))
+        .args(args)
+        .args(["--timeout", "120s"])
+        .env("DAYBOOK_COMMAND_URL", site.ports.command_url())
+        .env("DAYBOOK_QUERY_URL", site.ports.query_url())
+        .env("DAYBOOK_HTTP_URL", site.ports.http_url())
+        .output()
+        .unwrap();
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    (output.status.code().unwrap(), text)
+}
+
+/// What is in quarantine: the id, the stream and the version of each.
+fn listed(site: &Site) -> Vec<(String, String, String)> {
+    let (code, text) =
+        daybook(site, &["projection", "quarantine", "account_balance", "-o", "json"]);
+    assert_eq!(code, 0, "{text}");
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let events = answer["events"].as_array().cloned().unwrap_or_default();
+    let row = |e: &Value| (text(&e["quarantineId"]), text(&e["stream"]), text(&e["version"]));
+    events.iter().map(row).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_is_found_and_given_up_on_the_command_line() {
+    let broker = Broker::shared().await;
+    let prefix = format!("{}-", unique("poison-cli"));
+    let site = Site::new();
+    let _process = site.start("dev", &["--brokers", &broker.bootstrap, "--topic-prefix", &prefix]);
+    let client = site.client();
+    let opened = client.open_account("Ada").account_id("ada").await.unwrap();
+    client.get_account("ada").after(&opened).max_wait(WAIT).await.unwrap();
+    let topic = format!("{prefix}bank-events");
+    let producer: FutureProducer =
+        ClientConfig::new().set("bootstrap.servers", &broker.bootstrap).create().unwrap();
+    let store = client.events().info().await.unwrap().store_id;
+    let unknown = foreign(1, "Teleported", &AccountOpened::default());
+    let initial_balance = Some(usd(66));
+    let known = AccountOpened { owner_name: "Mallory".into(), initial_balance, opened_time: None };
+    write(&producer, (&topic, 0), &[0xff; 40], &store).await;
+    write(&producer, (&topic, 2), &unknown, &store).await;
+    write(&producer, (&topic, 2), &foreign(2, "AccountOpened", &known), &store).await;
+    let three =
+        || async { (quarantine(&client, "account_balance").await.len() == 3).then_some(()) };
+    eventually(PATIENCE, three).await;
+
+    let says = |args: &[&str], code: i32, parts: &[&str]| {
+        let (actual, text) = daybook(&site, args);
+        assert_eq!(actual, code, "{args:?}: {text}");
+        assert!(parts.iter().all(|part| text.contains(part)), "{args:?}: {text}");
+        text
+    };
+    // The doctor finds it, and each command says what the next one is.
+    says(&["doctor"], 1, &["3 in quarantine", "daybook projection quarantine account_balance"]);
+    let list = ["projection", "quarantine", "account_balance"];
+    let origin = format!("{topic}/0@");
+    let waits = "waits for version 1 of its stream";
+    let next = "daybook projection skip account_balance ID";
+    says(&list, 0, &["Teleported", "bank.account-mallory", &origin, waits, next]);
+    let page = says(&[&list[..], &["--page-size", "2"]].concat(), 0, &["--page-token"]);
+    let token = page.split("--page-token ").nth(1).unwrap().split_whitespace().next().unwrap();
+    let rest = says(&[&list[..], &["--page-token", token]].concat(), 0, &[]);
+    assert!(!rest.contains("--page-token"), "{rest}");
+
+    let retry = ["projection", "retry", "account_balance", "bank.account-mallory"];
+    says(&retry, 0, &["applied              0", "still in quarantine  2"]);
+    let found = listed(&site);
+    let id_of = |version: &str| {
+        found.iter().find(|(_, _, found)| found == version).map(|(id, _, _)| id.as_str()).unwrap()
+    };
+    let skip = |id| ["projection", "skip", "account_balance", id];
+    says(&skip(id_of("2")), 3, &["PROJECTION_STATE"]);
+    says(&skip(id_of("1")), 0, &["applied              1", "still in quarantine  0"]);
+    says(&skip(id_of("1")), 3, &["QUARANTINED_EVENT_NOT_FOUND"]);
+    let (evidence, _, _) = found.iter().find(|(_, stream, _)| stream.is_empty()).unwrap();
+    says(&skip(evidence), 0, &["applied              0", "still in quarantine  0"]);
+    says(&list, 0, &["nothing is in quarantine"]);
+    says(&retry, 3, &["QUARANTINED_EVENT_NOT_FOUND"]);
+    // What waited behind the poison is there.
+    says(&["account", "show", "mallory", "--stale"], 0, &["Mallory", "0.66 USD"]);
 }

@@ -209,7 +209,9 @@ async fn a_currency_that_is_not_the_accounts_or_none_at_all_is_refused() {
 async fn a_text_that_is_missing_or_too_long_is_refused() {
     let bank = Bank::open().await;
     let mut commands = bank.commands.clone();
-    for name in ["", &"x".repeat(201), &"ü".repeat(10_000)] {
+    let unprintable = ["a\x1b[31mb", "a\nb", "a\u{202e}b", "\u{9b}"];
+    let long = ["x".repeat(201), "ü".repeat(10_000)];
+    for name in ["", "  "].into_iter().chain(unprintable).chain(long.iter().map(String::as_str)) {
         let open = OpenAccountRequest { owner_name: name.into(), ..Default::default() };
         bank.refuses_fields(commands.open_account(open), &["owner_name"]).await;
     }

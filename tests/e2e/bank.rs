@@ -16,8 +16,8 @@ use tonic::Code;
 
 use crate::common::{PATIENCE, Site, eur, everything, head, minor, usd};
 
-/// How long a query may wait for a position here: a guard against hanging.
-const WAIT: Duration = Duration::from_secs(20);
+/// How long a query may wait for a position here: a guard against hanging, and the most there is.
+const WAIT: Duration = Duration::from_secs(30);
 
 const PROJECTIONS: [&str; 3] = ["account_balance", "account_transactions", "daily_summary"];
 

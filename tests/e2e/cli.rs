@@ -40,10 +40,16 @@ impl Bench {
         Self { server, _data: data }
     }
 
+    /// The command, with plenty of time for a slow machine.
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
+        command.args(args).args(["--timeout", "120s"]);
+        if matches!(args, ["account", "show" | "list" | "history" | "summary" | "totals", ..])
+            && !args.iter().any(|arg| ["--wait", "--stale"].contains(arg))
+        {
+            command.args(["--wait", "30s"]);
+        }
         command
-            .args(args)
             .env("DAYBOOK_COMMAND_URL", self.server.ports.command_url())
             .env("DAYBOOK_QUERY_URL", self.server.ports.query_url())
             .env("DAYBOOK_HTTP_URL", self.server.ports.http_url())

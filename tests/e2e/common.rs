@@ -12,7 +12,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 /// A guard against hanging; nothing is measured with it.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A data directory and ports, where processes come and go. Waiting for a process blocks the
 /// thread: a test that ends one in good order needs another thread for its client, which has to

@@ -28,8 +28,7 @@ async fn a_query_service_that_has_nothing_to_show_yet_is_not_serving() {
         })
     };
     wait_for(ServingStatus::NotServing).await;
-    let mut ports = site.ports;
-    ports.http = daybook_testing::free_port();
+    let ports = site.ports.beside();
     let _command = Daybook::start(binary, "command", site.data.path(), ports, &[]);
     wait_for(ServingStatus::Serving).await;
 }

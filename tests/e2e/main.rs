@@ -9,6 +9,7 @@ mod faults;
 mod health;
 mod idempotency;
 mod inventory;
+mod new_projection;
 mod old_events;
 mod orders;
 mod reading;

@@ -8,7 +8,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use daybook_testing::{Daybook, Ports};
+use daybook_contract::daybook::v1::ProjectionState;
+use daybook_testing::{Ports, eventually};
+
+use crate::common::{PATIENCE, Site, head};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_daybook");
 
@@ -31,16 +34,15 @@ const ELSEWHERE: &[(&str, &str)] = &[
 /// What stands before a block when the server is to be killed and started again.
 const RESTART: &str = "<!-- the server is killed and started again -->";
 
-#[test]
-fn the_readme_is_true() {
+#[tokio::test(flavor = "multi_thread")]
+async fn the_readme_is_true() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let page = root.join("README.md");
     let text = std::fs::read_to_string(&page).unwrap();
-    let data = tempfile::tempdir().unwrap();
-    let ports = Ports::free();
-    let start = || Daybook::start(BINARY, "dev", data.path(), ports, &[]);
-    let mut server = start();
-    let shell = Shell { ports, directory: data.path().to_owned(), tools: grpcurl() };
+    let site = Site::new();
+    let mut server = site.start("dev", &[]);
+    let shell =
+        Shell { ports: site.ports, directory: site.data.path().to_owned(), tools: grpcurl() };
     let mut actual = String::new();
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
@@ -49,7 +51,7 @@ fn the_readme_is_true() {
         match line {
             RESTART => {
                 server.kill();
-                server = start();
+                server = site.start("dev", &[]);
             }
             "```sh" => {
                 for command in lines.by_ref().take_while(|line| *line != "```") {
@@ -63,6 +65,7 @@ fn the_readme_is_true() {
             "```console" => {
                 for line in lines.by_ref().take_while(|line| *line != "```") {
                     if let Some(command) = line.strip_prefix("$ ") {
+                        projections_settle(&site).await;
                         actual.push_str(&format!("$ {command}\n{}", shell.run(command)));
                     }
                 }
@@ -81,6 +84,20 @@ fn the_readme_is_true() {
          and read the difference\n{}",
         difference(&same_form(&text), &same_form(&actual))
     );
+}
+
+/// Waits until the projections have everything: a reader types more slowly than they work.
+async fn projections_settle(site: &Site) {
+    let client = site.client();
+    let head = head(&client).await;
+    let settled = || async {
+        let list = client.projections().list().await.unwrap();
+        let all = list
+            .iter()
+            .all(|p| p.state() == ProjectionState::Live && p.position == head && p.lag_events == 0);
+        all.then_some(())
+    };
+    eventually(PATIENCE, settled).await;
 }
 
 struct Shell {

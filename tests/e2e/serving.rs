@@ -122,7 +122,7 @@ async fn health_and_metrics_are_served_over_http() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_termination_answers_what_is_under_way_and_loses_nothing() {
     let site = Site::new();
-    let process = site.start("command", &[]);
+    let process = site.start("command", &["--drain-timeout-ms", "120000"]);
     let client = site.strict_client();
     client.open_account("Ada").account_id("ada").await.unwrap();
     let mut log = site.event_log();

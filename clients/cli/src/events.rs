@@ -236,7 +236,7 @@ pub(crate) fn print_line(event: &StoredEvent, format: Format) -> Result<(), Prob
         event.event_name,
         json::summary(event),
     );
-    Ok(output::line(line.trim_end())?)
+    Ok(output::line(&output::printable(line.trim_end()))?)
 }
 
 async fn show(client: &Daybook, event: &str, format: Format) -> Result<(), Problem> {

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
+use daybook_contract::rules::is_unprintable;
 use serde_json::Value;
 
 /// The spaces between two columns.
@@ -52,11 +53,23 @@ pub(crate) fn stream_document(value: &Value) -> io::Result<()> {
     line(&value.to_string())
 }
 
+/// A text that somebody else has written, without power over the terminal.
+pub(crate) fn printable(text: &str) -> String {
+    let escaped = |c: char| match c {
+        '\n' => c.to_string(),
+        c if is_unprintable(c) => c.escape_unicode().to_string(),
+        c => c.to_string(),
+    };
+    text.chars().map(escaped).collect()
+}
+
 /// A table with a header. The numbers are the columns to align to the right.
 pub(crate) fn table(header: &[&str], right: &[usize], rows: Vec<Vec<String>>) -> io::Result<()> {
     let mut table = plain_table();
     table.set_header(header.iter().map(|name| name.to_uppercase()));
-    table.add_rows(rows);
+    table.add_rows(
+        rows.into_iter().map(|row| row.iter().map(|cell| printable(cell)).collect::<Vec<_>>()),
+    );
     for index in right {
         if let Some(column) = table.column_mut(*index) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -69,7 +82,7 @@ pub(crate) fn table(header: &[&str], right: &[usize], rows: Vec<Vec<String>>) ->
 pub(crate) fn fields(rows: &[(&str, String)]) -> io::Result<()> {
     let mut table = plain_table();
     for (name, value) in rows.iter().filter(|(_, value)| !value.is_empty()) {
-        table.add_row([(*name).to_owned(), value.clone()]);
+        table.add_row([(*name).to_owned(), printable(value)]);
     }
     print(table)
 }
@@ -123,4 +136,14 @@ pub(crate) fn bold(text: &str, colour: bool) -> String {
 
 fn paint(code: &str, text: &str, colour: bool) -> String {
     if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_has_no_power_over_the_terminal() {
+        assert_eq!(printable("a\x1b[31mred\u{202e}b\u{9b}é"), "a\\u{1b}[31mred\\u{202e}b\\u{9b}é");
+    }
 }

@@ -86,10 +86,11 @@ impl Problem {
 
     fn to_text(&self) -> String {
         let colour = output::colour(io::stderr().is_terminal());
-        let mut text = format!("{} {}", output::red("error:", colour), self.what);
+        let mut text =
+            format!("{} {}", output::red("error:", colour), output::printable(&self.what));
         for (index, why) in self.why.iter().enumerate() {
             text += if index == 0 { "\n  why:  " } else { "\n        " };
-            text += why;
+            text += &output::printable(why);
         }
         for (index, next) in self.advice().enumerate() {
             text += if index == 0 { "\n  next: " } else { "\n        " };

@@ -162,10 +162,10 @@ impl<R: QueryRequest> Query<R> {
         self
     }
 
-    /// How long the query may wait for the position, at most 30 s; 5 s unless told otherwise.
+    /// How long the query may wait for the position; 5 s unless told otherwise. More than 30 s is
+    /// taken as 30 s.
     pub fn max_wait(mut self, wait: Duration) -> Self {
-        // A wait beyond the range of a protobuf Duration is refused by the server like any other
-        // that is too long.
+        // A wait beyond the range of a protobuf Duration is cut like any other that is too long.
         self.request.read_mut().max_wait =
             Some(wait.try_into().unwrap_or(prost_types::Duration { seconds: i64::MAX, nanos: 0 }));
         self

@@ -48,7 +48,8 @@ pub(crate) fn open(config: &KafkaSourceConfig, cursor: &Cursor) -> Result<Opened
             let known =
                 cursor.partitions.iter().find(|p| p.partition == index && p.topic == *topic);
             let partition = begin(&place, first, end, known)?;
-            let offset = Offset::Offset(partition.next_offset);
+            let before = i64::from(partition.unconfirmed);
+            let offset = Offset::Offset(partition.next_offset - before);
             assignment
                 .add_partition_offset(topic, index, offset)
                 .map_err(|error| unavailable(&error))?;
@@ -105,17 +106,14 @@ fn begin(
     end: i64,
     known: Option<&PartitionCursor>,
 ) -> Result<Partition, Error> {
-    let Some(known) = known else {
-        let unproved = first > 0;
-        return Ok(Partition::new(first, 0, unproved));
-    };
+    let Some(known) = known else { return Ok(Partition::from_first(first)) };
     let next_offset = known.next_offset;
     if next_offset < first || next_offset > end {
         return Err(lost(format!(
             "{topic}/{partition} has offsets {first} to {end}, and {next_offset} is wanted"
         )));
     }
-    Ok(Partition::new(next_offset, known.watermark, false))
+    Ok(Partition::from_place(known, next_offset == first && first > 0))
 }
 
 /// Whether some partition has records at or after the expected offsets. Blocks.

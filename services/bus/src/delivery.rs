@@ -1,11 +1,12 @@
 //! What is under way to the broker: the records given to a producer, and what becomes of them.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::ToBytes;
+use rdkafka::message::{Message, ToBytes};
 use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -34,10 +35,34 @@ pub(crate) struct State {
     /// For each topic, how many watermarks are under way. The next ones wait for them, so that a
     /// slow broker is not given more than it can take.
     pub watermarks: Vec<u32>,
+    /// The last offset of each partition.
+    offsets: Offsets,
     /// The session must end.
     pub failure: Option<String>,
     /// The broker cannot be reached; the producer goes on trying.
     pub problem: Option<String>,
+}
+
+/// The last offset delivered to each partition, by topic.
+#[derive(Debug, Default)]
+struct Offsets(HashMap<String, HashMap<i32, i64>>);
+
+impl Offsets {
+    /// Offsets only grow, unless the broker has lost records that it had acknowledged.
+    fn delivered(&mut self, message: &impl Message) -> Result<(), String> {
+        let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
+        let partitions = match self.0.get_mut(topic) {
+            Some(partitions) => partitions,
+            None => self.0.entry(topic.to_owned()).or_default(),
+        };
+        match partitions.insert(partition, offset) {
+            Some(before) if before >= offset => Err(format!(
+                "the broker has lost records: {topic}/{partition} was at offset {before} and is at \
+                 {offset}"
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The callbacks of the producer. They run on its thread.
@@ -45,8 +70,13 @@ pub(crate) struct Callbacks(pub Arc<Shared>);
 
 impl Shared {
     pub fn new() -> Self {
-        let state =
-            State { prefix: Prefix::new(0), watermarks: Vec::new(), failure: None, problem: None };
+        let state = State {
+            prefix: Prefix::new(0),
+            watermarks: Vec::new(),
+            offsets: Offsets::default(),
+            failure: None,
+            problem: None,
+        };
         Self { state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -77,11 +107,19 @@ impl ProducerContext for Callbacks {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
-        if let Err((error, _)) = result {
-            self.0.fail(format!("a delivery failed: {error}"));
+        let message = match result {
+            Ok(message) => message,
+            Err((error, _)) => {
+                self.0.fail(format!("a delivery failed: {error}"));
+                return;
+            }
+        };
+        let mut state = self.0.lock();
+        if let Err(problem) = state.offsets.delivered(message) {
+            drop(state);
+            self.0.fail(problem);
             return;
         }
-        let mut state = self.0.lock();
         let mut changed = state.problem.take().is_some();
         match state.watermarks.get_mut(FIRST_WATERMARK - opaque) {
             Some(under_way) => {
@@ -120,5 +158,30 @@ where
         }
         record = returned;
         sleep(QUEUE_FULL_WAIT).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::Timestamp;
+    use rdkafka::message::OwnedMessage;
+
+    use super::*;
+
+    fn at(topic: &str, partition: i32, offset: i64) -> OwnedMessage {
+        let (topic, time) = (topic.to_owned(), Timestamp::NotAvailable);
+        OwnedMessage::new(None, None, topic, time, partition, offset, None)
+    }
+
+    #[test]
+    fn an_offset_that_runs_back_says_that_records_were_lost() {
+        let mut offsets = Offsets::default();
+        for (topic, partition, offset) in [("a", 0, 5), ("a", 1, 0), ("b", 0, 1), ("a", 0, 7)] {
+            offsets.delivered(&at(topic, partition, offset)).unwrap();
+        }
+        for offset in [7, 0] {
+            let problem = offsets.delivered(&at("a", 0, offset)).unwrap_err();
+            assert!(problem.contains("has lost records: a/0"), "{problem}");
+        }
     }
 }

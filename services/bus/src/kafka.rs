@@ -11,7 +11,7 @@
 //! version. A record without the header that cannot be an event is handed on all the same, so that
 //! the reader keeps it as evidence.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,15 +29,11 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use crate::assignment;
-use crate::record::{
-    PARTITIONS_HEADER, POSITION_HEADER, STORE_ID_HEADER, header, watermark_position,
-};
+use crate::partition::fnv1a_64;
+use crate::reached::Reached;
+use crate::record::{PARTITIONS_HEADER, STORE_ID_HEADER, header, position_of, watermark_position};
 use crate::settings::Kafka;
 use crate::source::{Batch, Cursor, Error, PartitionCursor, Record, Source, SourceFactory};
-
-/// How many positions a reader remembers beyond the first that has not come. A reader that catches
-/// up may see more; then it waits for watermarks, which are there already.
-const MAX_AHEAD: usize = 100_000;
 
 /// How the Kafka source reads.
 #[derive(Debug, Clone)]
@@ -142,10 +138,7 @@ struct Reader {
     records: Vec<Record>,
     /// The position that the cursor came with.
     begin: u64,
-    /// Nothing up to this position is missing.
-    position: u64,
-    /// What has come after the position, while something before it has not.
-    ahead: BTreeSet<u64>,
+    reached: Reached,
     /// The position of the last batch.
     returned: Option<u64>,
     head: u64,
@@ -159,10 +152,33 @@ pub(crate) struct Partition {
     /// Records before the first have been deleted, and it is not proved yet that the reader knows
     /// them.
     pub unproved: bool,
+    /// The record before `next_offset`, as the cursor knows it, is still to be seen.
+    pub unconfirmed: bool,
+    /// The record before `next_offset`.
+    pub last_record: LastRecord,
     /// A record of another store has been reported.
     pub foreign_seen: bool,
     /// An event without a store has been reported.
     pub unsigned_seen: bool,
+}
+
+/// A record, as far as it must be known again. Few are ever hashed.
+#[derive(Debug, Clone)]
+pub(crate) enum LastRecord {
+    Payload(Bytes),
+    Hash(u64),
+}
+
+impl LastRecord {
+    fn hash(&mut self) -> u64 {
+        if let Self::Payload(payload) = self {
+            *self = Self::Hash(fnv1a_64(payload).max(1));
+        }
+        match self {
+            Self::Hash(hash) => *hash,
+            Self::Payload(_) => unreachable!("hashed just now"),
+        }
+    }
 }
 
 impl Source for KafkaSource {
@@ -226,7 +242,7 @@ impl KafkaSource {
         let offsets = self.reader.offsets();
         if offsets == self.offsets_at_check {
             // Nothing has come since the last check.
-            let (consumer, expected) = (Arc::clone(consumer), self.reader.next_offsets());
+            let (consumer, expected) = (Arc::clone(consumer), self.reader.places());
             self.check = Some(spawn_blocking(move || assignment::is_behind(&consumer, &expected)));
         } else {
             self.check_at = Instant::now() + self.reader.config.stall_timeout;
@@ -260,8 +276,7 @@ impl Reader {
             partitions,
             records: Vec::new(),
             begin,
-            position: begin,
-            ahead: BTreeSet::new(),
+            reached: Reached::new(begin),
             returned: None,
             head: begin,
         };
@@ -291,6 +306,9 @@ impl Reader {
         else {
             return Ok(());
         };
+        if partition.unconfirmed {
+            partition.confirm(&message)?;
+        }
         if message.offset() < partition.next_offset {
             return Ok(());
         }
@@ -310,22 +328,20 @@ impl Reader {
                 )));
             }
             partition.prove(position, self.begin, &message)?;
-            partition.next_offset = message.offset() + 1;
+            partition.took(&message, Bytes::copy_from_slice(payload));
             partition.watermark = partition.watermark.max(position);
             self.head = self.head.max(position);
             self.advance_to_watermarks();
             return Ok(());
         }
-        let position = header(headers, POSITION_HEADER).and_then(|text| text.parse().ok());
-        if let Some(position) = position.filter(|_| is_ours) {
+        let bytes = Bytes::copy_from_slice(payload);
+        if is_ours && let Some(position) = position_of(&bytes) {
             // The events before it on this partition.
-            partition.prove(u64::saturating_sub(position, 1), self.begin, &message)?;
+            partition.prove(position.saturating_sub(1), self.begin, &message)?;
             self.head = self.head.max(position);
-            if self.ahead.len() < MAX_AHEAD {
-                self.ahead.insert(position);
-            }
+            self.reached.saw(position);
         }
-        partition.next_offset = message.offset() + 1;
+        partition.took(&message, bytes.clone());
         let origin = origin(&message);
         if !is_ours && (store_id.is_some() || is_event(payload)) {
             metrics::counter!("daybook_foreign_records_total", "topic" => message.topic().to_owned())
@@ -333,54 +349,46 @@ impl Reader {
             partition.report_foreign(&origin, store_id);
             return Ok(());
         }
-        self.records.push(Record { bytes: Bytes::copy_from_slice(payload), origin });
-        self.advance();
+        self.records.push(Record { bytes, origin });
         Ok(())
     }
 
-    /// Moves the position to the least watermark.
+    /// Nothing is missing up to the least watermark.
     fn advance_to_watermarks(&mut self) {
         let least = self.partitions.values().flatten().map(|p| p.watermark).min().unwrap_or(0);
-        // A partition that is new to the reader does not take back what it has seen already.
-        self.position = self.position.max(least);
-        self.advance();
-    }
-
-    /// Moves the position over the events that have come after it.
-    fn advance(&mut self) {
-        while let Some(&first) = self.ahead.first()
-            && first <= self.position + 1
-        {
-            self.ahead.pop_first();
-            self.position = self.position.max(first);
-        }
-        self.head = self.head.max(self.position);
+        self.reached.nothing_missing(least);
+        self.head = self.head.max(self.reached.position());
     }
 
     /// What there is to hand on: records, or a new position.
     fn batch(&mut self) -> Option<Batch> {
-        if self.records.is_empty() && self.returned == Some(self.position) {
+        let position = self.reached.position();
+        if self.records.is_empty() && self.returned == Some(position) {
             return None;
         }
-        self.returned = Some(self.position);
-        let cursor = Cursor { log_position: self.position, partitions: self.next_offsets() };
+        self.returned = Some(position);
+        let cursor = Cursor { log_position: position, partitions: self.places() };
         let records = std::mem::take(&mut self.records);
-        Some(Batch { records, position: self.position, head: self.head, cursor })
+        Some(Batch { records, position, head: self.head, cursor })
     }
 
-    fn next_offsets(&self) -> Vec<PartitionCursor> {
-        let mut cursors = Vec::new();
-        for (topic, partitions) in &self.partitions {
+    fn places(&mut self) -> Vec<PartitionCursor> {
+        let mut places = Vec::new();
+        for (topic, partitions) in &mut self.partitions {
             for (partition, state) in (0..).zip(partitions) {
                 // What is not proved yet must be proved by the next source too.
                 if !state.unproved {
-                    let (next_offset, watermark) = (state.next_offset, state.watermark);
-                    let topic = topic.clone();
-                    cursors.push(PartitionCursor { topic, partition, next_offset, watermark });
+                    places.push(PartitionCursor {
+                        topic: topic.clone(),
+                        partition,
+                        next_offset: state.next_offset,
+                        watermark: state.watermark,
+                        last_record: state.last_record.hash(),
+                    });
                 }
             }
         }
-        cursors
+        places
     }
 
     fn offsets(&self) -> Vec<i64> {
@@ -389,8 +397,51 @@ impl Reader {
 }
 
 impl Partition {
-    pub fn new(next_offset: i64, watermark: u64, unproved: bool) -> Self {
-        Self { next_offset, watermark, unproved, foreign_seen: false, unsigned_seen: false }
+    /// A partition whose first record is this one.
+    pub fn from_first(next_offset: i64) -> Self {
+        Self {
+            next_offset,
+            watermark: 0,
+            unproved: next_offset > 0,
+            unconfirmed: false,
+            last_record: LastRecord::Hash(0),
+            foreign_seen: false,
+            unsigned_seen: false,
+        }
+    }
+
+    /// A partition that has been read up to a place. `unproved` when the record before is gone.
+    pub fn from_place(place: &PartitionCursor, unproved: bool) -> Self {
+        Self {
+            watermark: place.watermark,
+            unproved,
+            unconfirmed: place.last_record != 0 && !unproved,
+            last_record: LastRecord::Hash(place.last_record),
+            ..Self::from_first(place.next_offset)
+        }
+    }
+
+    /// Sees whether the record before the place is the one that was there. Brokers that lose their
+    /// data get the events again, at other offsets.
+    fn confirm(&mut self, message: &BorrowedMessage<'_>) -> Result<(), Error> {
+        let found = LastRecord::Payload(Bytes::copy_from_slice(message.payload().unwrap_or(b"")));
+        if message.offset() != self.next_offset - 1
+            || found.clone().hash() != self.last_record.hash()
+        {
+            return Err(lost(format!(
+                "{} is not the record that was there before offset {}",
+                origin(message),
+                self.next_offset
+            )));
+        }
+        self.unconfirmed = false;
+        Ok(())
+    }
+
+    /// A record has been taken.
+    fn took(&mut self, message: &BorrowedMessage<'_>, payload: Bytes) {
+        self.next_offset = message.offset() + 1;
+        self.last_record = LastRecord::Payload(payload);
     }
 
     /// Sees whether the reader knows what was deleted before the first record: at most the events
@@ -448,6 +499,9 @@ fn trouble(error: &KafkaError) -> Result<(), Error> {
             debug!(%error, "the consumer has a problem");
             Ok(())
         }
+        // A new consumer begins when all partitions have a leader. To let this one go on while a
+        // broker starts is a danger: librdkafka 2.12 reads memory that it never wrote when a broker
+        // knows some new leaders and others not yet (confluentinc/librdkafka#5280).
         Some(AllBrokersDown) => Err(unavailable(&"no broker answers")),
         _ => Err(unavailable(error)),
     }

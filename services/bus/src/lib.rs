@@ -11,6 +11,7 @@ pub mod outbox;
 pub mod partition;
 mod prefix;
 pub mod publisher;
+mod reached;
 pub mod record;
 mod session;
 pub mod settings;

@@ -68,8 +68,8 @@ impl PublisherConfig {
 pub struct PublisherStatus {
     /// Everything up to here is on the broker.
     pub published_position: u64,
-    /// Whether the topics have been seen to hold the history of this log and no other.
-    pub verified: bool,
+    /// The topics that have been seen to hold the history of this log and no other.
+    pub verified_topics: Vec<String>,
     /// Whether the broker answers, as far as is known.
     pub connected: bool,
     /// Why publishing does not progress; `None` when all is well.

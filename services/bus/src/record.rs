@@ -12,6 +12,9 @@ pub const POSITION_HEADER: &str = "daybook_position";
 /// The id of the store that wrote the record.
 pub const STORE_ID_HEADER: &str = "daybook_store_id";
 
+/// On a watermark: the id of the event at its position, which tells the history it is of.
+pub const EVENT_ID_HEADER: &str = "daybook_event_id";
+
 /// On a watermark: the number of partitions of the topic that the publisher writes to. A reader
 /// that knows of fewer must look again before it believes the watermark.
 pub const PARTITIONS_HEADER: &str = "daybook_partitions";
@@ -77,9 +80,10 @@ pub(crate) fn event_headers(event: &RecordedEvent, store_id: &str, source: &str)
 }
 
 /// The headers of a watermark.
-pub(crate) fn watermark_headers(store_id: &str, partitions: u32) -> OwnedHeaders {
-    OwnedHeaders::new_with_capacity(2)
+pub(crate) fn watermark_headers(store_id: &str, event_id: &str, partitions: u32) -> OwnedHeaders {
+    OwnedHeaders::new_with_capacity(3)
         .insert(Header { key: STORE_ID_HEADER, value: Some(store_id) })
+        .insert(Header { key: EVENT_ID_HEADER, value: Some(event_id) })
         .insert(Header { key: PARTITIONS_HEADER, value: Some(&partitions.to_string()) })
 }
 

@@ -119,7 +119,12 @@ impl<O: Outbox> Session<'_, O> {
             blocking(move || tail::tails(&kafka, &counts, &id, mark)).await?
         };
         let verified = tail::refuse_older_copy(self.outbox, &tails, end).await;
-        self.status.send_modify(|status| status.verified = verified.is_ok());
+        self.status.send_modify(|status| {
+            status.verified_topics = match verified {
+                Ok(()) => tails.keys().cloned().collect(),
+                Err(_) => Vec::new(),
+            };
+        });
         verified?;
         let least = tails.iter().min_by_key(|(_, tail)| tail.published);
         let begin = least.map_or(mark, |(_, tail)| tail.published);
@@ -376,6 +381,7 @@ impl<O: Outbox> Running<'_, O> {
                 continue;
             }
             let payload = watermark(position);
+            let event_id = self.event_id_at(position).await?;
             self.shared.lock().watermarks[index] += topic.partitions;
             for partition in 0..topic.partitions {
                 let partition = i32::try_from(partition).expect("Kafka counts them in an i32");
@@ -383,7 +389,7 @@ impl<O: Outbox> Running<'_, O> {
                 let record = BaseRecord::<str, [u8], usize>::with_opaque_to(&topic.name, opaque)
                     .partition(partition)
                     .payload(&payload)
-                    .headers(watermark_headers(&self.store_id, topic.partitions));
+                    .headers(watermark_headers(&self.store_id, &event_id, topic.partitions));
                 produce(&self.producer, &self.shared, record).await?;
             }
             let topic = &mut self.topics[index];
@@ -391,6 +397,10 @@ impl<O: Outbox> Running<'_, O> {
             topic.watermark_at = now;
         }
         Ok(())
+    }
+
+    async fn event_id_at(&self, position: u64) -> Result<String, String> {
+        Ok(tail::read_at(self.session.outbox, position).await?.event_id)
     }
 
     /// When the mark or a watermark is to be written next, if one is.

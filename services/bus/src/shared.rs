@@ -250,16 +250,17 @@ impl SharedSource {
 
 /// Whether what comes after one place includes all that comes after another.
 fn is_not_after(place: &Cursor, other: &Cursor) -> bool {
-    if place.partitions.is_empty() && other.partitions.is_empty() {
-        return place.log_position <= other.log_position;
-    }
-    place.partitions.len() == other.partitions.len()
+    place.log_position <= other.log_position
+        && place.partitions.len() == other.partitions.len()
         && place.partitions.iter().all(|place| {
             let same = |p: &&crate::source::PartitionCursor| {
                 p.partition == place.partition && p.topic == place.topic
             };
             let other = other.partitions.iter().find(same);
-            other.is_some_and(|other| place.next_offset <= other.next_offset)
+            other.is_some_and(|other| match place.next_offset == other.next_offset {
+                true => place.last_record == other.last_record,
+                false => place.next_offset < other.next_offset,
+            })
         })
 }
 

@@ -90,6 +90,9 @@ pub struct PartitionCursor {
     pub next_offset: i64,
     /// The last watermark seen: everything up to this position has been seen on this partition.
     pub watermark: u64,
+    /// A hash of the record before `next_offset`, 0 when there is none. A partition with another
+    /// one there has lost its records and got others.
+    pub last_record: u64,
 }
 
 /// Why a source gives nothing.

@@ -19,11 +19,11 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::admin::{End, PartitionCounts, offsets};
 use crate::outbox::Outbox;
-use crate::record::{STORE_ID_HEADER, header, watermark_position};
+use crate::record::{EVENT_ID_HEADER, STORE_ID_HEADER, header, watermark_position};
 use crate::settings::Kafka;
 
-/// How many records before the end to look at first. Watermarks come every few milliseconds, so
-/// there is nearly always one.
+/// How many records before the end to look at first. While there are events there are watermarks,
+/// some a second, so mostly there is one among so many.
 const FIRST_LOOK: i64 = 200;
 
 /// How much further each next look goes.
@@ -52,7 +52,7 @@ pub(crate) struct Tail {
     pub published: u64,
     /// The greatest position of a watermark or an event of the store.
     pub furthest: u64,
-    /// The last event of the store, if there is one near the end.
+    /// The last event of the store that an event or a watermark near the end names.
     pub last_event: Option<EventAt>,
 }
 
@@ -101,7 +101,8 @@ pub(crate) fn tails(
 /// A crash raises no false alarm: an event is published only when it is durable, and a
 /// watermark is written only for what was delivered, so the end of the log after a restart is
 /// never before what is on the topics. The end alone is no proof that all is well, since such
-/// a log grows while this refuses it: so the last event on each topic must be that of the log.
+/// a log grows while this refuses it: so the last event that each topic names must be that of the
+/// log.
 pub(crate) async fn refuse_older_copy<O: Outbox>(
     outbox: &O,
     tails: &BTreeMap<String, Tail>,
@@ -131,7 +132,7 @@ pub(crate) async fn refuse_older_copy<O: Outbox>(
 }
 
 /// The event at a position of the log.
-async fn read_at<O: Outbox>(outbox: &O, position: u64) -> Result<RecordedEvent, String> {
+pub(crate) async fn read_at<O: Outbox>(outbox: &O, position: u64) -> Result<RecordedEvent, String> {
     let read = outbox.read_after(position.saturating_sub(1), 1).await;
     let events = read.map_err(|error| format!("reading position {position}: {error}"))?;
     let bytes = events.into_iter().next();
@@ -158,14 +159,18 @@ impl Tail {
 
 impl Range {
     /// Takes in a record of the store.
-    fn add(&mut self, payload: &[u8]) {
-        if let Some(watermark) = watermark_position(payload) {
-            self.watermark = self.watermark.max(Some(watermark));
-            return;
-        }
-        // What is no event is somebody's poison, and says nothing about ours.
-        let event = RecordedEvent::decode(payload).ok().filter(|event| event.position > 0);
-        let at = event.map(|e| EventAt { position: e.position, event_id: e.event_id });
+    fn add(&mut self, payload: &[u8], event_id: Option<&str>) {
+        let at = match watermark_position(payload) {
+            Some(position) => {
+                self.watermark = self.watermark.max(Some(position));
+                event_id.map(|event_id| EventAt { position, event_id: event_id.to_owned() })
+            }
+            // What is no event is somebody's poison, and says nothing about ours.
+            None => {
+                let event = RecordedEvent::decode(payload).ok().filter(|e| e.position > 0);
+                event.map(|e| EventAt { position: e.position, event_id: e.event_id })
+            }
+        };
         self.last_event = self.last_event.take().max(at);
     }
 }
@@ -220,7 +225,8 @@ fn read(consumer: &BaseConsumer, ranges: &mut [Range], store_id: &str) -> Result
             continue;
         }
         if header(message.headers(), STORE_ID_HEADER) == Some(store_id) {
-            range.add(message.payload().unwrap_or_default());
+            let event_id = header(message.headers(), EVENT_ID_HEADER);
+            range.add(message.payload().unwrap_or_default(), event_id);
         }
         if message.offset() + 1 == range.end {
             unread -= 1;

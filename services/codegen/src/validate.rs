@@ -194,7 +194,9 @@ fn is_set(field: &FieldDescriptor, member: &Ident) -> TokenStream {
         return quote!(self.#member.is_some());
     }
     match field.kind() {
-        Kind::Message(_) | Kind::String | Kind::Bytes => quote!(!self.#member.is_empty()),
+        // Blanks say no more than nothing.
+        Kind::String => quote!(!self.#member.trim().is_empty()),
+        Kind::Message(_) | Kind::Bytes => quote!(!self.#member.is_empty()),
         Kind::Double | Kind::Float => quote!(self.#member != 0.0),
         Kind::Bool => quote!(self.#member),
         _ => quote!(self.#member != 0),

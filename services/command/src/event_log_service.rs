@@ -51,8 +51,8 @@ pub trait PublishingView: Send + Sync + 'static {
     fn publishing(&self) -> bool;
     /// Why it does not progress; empty when all is well.
     fn problem(&self) -> String;
-    /// Whether the topics have been seen to hold the history of the log and no other.
-    fn topics_verified(&self) -> bool;
+    /// The topics that have been seen to hold the history of the log and no other.
+    fn verified_topics(&self) -> Vec<String>;
 }
 
 /// The service over a log.
@@ -273,7 +273,7 @@ impl event_log_service_server::EventLogService for EventLogServer {
             publishing: self.publishing.publishing(),
             publishing_problem: self.publishing.problem(),
             created_time: Some(self.log().created_time()),
-            topics_verified: self.publishing.topics_verified(),
+            verified_topics: self.publishing.verified_topics(),
         }))
     }
 }

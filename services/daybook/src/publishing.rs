@@ -77,7 +77,8 @@ impl PublishingView for Publishing {
         status.and_then(|status| status.problem).unwrap_or_default()
     }
 
-    fn topics_verified(&self) -> bool {
-        self.status.as_ref().is_some_and(|status| status.borrow().verified)
+    fn verified_topics(&self) -> Vec<String> {
+        let status = self.status.as_ref().map(|status| status.borrow().verified_topics.clone());
+        status.unwrap_or_default()
     }
 }

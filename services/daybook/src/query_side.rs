@@ -81,7 +81,8 @@ async fn kafka(config: &Config, log: GrpcLogReader) -> KafkaSourceFactory {
     let file = config.data.join("query").join(STORE_ID_FILE);
     let ids = watch::Sender::new(last_known(&file));
     let mut store_id = ids.subscribe();
-    tokio::spawn(follow_store(log, file, ids));
+    let topics = all_topics(config);
+    tokio::spawn(follow_store(log, topics.clone(), file, ids));
     // Nearly always the log is there, and the projections need not begin with a failure.
     let known = tokio::time::timeout(START_WAIT, store_id.wait_for(Option::is_some)).await.is_ok();
     if !known {
@@ -89,16 +90,22 @@ async fn kafka(config: &Config, log: GrpcLogReader) -> KafkaSourceFactory {
         warn!(%log_url, "the log does not say yet which store is on the topics; until then nothing is read");
     }
     let kafka = Kafka::new(&config.brokers);
-    KafkaSourceFactory::new(KafkaSourceConfig::new(kafka, all_topics(config), store_id))
+    KafkaSourceFactory::new(KafkaSourceConfig::new(kafka, topics, store_id))
 }
 
 /// Asks the log which store it is, as long as somebody wants to know, and whether that is the one
-/// on the topics: after a restore it may be an older copy, and nothing on them is to be applied.
-/// The answer is kept in a file, so that a query process can start without the log.
-async fn follow_store(log: GrpcLogReader, file: PathBuf, ids: watch::Sender<Option<String>>) {
+/// on all of our topics: after a restore it may be an older copy, and nothing on them is to be
+/// applied. The answer is kept in a file, so that a query process can start without the log.
+async fn follow_store(
+    log: GrpcLogReader,
+    topics: Vec<String>,
+    file: PathBuf,
+    ids: watch::Sender<Option<String>>,
+) {
     loop {
         if let Ok(info) = log.info().await {
-            let store_id = info.topics_verified.then_some(info.store_id);
+            let is_on_all = topics.iter().all(|topic| info.verified_topics.contains(topic));
+            let store_id = is_on_all.then_some(info.store_id);
             learn_store(store_id, &file, &ids).await;
         }
         let interval = if ids.borrow().is_some() { ASK_AGAIN } else { ASK_FIRST };

@@ -203,24 +203,41 @@ impl Pipe for CommandPipe {
 /// Opens the accounts of a load. Answers with the highest position: that of the last command may
 /// be lower, since only the commands of one account keep their order.
 pub async fn open_accounts(url: &str) -> Result<u64> {
-    let mut pipe = CommandPipe::open(url, 0).await?;
-    let (mut opened, mut position) = (0, 0);
-    for number in 0..ACCOUNTS {
-        if number - opened == WINDOW as u64 {
-            position = position.max(pipe.receipt().await?.position);
-            opened += 1;
-        }
+    send_all(url, ACCOUNTS, |pipe, number| {
         let request = OpenAccountRequest {
             context: context(),
             account_id: account(number),
             owner_name: "Ada Lovelace".to_owned(),
             initial_balance: dollars(1000),
         };
-        pipe.command("bank.v1.OpenAccountRequest", &request)?;
+        pipe.command("bank.v1.OpenAccountRequest", &request)
+    })
+    .await
+}
+
+/// Makes so many deposits. Answers with the highest position.
+pub async fn fill(url: &str, deposits: u64) -> Result<u64> {
+    send_all(url, deposits, |pipe, _| pipe.send()).await
+}
+
+/// Sends so many commands, and says the highest position of their receipts.
+async fn send_all(
+    url: &str,
+    commands: u64,
+    send: impl Fn(&mut CommandPipe, u64) -> Result<()>,
+) -> Result<u64> {
+    let mut pipe = CommandPipe::open(url, 0).await?;
+    let (mut answered, mut position) = (0, 0);
+    for number in 0..commands {
+        if number - answered == WINDOW as u64 {
+            position = position.max(pipe.receipt().await?.position);
+            answered += 1;
+        }
+        send(&mut pipe, number)?;
     }
-    while opened < ACCOUNTS {
+    while answered < commands {
         position = position.max(pipe.receipt().await?.position);
-        opened += 1;
+        answered += 1;
     }
     Ok(position)
 }

@@ -11,6 +11,7 @@ mod bank;
 mod load;
 mod machine;
 mod noop;
+mod projections;
 mod report;
 mod scenarios;
 mod servers;

@@ -47,6 +47,10 @@ pub enum Scenario {
     Visible,
     /// Accounts read by 64 clients.
     Read,
+    /// Projections that catch up from the log, and from Kafka.
+    CatchUp,
+    /// Projections that are built anew.
+    Rebuild,
     /// The memory of an idle system.
     Memory,
     /// The time to start.
@@ -84,6 +88,8 @@ impl Bench {
             Scenario::Latency => self.latency().await,
             Scenario::Visible => self.visible().await,
             Scenario::Read => self.read().await,
+            Scenario::CatchUp => self.catch_up().await,
+            Scenario::Rebuild => self.rebuild().await,
             Scenario::Memory => self.memory().await,
             Scenario::Start => self.start().await,
         }
@@ -324,7 +330,7 @@ impl Bench {
         self.report.rows.push(row);
     }
 
-    fn figure(&mut self, name: &str, value: f64, unit: &'static str) {
+    pub(crate) fn figure(&mut self, name: &str, value: f64, unit: &'static str) {
         eprintln!("{name}: {value:.2} {unit}");
         self.report.figures.push(Figure { name: name.to_owned(), value, unit });
     }

@@ -18,7 +18,7 @@ use crate::kafka::Kafka;
 use crate::redpanda::Redpanda;
 
 /// How long a broker may take to start, on a slow and busy machine.
-pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(90);
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(180);
 
 static SHARED: OnceCell<Broker> = OnceCell::const_new();
 

@@ -1,14 +1,18 @@
 //! The `daybook` binary as a process of a test.
 
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::wait::free_port;
+
 /// How long a process may take to get ready or to end: plenty, for a slow machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// How long an answer over HTTP may take. A port where nobody listens refuses at once.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where the services of a process listen.
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +85,17 @@ impl Daybook {
 
     /// Starts `daybook MODE` without waiting.
     pub fn spawn(binary: &str, mode: &str, data: &Path, ports: Ports, more: &[&str]) -> Self {
+        Self::spawn_as(Command::new(binary), mode, data, ports, more)
+    }
+
+    /// The same with a command that has more to it than the name of the binary.
+    pub fn spawn_as(
+        mut command: Command,
+        mode: &str,
+        data: &Path,
+        ports: Ports,
+        more: &[&str],
+    ) -> Self {
         std::fs::create_dir_all(data).expect("the directory can be made");
         let lines = data.join(format!("{mode}.log"));
         let file = std::fs::OpenOptions::new()
@@ -88,7 +103,7 @@ impl Daybook {
             .append(true)
             .open(&lines)
             .expect("the file can be made");
-        let child = Command::new(binary)
+        let child = command
             .arg(mode)
             .arg("--data")
             .arg(data)
@@ -171,33 +186,12 @@ impl Drop for Daybook {
 pub fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
     use std::io::Write;
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    let mut stream = TcpStream::connect_timeout(&address, HTTP_TIMEOUT).ok()?;
+    stream.set_read_timeout(Some(HTTP_TIMEOUT)).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let code = head.split_whitespace().nth(1)?.parse().ok()?;
     Some((code, body.to_owned()))
-}
-
-/// A port that nobody uses and that stays free while a server is down between two starts. It is
-/// below the range from which systems take the ports of outgoing connections: a client that knocks
-/// at a dead server could be given the server's own port there, and be connected to itself.
-fn free_port() -> u16 {
-    const FIRST: u16 = 12_000;
-    const COUNT: u16 = 18_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Several test processes begin at different places.
-    let start = std::process::id().wrapping_mul(2_654_435_761) % u32::from(COUNT);
-    let start = u16::try_from(start).expect("it is below a u16");
-    for _ in 0..COUNT {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let offset = (u32::from(start) + u32::from(step)) % u32::from(COUNT);
-        let port = FIRST + u16::try_from(offset).expect("it is below a u16");
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-    panic!("no port from {FIRST} on is free");
 }

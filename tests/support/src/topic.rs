@@ -13,7 +13,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::task::spawn_blocking;
 
 /// How long the broker may take to hand out what it has.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Reads whole topics.
 #[derive(Debug, Clone)]

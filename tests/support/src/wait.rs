@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -35,13 +35,28 @@ where
     }
 }
 
-/// A port of 127.0.0.1 that was free a moment ago. Where a server can choose its own port, let it.
+/// A port of 127.0.0.1 that nobody uses and that stays free while a server is down between two starts. It is
+/// below the range from which systems take the ports of outgoing connections: a client that knocks
+/// at a dead server could be given the server's own port there, and be connected to itself.
 ///
 /// # Panics
 /// When the machine has none.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("the machine has a free port");
-    listener.local_addr().expect("a bound socket has an address").port()
+    const FIRST: u16 = 12_000;
+    const COUNT: u16 = 18_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Several test processes begin at different places.
+    let start = std::process::id().wrapping_mul(2_654_435_761) % u32::from(COUNT);
+    let start = u16::try_from(start).expect("it is below a u16");
+    for _ in 0..COUNT {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let offset = (u32::from(start) + u32::from(step)) % u32::from(COUNT);
+        let port = FIRST + u16::try_from(offset).expect("it is below a u16");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port from {FIRST} on is free");
 }
 
 /// A name that no other test has, on this machine or on a shared broker: `<prefix>-<unique>`.

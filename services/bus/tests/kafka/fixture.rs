@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 /// A guard against hanging; nothing takes so long.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The aggregate whose events go to the first topic of the tests; others go to the second.
 pub const ACCOUNT: &str = "bank.account";
@@ -343,5 +343,11 @@ pub async fn read_until(
 
 /// Opens a source, waiting until that is possible.
 pub async fn open_when_ready(world: &World, cursor: &Cursor) -> Box<dyn Source> {
-    eventually(PATIENCE, || async { world.open(cursor).await.ok() }).await
+    open_with(world.source_config(), cursor).await
+}
+
+/// Opens a source that is set up in its own way, waiting until that is possible.
+pub async fn open_with(config: KafkaSourceConfig, cursor: &Cursor) -> Box<dyn Source> {
+    let factory = KafkaSourceFactory::new(config);
+    eventually(PATIENCE, || async { factory.open(cursor).await.ok() }).await
 }

@@ -18,7 +18,7 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tokio::sync::watch;
 
-use crate::fixture::{ACCOUNT, MemoryLog, PATIENCE, World, open_when_ready, read_until};
+use crate::fixture::{ACCOUNT, MemoryLog, PATIENCE, World, open_when_ready, open_with, read_until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_position_moves_over_idle_partitions_and_both_topics() {
@@ -66,7 +66,7 @@ async fn where_an_event_does_not_come_a_watermark_moves_the_position() {
     publishing.is_well().await;
     let mut config = world.source_config();
     config.topics = vec![world.bank.clone()];
-    let mut source = KafkaSourceFactory::new(config).open(&Cursor::default()).await.unwrap();
+    let mut source = open_with(config, &Cursor::default()).await;
     world.log.append(ACCOUNT, "a");
     for _ in 0..5 {
         world.log.append("notes", "on the other topic");
@@ -105,12 +105,12 @@ async fn a_reader_goes_on_at_its_cursor() {
         cursor = read_until(source.as_mut(), until, &mut seen).await.unwrap().cursor;
         assert!(cursor.log_position >= until);
     }
-    let mut source = world.open(&cursor).await.unwrap();
+    let mut source = open_when_ready(&world, &cursor).await;
     let batch = read_until(source.as_mut(), 5_000, &mut seen).await.unwrap();
     publishing.stop().await;
 
     // At the end there is nothing more to read, and the position is known at once.
-    let mut source = world.open(&batch.cursor).await.unwrap();
+    let mut source = open_when_ready(&world, &batch.cursor).await;
     let first = source.next().await.unwrap();
     assert_eq!((first.records.len(), first.position), (0, 5_000));
 }
@@ -125,7 +125,7 @@ async fn a_batch_is_no_larger_than_configured() {
     publishing.stop().await;
     let mut config = world.source_config();
     config.max_batch = 7;
-    let mut source = KafkaSourceFactory::new(config).open(&Cursor::default()).await.unwrap();
+    let mut source = open_with(config, &Cursor::default()).await;
     let mut seen = 0;
     while seen < 500 {
         let batch = source.next().await.unwrap();
@@ -187,16 +187,16 @@ async fn deleted_records_are_lost_unless_the_log_position_covers_them() {
     world.log.append(ACCOUNT, "a1");
     publishing.reaches(401).await;
     let known = Cursor { log_position: 401, partitions: Vec::new() };
-    let mut source = world.open(&known).await.unwrap();
+    let mut source = open_when_ready(&world, &known).await;
     seen.insert(401);
     world.log.append(ACCOUNT, "a1");
     let batch = read_until(source.as_mut(), 402, &mut seen).await.unwrap();
-    world.open(&batch.cursor).await.unwrap();
+    open_when_ready(&world, &batch.cursor).await;
 
     // One that lacks something is told so, before it is given a wrong position.
     for position in [0, 100, 399] {
         let unknown = Cursor { log_position: position, partitions: Vec::new() };
-        let mut source = world.open(&unknown).await.unwrap();
+        let mut source = open_when_ready(&world, &unknown).await;
         let mut seen: BTreeSet<u64> = (1..=position).collect();
         let error = read_until(source.as_mut(), 402, &mut seen).await.unwrap_err();
         assert!(matches!(error, Error::Lost { .. }), "{error}");
@@ -331,15 +331,13 @@ async fn an_idle_source_does_not_give_up() {
     let mut publishing = world.publish();
     world.log.append_accounts(1, 10);
     publishing.reaches(10).await;
-    open_when_ready(&world, &Cursor::default()).await;
     let mut config = world.source_config();
-    config.stall_timeout = Duration::from_millis(200);
-    let factory = KafkaSourceFactory::new(config);
-    let mut source = factory.open(&Cursor::default()).await.unwrap();
+    config.stall_timeout = Duration::from_secs(1);
+    let mut source = open_with(config, &Cursor::default()).await;
     let mut seen = BTreeSet::new();
     read_until(source.as_mut(), 10, &mut seen).await.unwrap();
     // Several looks at the ends of the partitions, which find nothing new.
-    let idle = tokio::time::timeout(Duration::from_secs(2), source.next()).await;
+    let idle = tokio::time::timeout(Duration::from_secs(5), source.next()).await;
     assert!(idle.is_err(), "{idle:?}");
     world.log.append_accounts(1, 10);
     read_until(source.as_mut(), 20, &mut seen).await.unwrap();

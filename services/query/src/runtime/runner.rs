@@ -343,7 +343,8 @@ impl<P: Projection> Runner<P> {
         let changed = engine.take_changed();
         let checkpoint = engine.checkpoint();
         self.shared.update(|progress| {
-            progress.position = checkpoint.position;
+            // After an error the stored place may be behind what the same rows were said to reflect.
+            progress.position = progress.position.max(checkpoint.position);
             progress.head = progress.head.max(checkpoint.position);
             progress.quarantined = engine.quarantined();
             progress.last_event_ns = checkpoint.last_event_ns;

@@ -158,6 +158,8 @@ struct StoredPartition {
     next_offset: i64,
     #[prost(uint64, tag = "4")]
     watermark: u64,
+    #[prost(uint64, tag = "5")]
+    last_record: u64,
 }
 
 fn options(path: &Path) -> SqliteConnectOptions {
@@ -342,6 +344,7 @@ impl Store {
             partition: p.partition,
             next_offset: p.next_offset,
             watermark: p.watermark,
+            last_record: p.last_record,
         });
         Ok(Checkpoint {
             position: from_i64(row.try_get(0)?),
@@ -363,6 +366,7 @@ impl Store {
             partition: p.partition,
             next_offset: p.next_offset,
             watermark: p.watermark,
+            last_record: p.last_record,
         });
         let done = sqlx::query(
             "UPDATE checkpoint SET position = ?1, applied_events = ?2, last_event_time = ?3,

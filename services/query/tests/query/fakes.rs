@@ -35,7 +35,7 @@ pub const START: i64 = 1_795_219_200;
 const BATCH: usize = 100;
 
 /// How long a test waits for something that must happen.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// An event log. Clones are the same log.
 #[derive(Clone)]
@@ -402,6 +402,7 @@ impl SourceFactory for Topic {
                     partition: number as i32,
                     next_offset: partition.start as i64,
                     watermark: 0,
+                    last_record: 0,
                 });
                 if (place.next_offset as usize) < partition.start {
                     return Err(Error::Lost {

@@ -1,0 +1,146 @@
+//! How fast projections read: catching up from Kafka and from the log, and a rebuild.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use daybook_contract::daybook::v1::event_log_service_client::EventLogServiceClient;
+use daybook_contract::daybook::v1::projection_service_client::ProjectionServiceClient;
+use daybook_contract::daybook::v1::{
+    GetLogInfoRequest, GetProjectionRequest, ListProjectionsRequest, ProjectionStatus,
+    RebuildProjectionRequest, RebuildStage,
+};
+use daybook_testing::{Broker, Ports, free_port, unique};
+use tonic::transport::Channel;
+
+use crate::bank::{connect, fill, open_accounts};
+use crate::scenarios::Bench;
+
+/// The events that a reader is behind.
+const EVENTS: u64 = 200_000;
+
+/// How often it is asked how far a reader is.
+const POLL: Duration = Duration::from_millis(5);
+
+/// How long a reader may take.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+impl Bench {
+    /// Lets the projections of a query process catch up from the log and, if there is a broker,
+    /// from Kafka.
+    pub async fn catch_up(&mut self) -> Result<()> {
+        let rate = self.catch_up_over(None).await?;
+        self.rate_of("catch-up from the log", rate);
+        let started;
+        let brokers = match (&self.brokers, self.start_broker) {
+            (Some(brokers), _) => brokers.clone(),
+            (None, true) => {
+                started = Broker::start().await;
+                started.bootstrap.clone()
+            }
+            (None, false) => return Ok(()),
+        };
+        let rate = self.catch_up_over(Some(&brokers)).await?;
+        self.rate_of("catch-up from Kafka", rate);
+        Ok(())
+    }
+
+    fn rate_of(&mut self, what: &str, rate: f64) {
+        let projections = "all projections of the bank";
+        self.figure(&format!("{what}, {projections}"), rate, "events/s");
+    }
+
+    async fn catch_up_over(&self, brokers: Option<&str>) -> Result<f64> {
+        let data = self.programs.fresh()?;
+        let prefix = format!("{}-", unique("bench"));
+        let mut flags = vec!["--topic-prefix", &prefix];
+        if let Some(brokers) = brokers {
+            flags.extend(["--brokers", brokers]);
+        }
+        let ports = Ports::free();
+        let beside = Ports { http: free_port(), ..ports };
+        let _command = self.programs.start("command", data.path(), ports, &flags).daybook;
+        let query = self.programs.start("query", data.path(), beside, &flags).daybook;
+        // From here on they have files, and go on from their place instead of being built.
+        let opened = open_accounts(&ports.command_url()).await?;
+        reached(&ports.query_url(), opened).await?;
+        ensure!(query.terminate().success(), "the query process did not end well");
+        let head = fill(&ports.command_url(), EVENTS).await?;
+        if brokers.is_some() {
+            published(&ports.command_url(), head).await?;
+        }
+        let began = Instant::now();
+        let query = self.programs.start("query", data.path(), beside, &flags).daybook;
+        reached(&ports.query_url(), head).await.with_context(|| query.log_lines())?;
+        Ok((head - opened) as f64 / began.elapsed().as_secs_f64())
+    }
+
+    /// Builds each projection of the bank anew.
+    pub async fn rebuild(&mut self) -> Result<()> {
+        let system = self.programs.single("dev")?;
+        open_accounts(&system.ports.command_url()).await?;
+        let head = fill(&system.ports.command_url(), EVENTS).await?;
+        reached(&system.ports.query_url(), head).await?;
+        let mut client = projections(&system.ports.query_url()).await?;
+        for status in list(&mut client).await? {
+            let began = Instant::now();
+            let name = status.name.clone();
+            client.rebuild_projection(RebuildProjectionRequest { name }).await?;
+            loop {
+                let request = GetProjectionRequest { name: status.name.clone() };
+                let now = client.get_projection(request).await?.into_inner();
+                let rebuild = now.projection.context("no status")?.rebuild;
+                match rebuild.map(|rebuild| rebuild.stage()) {
+                    Some(RebuildStage::Done) => break,
+                    Some(RebuildStage::Failed) => bail!("the rebuild failed"),
+                    _ => tokio::time::sleep(POLL).await,
+                }
+                ensure!(began.elapsed() < PATIENCE, "the rebuild does not end");
+            }
+            let rate = head as f64 / began.elapsed().as_secs_f64();
+            self.figure(&format!("rebuild of {} and comparison", status.name), rate, "events/s");
+        }
+        Ok(())
+    }
+}
+
+async fn projections(url: &str) -> Result<ProjectionServiceClient<Channel>> {
+    Ok(ProjectionServiceClient::new(connect(url).await?))
+}
+
+async fn list(client: &mut ProjectionServiceClient<Channel>) -> Result<Vec<ProjectionStatus>> {
+    let answer = client.list_projections(ListProjectionsRequest {}).await?.into_inner();
+    let mut projections = answer.projections;
+    projections.retain(|projection| {
+        ["account_balance", "account_transactions", "daily_summary"]
+            .contains(&projection.name.as_str())
+    });
+    Ok(projections)
+}
+
+/// Waits until all projections of the bank reflect a position.
+async fn reached(url: &str, position: u64) -> Result<()> {
+    let mut client = projections(url).await?;
+    let began = Instant::now();
+    loop {
+        let statuses = list(&mut client).await?;
+        if statuses.iter().all(|status| status.position >= position) {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < PATIENCE, "the projections do not catch up: {statuses:?}");
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Waits until everything up to a position is on Kafka.
+async fn published(url: &str, position: u64) -> Result<()> {
+    let mut client = EventLogServiceClient::new(connect(url).await?);
+    let began = Instant::now();
+    loop {
+        let info = client.get_log_info(GetLogInfoRequest {}).await?.into_inner();
+        if info.published_position >= position {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < PATIENCE, "publishing does not catch up: {info:?}");
+        tokio::time::sleep(POLL).await;
+    }
+}

@@ -1,0 +1,64 @@
+//! The disk fails while a group is made durable. After that nobody knows what it holds (PostgreSQL's
+//! "fsyncgate", 2018), so the process ends rather than lie.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use daybook_testing::{Daybook as Process, eventually};
+use uuid::Uuid;
+
+use crate::common::{PATIENCE, Site, everything, usd};
+
+/// Builds the library that lets `fsync` fail.
+fn fail_fsync(directory: &Path) -> PathBuf {
+    let library = directory.join("fail_fsync.so");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/crash/fail_fsync.c");
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .args([source, "-ldl"])
+        .status();
+    assert!(built.expect("cc builds SQLite too").success());
+    library
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_fsync_is_answered_with_no_receipt_and_ends_the_process() {
+    let site = Site::new();
+    let broken = site.data.path().join("broken");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_daybook"));
+    command.env("LD_PRELOAD", fail_fsync(site.data.path())).env("FAIL_FSYNC", &broken);
+    let mut process = Process::spawn_as(command, "command", site.data.path(), site.ports, &[]);
+    let ready = || async { process.is_ready().then_some(()) };
+    eventually(PATIENCE, ready).await;
+    let strict = site.strict_client();
+    strict.open_account("Ada").account_id("ada").await.unwrap();
+    strict.deposit("ada", usd(5)).await.unwrap();
+
+    std::fs::write(&broken, "").unwrap();
+    let id = Uuid::now_v7().to_string();
+    let error = strict.deposit("ada", usd(7)).request_id(&id).await.unwrap_err();
+    assert!(error.is_retryable(), "the outcome is open: {error}");
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = process.ended() {
+            break status;
+        }
+        assert!(begun.elapsed() < PATIENCE, "it goes on: {}", process.log_lines());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(!status.success(), "{status}");
+    let lines = process.log_lines();
+    assert!(lines.contains("disk I/O error"), "it says why: {lines}");
+
+    // On a disk that works, the request has one effect, whether it was written or not.
+    std::fs::remove_file(&broken).unwrap();
+    let _process = site.start("command", &[]);
+    let client = site.client();
+    client.deposit("ada", usd(7)).request_id(&id).await.unwrap();
+    let log = everything(&client).await;
+    assert_eq!(log.len(), 3, "{log:?}");
+    let refused = client.withdraw("ada", usd(13)).await.unwrap_err();
+    assert_eq!(refused.metadata()["balance"], "0.12 USD");
+}
