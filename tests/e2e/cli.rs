@@ -40,7 +40,7 @@ impl Bench {
         Self { server, _data: data }
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
         command
             .args(args)

@@ -4,6 +4,7 @@ mod bad_input;
 mod bank;
 mod catalog;
 mod cli;
+mod cli_shop;
 mod common;
 mod faults;
 mod health;
