@@ -417,8 +417,7 @@ fn must_be_in_flight<'a>(
     state: &'a AccountState,
     transfer_id: &str,
 ) -> Result<&'a TransferInFlight, AccountRejection> {
-    let missing =
-        || AccountRejection::TransferNotInFlight { transfer_id: transfer_id.to_owned() };
+    let missing = || AccountRejection::TransferNotInFlight { transfer_id: transfer_id.to_owned() };
     transfer_in_flight(state, transfer_id).ok_or_else(missing)
 }
 

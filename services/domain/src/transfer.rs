@@ -150,7 +150,8 @@ impl Aggregate for Transfer {
             state.awaited_version = if waits { state.version } else { 0 };
         }
         let mut refused = |answer: &Option<StepAnswer>| {
-            if let Some(Outcome::Refusal(refusal)) = answer.as_ref().and_then(|a| a.outcome.as_ref())
+            if let Some(Outcome::Refusal(refusal)) =
+                answer.as_ref().and_then(|a| a.outcome.as_ref())
             {
                 state.refusal = Some(refusal.clone());
             }
@@ -291,10 +292,7 @@ fn positive(amount: Option<&WireMoney>) -> Result<Money, TransferRejection> {
         let amount = money.map_or_else(|_| whole(), |money| money.to_string());
         return Err(TransferRejection::AmountNotPositive { amount });
     }
-    money
-        .ok()
-        .filter(|money| money.minor() <= LIMIT_MINOR)
-        .ok_or(TransferRejection::AmountTooLarge)
+    money.ok().filter(|money| money.minor() <= LIMIT_MINOR).ok_or(TransferRejection::AmountTooLarge)
 }
 
 // ---- The saga ---------------------------------------------------------------------------------

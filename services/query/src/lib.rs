@@ -5,6 +5,8 @@
 //! gaps, from a [`LogReader`], which also tells whether the log is still that of the rows; nothing
 //! here knows whether there is a Kafka.
 //!
+//! The saga runtime keeps what it remembers with the same [`runtime`].
+//!
 //! A new projection is a file in `projections/` and a line in `projections/mod.rs`. A query over
 //! it is a method of a service like [`BankQueries`].
 
@@ -26,15 +28,17 @@ mod bank;
 mod cache;
 mod catalog;
 mod check;
+pub mod check;
 mod inventory;
 mod orders;
-mod paging;
+pub mod paging;
 mod projection_service;
 pub mod projections;
-mod read;
+pub mod read;
 pub mod runtime;
 mod stock_count;
-mod time;
+pub mod time;
+mod transfers;
 mod users;
 
 pub use bank::BankQueries;
