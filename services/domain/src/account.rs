@@ -17,7 +17,8 @@ use daybook_contract::bank::v1::{
     CloseAccountRequest, DepositRequest, MoneyDeposited, MoneyDepositedV1, MoneyDepositedV2,
     MoneyWithdrawn, MovementMethod, OpenAccountRequest, ReceiveTransferRequest,
     RefundTransferRequest, SendTransferRequest, SettleTransferRequest, TransferInFlight,
-    TransferReceived, TransferRefunded, TransferSent, TransferSettled, WithdrawRequest,
+    TransferReceived, TransferRefunded, TransferSent, TransferSettled, TransferState,
+    TransferStatus, WithdrawRequest,
 };
 use daybook_contract::daybook::v1 as wire;
 use daybook_kernel::{Aggregate, Context, Currency, Money, Rejection, RejectionKind};
@@ -130,8 +131,8 @@ pub enum AccountRejection {
         /// The transfer, or the first of several.
         transfer_id: String,
     },
-    /// No such transfer from the account is in flight.
-    #[error("no transfer {transfer_id} from the account is in flight")]
+    /// The transfer is not at this step.
+    #[error("transfer {transfer_id} is not at this step")]
     TransferNotInFlight {
         /// The transfer that was named.
         transfer_id: String,
@@ -216,10 +217,12 @@ impl Aggregate for Account {
             Command::Deposit(request) => deposit(state, request, cx)?,
             Command::Withdraw(request) => withdraw(state, request, cx)?,
             Command::CloseAccount(request) => close(state, request, cx)?,
-            Command::SendTransfer(request) => send(state, request, cx)?,
-            Command::ReceiveTransfer(request) => receive(state, request, cx)?,
-            Command::SettleTransfer(request) => settle(state, request, cx)?,
-            Command::RefundTransfer(request) => refund(state, request, cx)?,
+            Command::SendTransfer(request, reads) => send(state, request, &reads.transfer, cx)?,
+            Command::ReceiveTransfer(request, reads) => {
+                receive(state, request, &reads.transfer, cx)?
+            }
+            Command::SettleTransfer(request, reads) => settle(state, request, &reads.transfer, cx)?,
+            Command::RefundTransfer(request, reads) => refund(state, request, &reads.transfer, cx)?,
         };
         Ok(vec![event])
     }
@@ -345,21 +348,45 @@ fn close(
     }))
 }
 
-fn send(
+/// Whether an account can pay this much now; what a transfer asks before it starts.
+pub(crate) fn can_pay(
     state: &AccountState,
-    request: &SendTransferRequest,
-    cx: &Context,
-) -> Result<Event, AccountRejection> {
-    must_be_open(state, cx)?;
-    let amount = positive(request.amount.as_ref(), currency(state))?;
+    amount: Option<&wire::Money>,
+    account_id: &str,
+) -> Result<(), AccountRejection> {
+    open_and_rich_enough(state, amount, account_id).map(|_| ())
+}
+
+/// What is to leave the account.
+fn open_and_rich_enough(
+    state: &AccountState,
+    amount: Option<&wire::Money>,
+    account_id: &str,
+) -> Result<Money, AccountRejection> {
+    open_with_id(state, account_id)?;
+    let amount = positive(amount, currency(state))?;
     let balance = balance(state);
     if amount > balance {
         return Err(AccountRejection::InsufficientFunds { balance, requested: amount });
     }
+    Ok(amount)
+}
+
+fn send(
+    state: &AccountState,
+    request: &SendTransferRequest,
+    transfer: &TransferState,
+    cx: &Context,
+) -> Result<Event, AccountRejection> {
+    let amount = open_and_rich_enough(state, request.amount.as_ref(), &cx.aggregate_id)?;
     if transfer_in_flight(state, &request.transfer_id).is_some() {
         let transfer_id = request.transfer_id.clone();
         return Err(AccountRejection::TransferInFlight { transfer_id });
     }
+    let is_its_step = transfer.from_account_id == cx.aggregate_id
+        && transfer.to_account_id == request.to_account_id
+        && transfer.amount == request.amount;
+    must_be_at(TransferStatus::Started, transfer, is_its_step, &request.transfer_id)?;
     if state.transfers_in_flight.len() >= MAX_TRANSFERS_IN_FLIGHT {
         return Err(AccountRejection::TooManyTransfers { limit: MAX_TRANSFERS_IN_FLIGHT });
     }
@@ -374,11 +401,16 @@ fn send(
 fn receive(
     state: &AccountState,
     request: &ReceiveTransferRequest,
+    transfer: &TransferState,
     cx: &Context,
 ) -> Result<Event, AccountRejection> {
     must_be_open(state, cx)?;
     let amount = positive(request.amount.as_ref(), currency(state))?;
     must_have_room(state, amount)?;
+    let is_its_step = transfer.from_account_id == request.from_account_id
+        && transfer.to_account_id == cx.aggregate_id
+        && transfer.amount == request.amount;
+    must_be_at(TransferStatus::InFlight, transfer, is_its_step, &request.transfer_id)?;
     Ok(Event::TransferReceived(TransferReceived {
         transfer_id: request.transfer_id.clone(),
         from_account_id: request.from_account_id.clone(),
@@ -390,10 +422,12 @@ fn receive(
 fn settle(
     state: &AccountState,
     request: &SettleTransferRequest,
+    transfer: &TransferState,
     cx: &Context,
 ) -> Result<Event, AccountRejection> {
     must_be_open(state, cx)?;
-    must_be_in_flight(state, &request.transfer_id)?;
+    let sent = transfer_in_flight(state, &request.transfer_id);
+    must_be_at(TransferStatus::Delivered, transfer, sent.is_some(), &request.transfer_id)?;
     let transfer_id = request.transfer_id.clone();
     Ok(Event::TransferSettled(TransferSettled { transfer_id }))
 }
@@ -401,24 +435,32 @@ fn settle(
 fn refund(
     state: &AccountState,
     request: &RefundTransferRequest,
+    transfer: &TransferState,
     cx: &Context,
 ) -> Result<Event, AccountRejection> {
     must_be_open(state, cx)?;
-    let transfer = must_be_in_flight(state, &request.transfer_id)?;
+    let sent = transfer_in_flight(state, &request.transfer_id);
+    must_be_at(TransferStatus::Returning, transfer, sent.is_some(), &request.transfer_id)?;
+    let sent = sent.cloned().unwrap_or_default();
     Ok(Event::TransferRefunded(TransferRefunded {
-        transfer_id: transfer.transfer_id.clone(),
-        to_account_id: transfer.to_account_id.clone(),
-        amount: Some(Money::new(transfer.amount_minor, currency(state)).into()),
+        transfer_id: sent.transfer_id,
+        to_account_id: sent.to_account_id,
+        amount: Some(Money::new(sent.amount_minor, currency(state)).into()),
         reason: request.reason.clone(),
     }))
 }
 
-fn must_be_in_flight<'a>(
-    state: &'a AccountState,
+/// A step that is not the transfer's own would make money, or lose it.
+fn must_be_at(
+    status: TransferStatus,
+    transfer: &TransferState,
+    is_its_step: bool,
     transfer_id: &str,
-) -> Result<&'a TransferInFlight, AccountRejection> {
-    let missing = || AccountRejection::TransferNotInFlight { transfer_id: transfer_id.to_owned() };
-    transfer_in_flight(state, transfer_id).ok_or_else(missing)
+) -> Result<(), AccountRejection> {
+    match is_its_step && transfer.status() == status {
+        true => Ok(()),
+        false => Err(AccountRejection::TransferNotInFlight { transfer_id: transfer_id.to_owned() }),
+    }
 }
 
 /// What comes in must fit below the limit together with what may come back.
@@ -432,7 +474,11 @@ fn must_have_room(state: &AccountState, amount: Money) -> Result<(), AccountReje
 }
 
 fn must_be_open(state: &AccountState, cx: &Context) -> Result<(), AccountRejection> {
-    let account_id = || cx.aggregate_id.clone();
+    open_with_id(state, &cx.aggregate_id)
+}
+
+fn open_with_id(state: &AccountState, account_id: &str) -> Result<(), AccountRejection> {
+    let account_id = || account_id.to_owned();
     match state.status() {
         AccountStatus::Unspecified => {
             Err(AccountRejection::AccountNotFound { account_id: account_id() })
@@ -630,6 +676,7 @@ mod specs {
             balance_minor: 1234,
             opened_time: Some(NOW),
             closed_time: None,
+            transfers_in_flight: Vec::new(),
         };
         assert_eq!(opening.state(), &expected);
 
@@ -780,6 +827,9 @@ mod specs {
             above_limit(),
             insufficient(1, 2),
             AccountRejection::BalanceNotZero { balance: usd(1) },
+            AccountRejection::TransferInFlight { transfer_id: "t".to_owned() },
+            AccountRejection::TransferNotInFlight { transfer_id: "t".to_owned() },
+            AccountRejection::TooManyTransfers { limit: MAX_TRANSFERS_IN_FLIGHT },
         ];
         let contract: Vec<_> = (1..).map_while(|number| Reason::try_from(number).ok()).collect();
         assert_eq!(here.each_ref().map(AccountRejection::in_contract).as_slice(), contract);

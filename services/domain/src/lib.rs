@@ -31,6 +31,7 @@ macro_rules! sagas {
 
 aggregates! {
     account::Account,
+    fulfilment::Fulfilment,
     order::Order,
     product::Product,
     stock::Stock,
@@ -39,5 +40,6 @@ aggregates! {
 }
 
 sagas! {
+    fulfilment::Fulfilment,
     transfer::Transfer,
 }

@@ -13,17 +13,17 @@
 
 use daybook_contract::bank::v1::transfer::{Command, Event, Upcast};
 use daybook_contract::bank::v1::{
-    CancelTransferRequest, ReceiveTransferRequest, RecordTransferStepRequest,
+    AccountState, CancelTransferRequest, ReceiveTransferRequest, RecordTransferStepRequest,
     RefundTransferRequest, SendTransferRequest, SettleTransferRequest, TransferBounced,
     TransferCancelled, TransferCompleted, TransferDelivered, TransferFailed, TransferFunded,
     TransferRejection as Reason, TransferRequest, TransferReturned, TransferStarted, TransferState,
-    TransferStatus, account,
+    TransferStatus, account::Command as ToAccount,
 };
 use daybook_contract::daybook::v1::step_answer::Outcome;
 use daybook_contract::daybook::v1::{Money as WireMoney, SagaStatus, StepAnswer, StepRefusal};
 use daybook_kernel::{Aggregate, Context, Money, Rejection, RejectionKind, Saga, Step};
 
-use crate::account::LIMIT_MINOR;
+use crate::account::{self, AccountRejection, LIMIT_MINOR};
 
 /// The saga `bank.transfer`.
 #[derive(Debug)]
@@ -64,6 +64,9 @@ pub enum TransferRejection {
     /// The amount is above the limit.
     #[error("the amount is above the limit of {LIMIT_MINOR} smallest units")]
     AmountTooLarge,
+    /// The sender's account would not pay it.
+    #[error("{0}")]
+    Sender(AccountRejection),
     /// The money was sent on, or the transfer has ended.
     #[error("transfer {transfer_id} is {status}: it cannot be cancelled any more")]
     TooLateToCancel {
@@ -78,6 +81,7 @@ impl TransferRejection {
     /// The same rule in the contract.
     fn in_contract(&self) -> Reason {
         match self {
+            Self::Sender(_) => Reason::Unspecified,
             Self::TransferNotFound { .. } => Reason::TransferNotFound,
             Self::TransferAlreadyStarted { .. } => Reason::TransferAlreadyStarted,
             Self::SameAccount { .. } => Reason::SameAccount,
@@ -90,13 +94,17 @@ impl TransferRejection {
 
 impl Rejection for TransferRejection {
     fn reason(&self) -> &'static str {
-        self.in_contract().as_str_name().trim_start_matches("TRANSFER_REJECTION_")
+        match self {
+            Self::Sender(rejection) => rejection.reason(),
+            _ => self.in_contract().as_str_name().trim_start_matches("TRANSFER_REJECTION_"),
+        }
     }
 
     fn kind(&self) -> RejectionKind {
         match self {
             Self::TransferNotFound { .. } => RejectionKind::NotFound,
             Self::TransferAlreadyStarted { .. } => RejectionKind::AlreadyExists,
+            Self::Sender(rejection) => rejection.kind(),
             _ => RejectionKind::FailedPrecondition,
         }
     }
@@ -109,6 +117,7 @@ impl Rejection for TransferRejection {
             }
             Self::SameAccount { account_id } => vec![("account_id", account_id.clone())],
             Self::AmountNotPositive { amount } => vec![("amount", amount.clone())],
+            Self::Sender(rejection) => rejection.metadata(),
             Self::AmountTooLarge => vec![("limit_minor", LIMIT_MINOR.to_string())],
             Self::TooLateToCancel { transfer_id, status } => {
                 vec![("transfer_id", transfer_id.clone()), ("status", (*status).to_owned())]
@@ -131,7 +140,7 @@ impl Aggregate for Transfer {
         cx: &Context,
     ) -> Result<Vec<Event>, TransferRejection> {
         match command {
-            Command::Transfer(request) => start(state, request, cx),
+            Command::Transfer(request, reads) => start(state, request, &reads.from_account, cx),
             Command::CancelTransfer(request) => cancel(state, request, cx),
             Command::RecordTransferStep(request) => record(state, request, cx),
         }
@@ -198,6 +207,7 @@ impl Aggregate for Transfer {
 fn start(
     state: &TransferState,
     request: &TransferRequest,
+    sender: &AccountState,
     cx: &Context,
 ) -> Result<Vec<Event>, TransferRejection> {
     if state.status() != TransferStatus::Unspecified {
@@ -209,6 +219,9 @@ fn start(
         return Err(TransferRejection::SameAccount { account_id });
     }
     let amount = positive(request.amount.as_ref())?;
+    // The balance may be another one when the money is to leave; then the transfer fails.
+    account::can_pay(sender, request.amount.as_ref(), &request.from_account_id)
+        .map_err(TransferRejection::Sender)?;
     Ok(vec![Event::TransferStarted(TransferStarted {
         from_account_id: request.from_account_id.clone(),
         to_account_id: request.to_account_id.clone(),
@@ -358,44 +371,378 @@ impl Saga for Transfer {
     }
 }
 
-fn send(id: &str, state: &TransferState) -> account::Command {
-    account::Command::SendTransfer(SendTransferRequest {
+fn send(id: &str, state: &TransferState) -> ToAccount {
+    SendTransferRequest {
         context: None,
         account_id: state.from_account_id.clone(),
         transfer_id: id.to_owned(),
         to_account_id: state.to_account_id.clone(),
         amount: state.amount.clone(),
         description: state.description.clone(),
-    })
+    }
+    .into()
 }
 
-fn deliver(id: &str, state: &TransferState) -> account::Command {
-    account::Command::ReceiveTransfer(ReceiveTransferRequest {
+fn deliver(id: &str, state: &TransferState) -> ToAccount {
+    ReceiveTransferRequest {
         context: None,
         account_id: state.to_account_id.clone(),
         transfer_id: id.to_owned(),
         from_account_id: state.from_account_id.clone(),
         amount: state.amount.clone(),
         description: state.description.clone(),
-    })
+    }
+    .into()
 }
 
-fn settle(id: &str, state: &TransferState) -> account::Command {
-    account::Command::SettleTransfer(SettleTransferRequest {
+fn settle(id: &str, state: &TransferState) -> ToAccount {
+    SettleTransferRequest {
         context: None,
         account_id: state.from_account_id.clone(),
         transfer_id: id.to_owned(),
-    })
+    }
+    .into()
 }
 
-fn refund(id: &str, state: &TransferState) -> account::Command {
-    account::Command::RefundTransfer(RefundTransferRequest {
+fn refund(id: &str, state: &TransferState) -> ToAccount {
+    RefundTransferRequest {
         context: None,
         account_id: state.from_account_id.clone(),
         transfer_id: id.to_owned(),
         reason: state.refusal.as_ref().map(|refusal| refusal.reason.clone()).unwrap_or_default(),
-    })
+    }
+    .into()
 }
 
 /// No event has an older version yet.
 impl Upcast for Transfer {}
+
+// ---- Specifications ---------------------------------------------------------------------------
+
+#[cfg(test)]
+mod specs {
+    use daybook_contract::bank::v1::account::Event as AccountEvent;
+    use daybook_contract::bank::v1::{
+        AccountClosed, AccountOpened, CloseAccountRequest, DepositRequest, TransferReceived,
+        TransferRefunded, TransferSent, TransferSettled,
+    };
+    use daybook_contract::daybook::v1::CommandReceipt;
+    use daybook_kernel::Currency;
+    use daybook_kernel::spec::{NOW, Spec, context, fold};
+
+    use super::*;
+    use crate::account::Account;
+
+    fn usd(minor: i64) -> WireMoney {
+        Money::new(minor, Currency::USD).into()
+    }
+
+    fn transfer(minor: i64) -> TransferRequest {
+        TransferRequest {
+            transfer_id: "spec".to_owned(),
+            from_account_id: "ada".to_owned(),
+            to_account_id: "bob".to_owned(),
+            amount: Some(usd(minor)),
+            ..Default::default()
+        }
+    }
+
+    fn opened(minor: i64) -> AccountEvent {
+        AccountOpened { initial_balance: Some(usd(minor)), ..Default::default() }.into()
+    }
+
+    fn started() -> Event {
+        TransferStarted {
+            from_account_id: "ada".to_owned(),
+            to_account_id: "bob".to_owned(),
+            amount: Some(usd(10)),
+            description: String::new(),
+            started_time: Some(NOW),
+        }
+        .into()
+    }
+
+    fn accepted(version: u64) -> Option<StepAnswer> {
+        let outcome = Some(Outcome::Receipt(CommandReceipt::default()));
+        Some(StepAnswer { version, index: 0, outcome })
+    }
+
+    fn refused(version: u64) -> Option<StepAnswer> {
+        let refusal = StepRefusal { reason: "ACCOUNT_CLOSED".to_owned(), ..Default::default() };
+        Some(StepAnswer { version, index: 0, outcome: Some(Outcome::Refusal(refusal)) })
+    }
+
+    fn answer(answer: Option<StepAnswer>) -> RecordTransferStepRequest {
+        RecordTransferStepRequest { answer, ..Default::default() }
+    }
+
+    fn funded() -> Event {
+        TransferFunded { answer: accepted(1) }.into()
+    }
+
+    fn cancelled() -> Event {
+        TransferCancelled { reason: String::new() }.into()
+    }
+
+    /// The command that a transfer with this history wants sent.
+    fn wanted(history: &[Event]) -> Vec<&'static str> {
+        let state = fold::<Transfer>(history);
+        let last = history.last().expect("something has happened");
+        Transfer::react("spec", &state, last).into_iter().map(|step| step.type_name).collect()
+    }
+
+    #[test]
+    fn a_transfer_starts_when_the_sender_can_pay() {
+        let rich = || Spec::<Transfer>::given([]).reading::<Account>("ada", [opened(10)]);
+        rich().when(transfer(10)).then([started()]);
+        let (balance, requested) = (Money::new(10, Currency::USD), Money::new(11, Currency::USD));
+        let rejection = AccountRejection::InsufficientFunds { balance, requested };
+        rich().when(transfer(11)).then_rejected(TransferRejection::Sender(rejection));
+        let account_id = "ada".to_owned();
+        let rejection = AccountRejection::AccountNotFound { account_id };
+        Spec::<Transfer>::given([])
+            .when(transfer(1))
+            .then_rejected(TransferRejection::Sender(rejection));
+    }
+
+    #[test]
+    fn the_rules_of_a_start_are_kept_in_their_order() {
+        let transfer_id = context().aggregate_id;
+        Spec::<Transfer>::given([started()])
+            .when(transfer(0))
+            .then_rejected(TransferRejection::TransferAlreadyStarted { transfer_id });
+        let to_itself = TransferRequest { to_account_id: "ada".to_owned(), ..transfer(0) };
+        let account_id = "ada".to_owned();
+        Spec::<Transfer>::given([])
+            .when(to_itself)
+            .then_rejected(TransferRejection::SameAccount { account_id });
+        for (minor, amount) in [(0, "0.00 USD"), (-1, "-0.01 USD")] {
+            let amount = amount.to_owned();
+            Spec::<Transfer>::given([])
+                .when(transfer(minor))
+                .then_rejected(TransferRejection::AmountNotPositive { amount });
+        }
+        Spec::<Transfer>::given([])
+            .when(transfer(LIMIT_MINOR + 1))
+            .then_rejected(TransferRejection::AmountTooLarge);
+    }
+
+    #[test]
+    fn a_transfer_takes_one_step_after_the_other() {
+        let given = |events: &[Event]| Spec::<Transfer>::given(events.to_vec());
+        let delivered: Event = TransferDelivered { answer: accepted(2) }.into();
+        given(&[started()]).when(answer(accepted(1))).then([funded()]);
+        given(&[started(), funded()]).when(answer(accepted(2))).then([delivered.clone()]);
+        given(&[started(), funded(), delivered.clone()])
+            .when(answer(accepted(3)))
+            .then([TransferCompleted { answer: accepted(3) }.into()]);
+        assert_eq!(wanted(&[started()]), ["bank.v1.SendTransferRequest"]);
+        assert_eq!(wanted(&[started(), funded()]), ["bank.v1.ReceiveTransferRequest"]);
+        let settling = wanted(&[started(), funded(), delivered]);
+        assert_eq!(settling, ["bank.v1.SettleTransferRequest"]);
+    }
+
+    #[test]
+    fn what_the_recipient_refuses_goes_back() {
+        let bounced: Event = TransferBounced { answer: refused(2) }.into();
+        let given = |events: &[Event]| Spec::<Transfer>::given(events.to_vec());
+        given(&[started(), funded()]).when(answer(refused(2))).then([bounced.clone()]);
+        assert_eq!(
+            wanted(&[started(), funded(), bounced.clone()]),
+            ["bank.v1.RefundTransferRequest"]
+        );
+        given(&[started(), funded(), bounced])
+            .when(answer(accepted(3)))
+            .then([TransferReturned { answer: accepted(3) }.into()]);
+    }
+
+    #[test]
+    fn what_the_sender_refuses_has_not_moved() {
+        let failed: Event = TransferFailed { answer: refused(1) }.into();
+        Spec::<Transfer>::given([started()]).when(answer(refused(1))).then([failed.clone()]);
+        assert!(wanted(&[started(), failed]).is_empty());
+    }
+
+    #[test]
+    fn an_answer_that_is_not_awaited_changes_nothing() {
+        for wrong in [accepted(1), refused(3), None] {
+            Spec::<Transfer>::given([started(), funded()]).when(answer(wrong)).then_nothing();
+        }
+    }
+
+    #[test]
+    fn a_transfer_is_cancelled_until_its_money_is_sent_on() {
+        let cancel = CancelTransferRequest::default;
+        Spec::<Transfer>::given([started()]).when(cancel()).then([cancelled()]);
+        Spec::<Transfer>::given([started(), cancelled()]).when(cancel()).then_nothing();
+        // The answer of the sender's account is still awaited; then the money goes back.
+        let answer = answer(accepted(1));
+        Spec::<Transfer>::given([started(), cancelled()]).when(answer).then([funded()]);
+        let refunding = wanted(&[started(), cancelled(), funded()]);
+        assert_eq!(refunding, ["bank.v1.RefundTransferRequest"]);
+        assert!(wanted(&[started(), cancelled()]).is_empty());
+        let transfer_id = context().aggregate_id;
+        Spec::<Transfer>::given([started(), funded()])
+            .when(cancel())
+            .then_rejected(TransferRejection::TooLateToCancel { transfer_id, status: "IN_FLIGHT" });
+        let transfer_id = context().aggregate_id;
+        Spec::<Transfer>::given([])
+            .when(cancel())
+            .then_rejected(TransferRejection::TransferNotFound { transfer_id });
+    }
+
+    // ---- The steps, as accounts take them -----------------------------------------------------
+
+    /// A transfer of the account of the specification, which is the sender.
+    fn own(event: Event) -> Event {
+        match event {
+            Event::TransferStarted(started) => {
+                TransferStarted { from_account_id: context().aggregate_id, ..started }.into()
+            }
+            other => other,
+        }
+    }
+
+    fn sent() -> AccountEvent {
+        TransferSent {
+            transfer_id: "t".to_owned(),
+            to_account_id: "bob".to_owned(),
+            amount: Some(usd(10)),
+            description: String::new(),
+        }
+        .into()
+    }
+
+    fn send() -> SendTransferRequest {
+        SendTransferRequest {
+            transfer_id: "t".to_owned(),
+            to_account_id: "bob".to_owned(),
+            amount: Some(usd(10)),
+            ..Default::default()
+        }
+    }
+
+    fn not_at_this_step() -> AccountRejection {
+        AccountRejection::TransferNotInFlight { transfer_id: "t".to_owned() }
+    }
+
+    #[test]
+    fn an_account_sends_for_a_transfer_of_its_own_alone() {
+        let given = || Spec::<Account>::given([opened(10)]);
+        given().reading::<Transfer>("t", [own(started())]).when(send()).then([sent()]);
+        given()
+            .reading::<Transfer>("t", [started()])
+            .when(send())
+            .then_rejected(not_at_this_step());
+        given().when(send()).then_rejected(not_at_this_step());
+        given()
+            .reading::<Transfer>("t", [own(started()), funded()])
+            .when(send())
+            .then_rejected(not_at_this_step());
+    }
+
+    #[test]
+    fn an_account_receives_what_is_in_flight_to_it_alone() {
+        let request = || ReceiveTransferRequest {
+            transfer_id: "t".to_owned(),
+            from_account_id: "ada".to_owned(),
+            amount: Some(usd(10)),
+            ..Default::default()
+        };
+        let received: AccountEvent = TransferReceived {
+            transfer_id: "t".to_owned(),
+            from_account_id: "ada".to_owned(),
+            amount: Some(usd(10)),
+            description: String::new(),
+        }
+        .into();
+        let Event::TransferStarted(to_bob) = started() else { unreachable!() };
+        let to_me: Event =
+            TransferStarted { to_account_id: context().aggregate_id, ..to_bob }.into();
+        let given = |events: [AccountEvent; 1]| Spec::<Account>::given(events);
+        given([opened(0)])
+            .reading::<Transfer>("t", [to_me.clone(), funded()])
+            .when(request())
+            .then([received]);
+        given([opened(0)])
+            .reading::<Transfer>("t", [started(), funded()])
+            .when(request())
+            .then_rejected(not_at_this_step());
+        given([opened(0)])
+            .reading::<Transfer>("t", [to_me])
+            .when(request())
+            .then_rejected(not_at_this_step());
+    }
+
+    #[test]
+    fn money_in_flight_is_settled_or_refunded_once() {
+        let id = || "t".to_owned();
+        let settle = || SettleTransferRequest { transfer_id: id(), ..Default::default() };
+        let refund = || RefundTransferRequest { transfer_id: id(), ..Default::default() };
+        let delivered: Event = TransferDelivered { answer: accepted(2) }.into();
+        let bounced: Event = TransferBounced { answer: refused(2) }.into();
+        let settled: AccountEvent = TransferSettled { transfer_id: id() }.into();
+        let refunded: AccountEvent = TransferRefunded {
+            transfer_id: id(),
+            to_account_id: "bob".to_owned(),
+            amount: Some(usd(10)),
+            reason: String::new(),
+        }
+        .into();
+        let there = [own(started()), funded(), delivered];
+        let back = [own(started()), funded(), bounced];
+        let given = |events: &[AccountEvent]| Spec::<Account>::given(events.to_vec());
+        let in_flight = [opened(10), sent()];
+        given(&in_flight)
+            .reading::<Transfer>("t", there.clone())
+            .when(settle())
+            .then([settled.clone()]);
+        given(&in_flight)
+            .reading::<Transfer>("t", back.clone())
+            .when(refund())
+            .then([refunded.clone()]);
+        for done in [settled, refunded] {
+            let after = [opened(10), sent(), done];
+            given(&after)
+                .reading::<Transfer>("t", there.clone())
+                .when(settle())
+                .then_rejected(not_at_this_step());
+            given(&after)
+                .reading::<Transfer>("t", back.clone())
+                .when(refund())
+                .then_rejected(not_at_this_step());
+        }
+        // Neither is for a transfer that goes the other way.
+        given(&in_flight)
+            .reading::<Transfer>("t", there)
+            .when(refund())
+            .then_rejected(not_at_this_step());
+        given(&in_flight)
+            .reading::<Transfer>("t", back)
+            .when(settle())
+            .then_rejected(not_at_this_step());
+    }
+
+    #[test]
+    fn an_account_cannot_close_while_its_money_is_in_flight() {
+        let transfer_id = "t".to_owned();
+        Spec::<Account>::given([opened(10), sent()])
+            .when(CloseAccountRequest::default())
+            .then_rejected(AccountRejection::TransferInFlight { transfer_id });
+        let settled: AccountEvent = TransferSettled { transfer_id: "t".to_owned() }.into();
+        let closed: AccountEvent =
+            AccountClosed { reason: String::new(), closed_time: Some(NOW) }.into();
+        Spec::<Account>::given([opened(10), sent(), settled])
+            .when(CloseAccountRequest::default())
+            .then([closed]);
+    }
+
+    #[test]
+    fn room_is_kept_for_what_may_come_back() {
+        let deposit = |minor| DepositRequest { amount: Some(usd(minor)), ..Default::default() };
+        let limit = Money::new(LIMIT_MINOR, Currency::USD);
+        Spec::<Account>::given([opened(LIMIT_MINOR), sent()])
+            .when(deposit(1))
+            .then_rejected(AccountRejection::AmountTooLarge { limit });
+    }
+}

@@ -11,6 +11,7 @@ pub mod stream;
 
 pub use aggregate::{Aggregate, Context, Rejection, RejectionKind};
 pub use money::{Currency, Money, MoneyError};
+pub use prost_types::Timestamp;
 pub use registry::{Registry, SagaRegistry};
 pub use saga::{Foreign, Saga, Step};
 pub use stream::StreamName;

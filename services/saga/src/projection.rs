@@ -152,7 +152,8 @@ struct Own {
 impl Projection for Sagas {
     const NAME: &'static str = "sagas";
     const VERSION: u32 = 1;
-    const AGGREGATES: &'static [&'static str] = &["bank.transfer"];
+    const AGGREGATES: &'static [&'static str] =
+        &["bank.transfer", "orders.fulfilment", "orders.order"];
     const SCHEMA: &'static str = "
         CREATE TABLE sagas (
             stream       TEXT PRIMARY KEY,
