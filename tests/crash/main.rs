@@ -11,4 +11,5 @@ mod load;
 mod outage;
 mod poison;
 mod random;
+mod sagas;
 mod stopped;

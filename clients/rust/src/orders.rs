@@ -1,10 +1,12 @@
 //! Commands and queries of orders.
 
 use daybook_contract::orders::v1::{
-    AddItemRequest, CancelOrderRequest, CreateOrderRequest, GetDailyStatisticsRequest,
-    GetDailyStatisticsResponse, GetOrderRequest, GetOrderResponse, ListOrdersByProductRequest,
-    ListOrdersByProductResponse, ListOrdersRequest, ListOrdersResponse, Order, OrderStatus,
-    PayOrderRequest, ProductOrder, RemoveItemRequest, ShipOrderRequest, SubmitOrderRequest,
+    AddItemRequest, CancelFulfilmentRequest, CancelOrderRequest, CreateOrderRequest,
+    ExpireFulfilmentRequest, GetDailyStatisticsRequest, GetDailyStatisticsResponse,
+    GetOrderRequest, GetOrderResponse, ListOrdersByProductRequest, ListOrdersByProductResponse,
+    ListOrdersRequest, ListOrdersResponse, Order, OrderStatus, PayOrderRequest, ProductOrder,
+    RecordFulfilmentStepRequest, RemoveItemRequest, ShipOrderRequest, StartFulfilmentRequest,
+    SubmitOrderRequest,
 };
 use prost_types::Timestamp;
 
@@ -20,6 +22,10 @@ commands!("orders.v1":
     PayOrderRequest => "PayOrder",
     ShipOrderRequest => "ShipOrder",
     CancelOrderRequest => "CancelOrder",
+    StartFulfilmentRequest => "StartFulfilment",
+    CancelFulfilmentRequest => "CancelFulfilment",
+    ExpireFulfilmentRequest => "ExpireFulfilment",
+    RecordFulfilmentStepRequest => "RecordFulfilmentStep",
 );
 
 queries!("orders.v1":

@@ -97,6 +97,7 @@ queries!("bank.v1":
 paged!(
     ListAccountsRequest => accounts: Account,
     ListTransactionsRequest => transactions: Transaction,
+    ListTransfersRequest => transfers: BankTransfer,
 );
 
 /// A query that is sent when it is awaited.
@@ -296,27 +297,6 @@ impl Query<ListTransfersRequest> {
     pub fn status(mut self, status: TransferStatus) -> Self {
         self.request.status = status.into();
         self
-    }
-
-    /// The most transfers on a page, at most 500.
-    pub fn page_size(mut self, size: i32) -> Self {
-        self.request.page_size = size;
-        self
-    }
-
-    /// Goes on where the page before ended.
-    pub fn page_token(mut self, token: impl Into<String>) -> Self {
-        self.request.page_token = token.into();
-        self
-    }
-
-    /// All transfers from here on, page after page as they are wanted.
-    pub fn all(self) -> impl Stream<Item = Result<BankTransfer, Error>> + Send {
-        items(
-            self,
-            |answer| (answer.transfers, answer.next_page_token),
-            |query, token| query.page_token(token),
-        )
     }
 }
 
