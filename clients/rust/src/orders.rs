@@ -160,6 +160,14 @@ impl Command<ShipOrderRequest> {
     }
 }
 
+impl Command<SubmitOrderRequest> {
+    /// How long its fulfilment may take, in whole seconds; 15 minutes unless told otherwise.
+    pub fn fulfil_within_seconds(mut self, seconds: u32) -> Self {
+        self.request.fulfil_within_seconds = seconds;
+        self
+    }
+}
+
 impl Command<CancelOrderRequest> {
     /// Why.
     pub fn reason(mut self, text: impl Into<String>) -> Self {

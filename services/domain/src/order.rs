@@ -517,6 +517,7 @@ mod specs {
             items: items.into_iter().collect(),
             total: Some(total.into()),
             submitted_time: Some(NOW),
+            fulfil_by_time: Some(Timestamp { seconds: NOW.seconds + 900, ..NOW }),
         }
         .into()
     }

@@ -27,7 +27,6 @@ mod amount;
 mod bank;
 mod cache;
 mod catalog;
-mod check;
 pub mod check;
 mod inventory;
 mod orders;
