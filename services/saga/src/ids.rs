@@ -56,6 +56,6 @@ mod tests {
             assert!(!ids[..at].contains(id), "{id} is twice");
         }
         // A new version of the program must make the ids of the one before.
-        assert_eq!(ids[0].to_string(), "X");
+        assert_eq!(ids[0].to_string(), "4bbe1bfe-5abb-83d2-a696-2055554a23b2");
     }
 }
