@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bank;
+mod caching;
 mod catalog;
 mod cli;
 mod cli_shop;

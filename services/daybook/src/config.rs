@@ -60,6 +60,8 @@ pub struct Config {
     pub log_url: String,
     /// The events that a projection applies in one transaction.
     pub batch_size: usize,
+    /// How long an answer is remembered while its rows stay the same; 0 for not at all.
+    pub cache_lifetime_ms: u64,
     /// The streams whose state the command side keeps in memory.
     pub cached_streams: usize,
     /// The largest size of the log in pages of 4 KiB; 0 for what the disk holds.
@@ -92,6 +94,7 @@ impl Default for Config {
             topic_prefix: String::new(),
             log_url: "http://127.0.0.1:50051".to_owned(),
             batch_size: 1000,
+            cache_lifetime_ms: 60_000,
             cached_streams: 100_000,
             max_log_pages: 0,
             max_requests: 4096,
@@ -164,6 +167,11 @@ pub struct Flags {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_size: Option<usize>,
+    /// How long an answer is remembered while its rows stay the same; 0 for not at all [default:
+    /// 60000]
+    #[arg(long, value_name = "MS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_lifetime_ms: Option<u64>,
     /// The streams whose state is kept in memory [default: 100000]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -82,6 +82,7 @@ pub(crate) struct Shared {
     pub name: &'static str,
     pub version: u32,
     pub source: &'static str,
+    pub cache_lifetime: Duration,
     pub progress: watch::Sender<Progress>,
     pub rebuild: watch::Sender<RebuildStatus>,
     pub commands: mpsc::Sender<Command>,
@@ -148,6 +149,11 @@ impl Handle {
     /// What it is doing; follows every batch.
     pub(crate) fn follow(&self) -> watch::Receiver<Progress> {
         self.shared.progress.subscribe()
+    }
+
+    /// How long an answer is remembered while its rows stay the same.
+    pub(crate) fn cache_lifetime(&self) -> Duration {
+        self.shared.cache_lifetime
     }
 
     /// Everything in the log up to this position is reflected.
