@@ -39,6 +39,7 @@ pub fn code_of(reason: ErrorReason) -> Code {
         EventNotFound
         | StreamNotFound
         | ProjectionNotFound
+        | SagaNotFound
         | QuarantinedEventNotFound
         | NotFound => Code::NotFound,
         ProjectionLagging | ProjectionRebuilding | NotServing | StoreUnavailable => {

@@ -12,4 +12,5 @@ mod load;
 mod outage;
 mod poison;
 mod random;
+mod sagas;
 mod stopped;

@@ -41,7 +41,7 @@ impl Bench {
     }
 
     /// The command, with plenty of time for a slow machine.
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
         command.args(args).args(["--timeout", "120s"]);
         if matches!(args, ["account", "show" | "list" | "history" | "summary" | "totals", ..])

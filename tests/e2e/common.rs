@@ -52,10 +52,12 @@ impl Site {
         self.client_with_attempts(1)
     }
 
-    fn client_with_attempts(&self, attempts: u32) -> Client {
+    /// A client that sends everything at most so often.
+    pub fn client_with_attempts(&self, attempts: u32) -> Client {
         Client::builder()
             .command_url(self.ports.command_url())
             .query_url(self.ports.query_url())
+            .saga_url(self.ports.saga_url())
             .deadline(PATIENCE)
             .max_attempts(attempts)
             .build()

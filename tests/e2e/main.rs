@@ -2,8 +2,10 @@
 
 mod bad_input;
 mod bank;
+mod caching;
 mod catalog;
 mod cli;
+mod cli_shop;
 mod common;
 mod faults;
 mod health;

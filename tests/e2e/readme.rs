@@ -109,10 +109,11 @@ struct Shell {
 impl Shell {
     /// Runs a command as a reader would type it, with the ports of this test for the usual ones.
     fn run(&self, command: &str) -> String {
-        let Ports { command: commands, query, http } = self.ports;
+        let Ports { command: commands, query, saga, http } = self.ports;
         let ports = [
             ("50051", commands.to_string()),
             ("50052", query.to_string()),
+            ("50053", saga.to_string()),
             ("8088", http.to_string()),
         ];
         let here = |text: &str| {
@@ -133,6 +134,7 @@ impl Shell {
             .env("PATH", path)
             .env("DAYBOOK_COMMAND_URL", self.ports.command_url())
             .env("DAYBOOK_QUERY_URL", self.ports.query_url())
+            .env("DAYBOOK_SAGA_URL", self.ports.saga_url())
             .env("DAYBOOK_HTTP_URL", self.ports.http_url())
             .output()
             .unwrap();

@@ -181,6 +181,9 @@ enum Kind {
     Opening,
     Deposit,
     Withdrawal,
+    TransferOut,
+    TransferIn,
+    TransferRefund,
 }
 
 pub(crate) async fn run(args: AccountArgs) -> Result<(), Problem> {
@@ -317,6 +320,8 @@ async fn show(
         ("account", account.account_id.clone()),
         ("owner", account.owner_name.clone()),
         ("balance", money::show(account.balance.as_ref())),
+        ("on its way out", pending(account.pending_out.as_ref())),
+        ("on its way in", pending(account.pending_in.as_ref())),
         ("status", word(account.status().as_str_name(), "ACCOUNT_STATUS_")),
         ("version", account.version.to_string()),
         ("opened", time::show(account.opened_time.as_ref())),
@@ -396,6 +401,12 @@ async fn history(
     Ok(())
 }
 
+/// What is on its way; nothing when it is nothing.
+fn pending(amount: Option<&daybook_client::Money>) -> String {
+    let amount = amount.filter(|amount| amount.units != 0 || amount.nanos != 0);
+    money::show(amount)
+}
+
 fn show_sums(unit: &str, sums: Vec<(String, Option<MovementSummary>)>) -> Result<(), Problem> {
     let row = |(time, sum): (String, Option<MovementSummary>)| {
         let sum = sum.unwrap_or_default();
@@ -408,12 +419,24 @@ fn show_sums(unit: &str, sums: Vec<(String, Option<MovementSummary>)>) -> Result
             money::show(sum.deposit_total.as_ref()),
             sum.withdrawal_count.to_string(),
             money::show(sum.withdrawal_total.as_ref()),
+            sum.transfer_count.to_string(),
+            money::show(sum.transfer_total.as_ref()),
         ]
     };
-    let header =
-        [unit, "currency", "opened", "closed", "deposits", "total in", "withdrawals", "total out"];
+    let header = [
+        unit,
+        "currency",
+        "opened",
+        "closed",
+        "deposits",
+        "total in",
+        "withdrawals",
+        "total out",
+        "transfers",
+        "transferred",
+    ];
     let rows = sums.into_iter().map(row).collect();
-    Ok(output::table(&header, &[2, 3, 4, 5, 6, 7], rows)?)
+    Ok(output::table(&header, &[2, 3, 4, 5, 6, 7, 8, 9], rows)?)
 }
 
 fn method(method: Option<Method>) -> MovementMethod {
@@ -438,6 +461,9 @@ fn kind_of(kind: Kind) -> TransactionKind {
         Kind::Opening => TransactionKind::Opening,
         Kind::Deposit => TransactionKind::Deposit,
         Kind::Withdrawal => TransactionKind::Withdrawal,
+        Kind::TransferOut => TransactionKind::TransferOut,
+        Kind::TransferIn => TransactionKind::TransferIn,
+        Kind::TransferRefund => TransactionKind::TransferRefund,
     }
 }
 

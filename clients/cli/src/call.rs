@@ -49,22 +49,28 @@ pub(crate) async fn run(args: CallArgs) -> Result<(), Problem> {
     Ok(())
 }
 
-/// What both servers offer; when one cannot be asked, what the other does. An error when neither
-/// can.
+/// What the servers offer; when one cannot be asked, what the others do. An error when none can.
 async fn servers(globals: &Globals) -> Result<(Vec<Reflected>, Option<Problem>), Problem> {
     let client = globals.client()?;
-    let (command, query) = tokio::join!(
+    let (command, query, saga) = tokio::join!(
         Reflected::load(client.command_service(), globals.timeout),
         Reflected::load(client.query_service(), globals.timeout),
+        Reflected::load(client.saga_service(), globals.timeout),
     );
-    match (command, query) {
-        (Ok(command), Ok(query)) => Ok((vec![command, query], None)),
-        (Ok(one), Err(problem)) | (Err(problem), Ok(one)) => Ok((vec![one], Some(problem))),
-        (Err(problem), Err(_)) => Err(problem),
+    let (mut servers, mut problem) = (Vec::new(), None);
+    for loaded in [command, query, saga] {
+        match loaded {
+            Ok(server) => servers.push(server),
+            Err(failed) => problem = problem.or(Some(failed)),
+        }
+    }
+    match (servers.is_empty(), problem) {
+        (true, Some(problem)) => Err(problem),
+        (_, problem) => Ok((servers, problem)),
     }
 }
 
-/// Finds a method on either server.
+/// Finds a method on any server.
 async fn find(globals: &Globals, name: &str) -> Result<(Reflected, MethodDescriptor), Problem> {
     let (service, method) = split(name)?;
     let (servers, problem) = servers(globals).await?;
@@ -81,7 +87,7 @@ async fn find(globals: &Globals, name: &str) -> Result<(Reflected, MethodDescrip
         return Err(problem);
     }
     let why = match known.is_empty() {
-        true => format!("neither server has a service {service}"),
+        true => format!("no server has a service {service}"),
         false => format!("{service} has the methods {}", known.join(", ")),
     };
     Err(Problem::invalid(format!("there is no method {name}"))

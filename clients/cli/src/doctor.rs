@@ -199,11 +199,12 @@ fn projection_check(status: &ProjectionStatus, head: u64) -> Check {
 /// Whether the servers offer what this program was built to call. `None` when they cannot be
 /// asked; the other checks say so.
 async fn contract_check(client: &Daybook, globals: &Globals) -> Option<Check> {
-    let (command, query) = tokio::join!(
+    let (command, query, saga) = tokio::join!(
         Reflected::load(client.command_service(), globals.timeout),
         Reflected::load(client.query_service(), globals.timeout),
+        Reflected::load(client.saga_service(), globals.timeout),
     );
-    let servers = [command.ok()?, query.ok()?];
+    let servers = [command.ok()?, query.ok()?, saga.ok()?];
     let offered = |method: &MethodDescriptor| {
         let service = method.parent_service().full_name().to_owned();
         servers.iter().any(|server| server.method(&service, method.name()).is_some())

@@ -35,6 +35,16 @@ pub struct Globals {
         help_heading = HEADING
     )]
     pub query_url: String,
+    /// The address of the saga service
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "DAYBOOK_SAGA_URL",
+        default_value = "http://127.0.0.1:50053",
+        help_heading = HEADING
+    )]
+    pub saga_url: String,
     /// The address of health and metrics
     #[arg(
         long,
@@ -82,6 +92,7 @@ impl Globals {
         Daybook::builder()
             .command_url(&self.command_url)
             .query_url(&self.query_url)
+            .saga_url(&self.saga_url)
             .actor(self.actor.as_deref().unwrap_or_default())
             .deadline(self.timeout)
             .build()

@@ -53,8 +53,10 @@ mod problem;
 mod product;
 mod projection;
 mod reflection;
+mod saga;
 mod stock;
 mod time;
+mod transfer;
 mod user;
 
 use std::process::ExitCode;
@@ -73,7 +75,9 @@ pub use order::OrderArgs;
 pub use output::Format;
 pub use product::ProductArgs;
 pub use projection::ProjectionArgs;
+pub use saga::{SagaClientArgs, SagaCommand};
 pub use stock::StockArgs;
+pub use transfer::TransferArgs;
 pub use user::UserArgs;
 
 use problem::Problem;
@@ -95,6 +99,12 @@ pub enum ClientCommand {
     /// Make orders and bring them to their end, see what was sold
     #[command(visible_alias = "orders")]
     Order(OrderArgs),
+    /// Move money from one account to another, and see how it goes
+    #[command(visible_alias = "transfers")]
+    Transfer(TransferArgs),
+    /// `daybook saga` is a run mode as well, so the binary takes its arguments.
+    #[command(skip)]
+    Saga(SagaClientArgs),
     /// Follow, read and append events
     #[command(visible_alias = "event")]
     Events(EventsArgs),
@@ -135,6 +145,8 @@ async fn carry_out(command: ClientCommand, mut root: clap::Command) -> Result<Ex
         ClientCommand::Product(args) => product::run(args).await.map(|()| Exit::Done),
         ClientCommand::Stock(args) => stock::run(args).await.map(|()| Exit::Done),
         ClientCommand::Order(args) => order::run(args).await.map(|()| Exit::Done),
+        ClientCommand::Transfer(args) => transfer::run(args).await.map(|()| Exit::Done),
+        ClientCommand::Saga(args) => saga::run(args).await.map(|()| Exit::Done),
         ClientCommand::Events(args) => events::run(args).await.map(|()| Exit::Done),
         ClientCommand::Projection(args) => projection::run(args).await.map(|()| Exit::Done),
         ClientCommand::Call(args) => call::run(args).await.map(|()| Exit::Done),
@@ -160,6 +172,8 @@ impl ClientCommand {
             Self::Product(args) => args.globals.output,
             Self::Stock(args) => args.globals.output,
             Self::Order(args) => args.globals.output,
+            Self::Transfer(args) => args.globals.output,
+            Self::Saga(args) => args.globals.output,
             Self::Events(args) => args.globals.output,
             Self::Projection(args) => args.globals.output,
             Self::Call(args) => args.globals.output,

@@ -80,6 +80,10 @@ enum OrderCommand {
         order: String,
         /// The account to charge
         account: String,
+        /// How long its fulfilment may take before the order is cancelled, such as 10m
+        #[arg(long, value_name = "TIME", default_value = "15m",
+              value_parser = crate::time::parse_duration)]
+        within: std::time::Duration,
         #[command(flatten)]
         flags: CommandFlags,
     },
@@ -207,9 +211,14 @@ pub(crate) async fn run(args: OrderArgs) -> Result<(), Problem> {
             let request = RemoveItemRequest { order_id, line_id, context: None };
             flags.send(&client, request, &order).await?
         }
-        OrderCommand::Submit { order, account, flags } => {
-            let (order_id, account_id) = (order.clone(), account);
-            let request = SubmitOrderRequest { order_id, account_id, context: None };
+        OrderCommand::Submit { order, account, within, flags } => {
+            let request = SubmitOrderRequest {
+                order_id: order.clone(),
+                account_id: account,
+                // What is too long is for the server to refuse.
+                fulfil_within_seconds: u32::try_from(within.as_secs()).unwrap_or(u32::MAX).max(1),
+                context: None,
+            };
             flags.send(&client, request, &order).await?
         }
         OrderCommand::Pay { order, payment, flags } => {

@@ -191,10 +191,18 @@ fn advice(error: &Error) -> Option<String> {
     }
     let text = match error.reason() {
         UNREACHABLE => {
-            let flag = if value("service") == "query" { "--query-url" } else { "--command-url" };
+            let flag = match value("service") {
+                "query" => "--query-url",
+                "saga" => "--saga-url",
+                _ => "--command-url",
+            };
             return Some(format!("daybook dev    (or say where it runs: {flag} URL)"));
         }
         "ACCOUNT_NOT_FOUND" | "NOT_FOUND" => "daybook account list",
+        "TRANSFER_NOT_FOUND" => "daybook transfer list",
+        "SAGA_NOT_FOUND" => "daybook saga list",
+        "TRANSFER_IN_FLIGHT" => "daybook transfer list --account SUBJECT",
+        "TRANSFER_ALREADY_STARTED" | "TOO_LATE_TO_CANCEL" => "daybook transfer show SUBJECT",
         "ACCOUNT_ALREADY_OPEN" | "WRONG_CURRENCY" | "AMOUNT_TOO_LARGE" | "INSUFFICIENT_FUNDS" => {
             "daybook account show SUBJECT"
         }

@@ -12,6 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::event_log::EventLog;
 use crate::projections::Projections;
 use crate::retry::Policy;
+use crate::sagas::Sagas;
 
 /// The metadata key under which the actor travels.
 pub const ACTOR_HEADER: &str = "daybook-actor";
@@ -30,7 +31,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// notices when the other side is gone without a word.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// A client of one Daybook: its command service and its query service. Cheap to clone; clones
+/// A client of one Daybook: its command, query and saga services. Cheap to clone; clones
 /// share their connections.
 #[derive(Debug, Clone)]
 pub struct Daybook {
@@ -44,6 +45,7 @@ pub struct Daybook {
 pub(crate) struct Inner {
     pub command: Service,
     pub query: Service,
+    pub saga: Service,
     pub deadline: Duration,
     pub retries: Policy,
     pub actor: Option<MetadataValue<Ascii>>,
@@ -52,7 +54,7 @@ pub(crate) struct Inner {
 /// A service and the way to it.
 #[derive(Debug, Clone)]
 pub struct Service {
-    /// `command` or `query`.
+    /// `command`, `query` or `saga`.
     pub name: &'static str,
     /// Where it is.
     pub url: String,
@@ -66,6 +68,7 @@ pub struct Service {
 pub struct Builder {
     command_url: String,
     query_url: String,
+    saga_url: String,
     deadline: Duration,
     retries: Policy,
     actor: String,
@@ -87,6 +90,7 @@ impl Daybook {
         Builder {
             command_url: "http://127.0.0.1:50051".to_owned(),
             query_url: "http://127.0.0.1:50052".to_owned(),
+            saga_url: "http://127.0.0.1:50053".to_owned(),
             deadline: DEFAULT_DEADLINE,
             retries: Policy::default(),
             actor: String::new(),
@@ -109,6 +113,11 @@ impl Daybook {
         Projections::new(self.clone())
     }
 
+    /// The sagas of the saga service.
+    pub fn sagas(&self) -> Sagas {
+        Sagas::new(self.clone())
+    }
+
     /// The command service.
     pub fn command_service(&self) -> &Service {
         &self.inner.command
@@ -117,6 +126,11 @@ impl Daybook {
     /// The query service.
     pub fn query_service(&self) -> &Service {
         &self.inner.query
+    }
+
+    /// The saga service.
+    pub fn saga_service(&self) -> &Service {
+        &self.inner.saga
     }
 
     /// Remembers a receipt, when this is a session that reads its writes.
@@ -142,6 +156,12 @@ impl Builder {
     /// Where the query service is; `http://127.0.0.1:50052` unless told otherwise.
     pub fn query_url(mut self, url: impl Into<String>) -> Self {
         self.query_url = url.into();
+        self
+    }
+
+    /// Where the saga service is; `http://127.0.0.1:50053` unless told otherwise.
+    pub fn saga_url(mut self, url: impl Into<String>) -> Self {
+        self.saga_url = url.into();
         self
     }
 
@@ -176,6 +196,7 @@ impl Builder {
         let inner = Inner {
             command: service("command", self.command_url)?,
             query: service("query", self.query_url)?,
+            saga: service("saga", self.saga_url)?,
             deadline: self.deadline,
             retries: self.retries,
             actor,

@@ -4,7 +4,9 @@ use std::future::IntoFuture;
 use std::time::Duration;
 
 use daybook_contract::bank::v1::{
-    CloseAccountRequest, DepositRequest, MovementMethod, OpenAccountRequest, WithdrawRequest,
+    CancelTransferRequest, CloseAccountRequest, DepositRequest, MovementMethod, OpenAccountRequest,
+    ReceiveTransferRequest, RecordTransferStepRequest, RefundTransferRequest, SendTransferRequest,
+    SettleTransferRequest, TransferRequest, WithdrawRequest,
 };
 use daybook_contract::daybook::v1::{CommandContext, CommandReceipt, ExecuteRequest, Money};
 use daybook_contract::error::Error;
@@ -47,6 +49,13 @@ commands!("bank.v1":
     DepositRequest => "Deposit",
     WithdrawRequest => "Withdraw",
     CloseAccountRequest => "CloseAccount",
+    TransferRequest => "Transfer",
+    CancelTransferRequest => "CancelTransfer",
+    RecordTransferStepRequest => "RecordTransferStep",
+    SendTransferRequest => "SendTransfer",
+    ReceiveTransferRequest => "ReceiveTransfer",
+    SettleTransferRequest => "SettleTransfer",
+    RefundTransferRequest => "RefundTransfer",
 );
 
 /// A command that is sent when it is awaited.
@@ -90,6 +99,33 @@ impl Daybook {
     /// Closes an account for good.
     pub fn close_account(&self, account_id: impl Into<String>) -> Command<CloseAccountRequest> {
         self.command(CloseAccountRequest { account_id: account_id.into(), ..Default::default() })
+    }
+
+    /// Starts a transfer from one account to another. The server makes its id unless
+    /// [`Command::transfer_id`] gives one.
+    pub fn transfer(
+        &self,
+        from_account_id: impl Into<String>,
+        to_account_id: impl Into<String>,
+        amount: Money,
+    ) -> Command<TransferRequest> {
+        self.command(TransferRequest {
+            from_account_id: from_account_id.into(),
+            to_account_id: to_account_id.into(),
+            amount: Some(amount),
+            ..Default::default()
+        })
+    }
+
+    /// Cancels a transfer whose money was not sent on yet.
+    pub fn cancel_transfer(
+        &self,
+        transfer_id: impl Into<String>,
+    ) -> Command<CancelTransferRequest> {
+        self.command(CancelTransferRequest {
+            transfer_id: transfer_id.into(),
+            ..Default::default()
+        })
     }
 
     /// Any command of the contract, typed.
@@ -207,6 +243,28 @@ impl Command<WithdrawRequest> {
     /// How it goes.
     pub fn method(mut self, method: MovementMethod) -> Self {
         self.request.method = method.into();
+        self
+    }
+}
+
+impl Command<TransferRequest> {
+    /// The id of the new transfer.
+    pub fn transfer_id(mut self, id: impl Into<String>) -> Self {
+        self.request.transfer_id = id.into();
+        self
+    }
+
+    /// What it is for.
+    pub fn description(mut self, text: impl Into<String>) -> Self {
+        self.request.description = text.into();
+        self
+    }
+}
+
+impl Command<CancelTransferRequest> {
+    /// Why.
+    pub fn reason(mut self, text: impl Into<String>) -> Self {
+        self.request.reason = text.into();
         self
     }
 }

@@ -38,6 +38,7 @@ mod orders;
 mod projections;
 mod query;
 mod retry;
+mod sagas;
 mod users;
 
 pub use client::{ACTOR_HEADER, Builder, Daybook, Service};
@@ -50,3 +51,4 @@ pub use failure::{UNREACHABLE, from_status};
 pub use projections::Projections;
 pub use query::{PagedRequest, Query, QueryRequest};
 pub use retry::Policy;
+pub use sagas::Sagas;

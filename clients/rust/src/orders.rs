@@ -1,10 +1,12 @@
 //! Commands and queries of orders.
 
 use daybook_contract::orders::v1::{
-    AddItemRequest, CancelOrderRequest, CreateOrderRequest, GetDailyStatisticsRequest,
-    GetDailyStatisticsResponse, GetOrderRequest, GetOrderResponse, ListOrdersByProductRequest,
-    ListOrdersByProductResponse, ListOrdersRequest, ListOrdersResponse, Order, OrderStatus,
-    PayOrderRequest, ProductOrder, RemoveItemRequest, ShipOrderRequest, SubmitOrderRequest,
+    AddItemRequest, CancelFulfilmentRequest, CancelOrderRequest, CreateOrderRequest,
+    ExpireFulfilmentRequest, GetDailyStatisticsRequest, GetDailyStatisticsResponse,
+    GetOrderRequest, GetOrderResponse, ListOrdersByProductRequest, ListOrdersByProductResponse,
+    ListOrdersRequest, ListOrdersResponse, Order, OrderStatus, PayOrderRequest, ProductOrder,
+    RecordFulfilmentStepRequest, RemoveItemRequest, ShipOrderRequest, StartFulfilmentRequest,
+    SubmitOrderRequest,
 };
 use prost_types::Timestamp;
 
@@ -20,6 +22,10 @@ commands!("orders.v1":
     PayOrderRequest => "PayOrder",
     ShipOrderRequest => "ShipOrder",
     CancelOrderRequest => "CancelOrder",
+    StartFulfilmentRequest => "StartFulfilment",
+    CancelFulfilmentRequest => "CancelFulfilment",
+    ExpireFulfilmentRequest => "ExpireFulfilment",
+    RecordFulfilmentStepRequest => "RecordFulfilmentStep",
 );
 
 queries!("orders.v1":
@@ -150,6 +156,14 @@ impl Command<ShipOrderRequest> {
     /// What the carrier knows the parcel by.
     pub fn tracking_id(mut self, id: impl Into<String>) -> Self {
         self.request.tracking_id = id.into();
+        self
+    }
+}
+
+impl Command<SubmitOrderRequest> {
+    /// How long its fulfilment may take, in whole seconds; 15 minutes unless told otherwise.
+    pub fn fulfil_within_seconds(mut self, seconds: u32) -> Self {
+        self.request.fulfil_within_seconds = seconds;
         self
     }
 }

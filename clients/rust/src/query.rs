@@ -5,10 +5,11 @@ use std::future::IntoFuture;
 use std::time::Duration;
 
 use daybook_contract::bank::v1::{
-    Account, AccountStatus, GetAccountRequest, GetAccountResponse, GetDailySummaryRequest,
-    GetDailySummaryResponse, GetYearlyTotalsRequest, GetYearlyTotalsResponse, ListAccountsRequest,
-    ListAccountsResponse, ListTransactionsRequest, ListTransactionsResponse, Transaction,
-    TransactionKind,
+    Account, AccountStatus, BankTransfer, GetAccountRequest, GetAccountResponse,
+    GetDailySummaryRequest, GetDailySummaryResponse, GetTransferRequest, GetTransferResponse,
+    GetYearlyTotalsRequest, GetYearlyTotalsResponse, ListAccountsRequest, ListAccountsResponse,
+    ListTransactionsRequest, ListTransactionsResponse, ListTransfersRequest, ListTransfersResponse,
+    Transaction, TransactionKind, TransferStatus,
 };
 use daybook_contract::daybook::v1::{CommandReceipt, ReadContext};
 use daybook_contract::error::Error;
@@ -89,11 +90,14 @@ queries!("bank.v1":
     "ListTransactions": ListTransactionsRequest => ListTransactionsResponse,
     "GetDailySummary": GetDailySummaryRequest => GetDailySummaryResponse,
     "GetYearlyTotals": GetYearlyTotalsRequest => GetYearlyTotalsResponse,
+    "GetTransfer": GetTransferRequest => GetTransferResponse,
+    "ListTransfers": ListTransfersRequest => ListTransfersResponse,
 );
 
 paged!(
     ListAccountsRequest => accounts: Account,
     ListTransactionsRequest => transactions: Transaction,
+    ListTransfersRequest => transfers: BankTransfer,
 );
 
 /// A query that is sent when it is awaited.
@@ -141,6 +145,16 @@ impl Daybook {
     /// Gets the totals of a year in UTC.
     pub fn yearly_totals(&self, year: i32) -> Query<GetYearlyTotalsRequest> {
         self.query(GetYearlyTotalsRequest { year, ..Default::default() })
+    }
+
+    /// Gets one transfer.
+    pub fn get_transfer(&self, transfer_id: impl Into<String>) -> Query<GetTransferRequest> {
+        self.query(GetTransferRequest { transfer_id: transfer_id.into(), ..Default::default() })
+    }
+
+    /// Lists transfers, newest first.
+    pub fn list_transfers(&self) -> Query<ListTransfersRequest> {
+        self.query(ListTransfersRequest::default())
     }
 
     /// Any query of the contract, typed.
@@ -268,6 +282,20 @@ impl Query<ListTransactionsRequest> {
     /// Only transactions recorded before this time.
     pub fn until(mut self, time: Timestamp) -> Self {
         self.request.end_time = Some(time);
+        self
+    }
+}
+
+impl Query<ListTransfersRequest> {
+    /// Only transfers from or to this account.
+    pub fn account(mut self, account_id: impl Into<String>) -> Self {
+        self.request.account_id = account_id.into();
+        self
+    }
+
+    /// Only transfers with this status.
+    pub fn status(mut self, status: TransferStatus) -> Self {
+        self.request.status = status.into();
         self
     }
 }

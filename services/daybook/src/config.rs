@@ -19,8 +19,17 @@ const ENV_PREFIX: &str = "DAYBOOK_";
 const DEFAULT_FILE: &str = "daybook.toml";
 
 /// Variables with the prefix that belong to the client commands.
-const CLIENT_VARIABLES: &[&str] =
-    &["command_url", "query_url", "http_url", "config", "actor", "output", "timeout", "bin"];
+const CLIENT_VARIABLES: &[&str] = &[
+    "command_url",
+    "query_url",
+    "saga_url",
+    "http_url",
+    "config",
+    "actor",
+    "output",
+    "timeout",
+    "bin",
+];
 
 /// Every setting with its value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,6 +40,12 @@ pub struct Config {
     pub command_listen: SocketAddr,
     /// Where the query service listens.
     pub query_listen: SocketAddr,
+    /// Where the saga service listens.
+    pub saga_listen: SocketAddr,
+    /// Which of the saga processes this is, from 0.
+    pub saga_instance: u32,
+    /// How many saga processes share the work.
+    pub saga_instances: u32,
     /// Where metrics and health are served.
     pub http_listen: SocketAddr,
     /// Kafka brokers, `HOST:PORT,…`; empty for none.
@@ -45,6 +60,8 @@ pub struct Config {
     pub log_url: String,
     /// The events that a projection applies in one transaction.
     pub batch_size: usize,
+    /// How long an answer is remembered while its rows stay the same; 0 for not at all.
+    pub cache_lifetime_ms: u64,
     /// The streams whose state the command side keeps in memory.
     pub cached_streams: usize,
     /// The largest size of the log in pages of 4 KiB; 0 for what the disk holds.
@@ -67,6 +84,9 @@ impl Default for Config {
             data: PathBuf::from("data"),
             command_listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
             query_listen: SocketAddr::from(([127, 0, 0, 1], 50052)),
+            saga_listen: SocketAddr::from(([127, 0, 0, 1], 50053)),
+            saga_instance: 0,
+            saga_instances: 1,
             http_listen: SocketAddr::from(([127, 0, 0, 1], 8088)),
             brokers: String::new(),
             topic_partitions: 12,
@@ -74,6 +94,7 @@ impl Default for Config {
             topic_prefix: String::new(),
             log_url: "http://127.0.0.1:50051".to_owned(),
             batch_size: 1000,
+            cache_lifetime_ms: 60_000,
             cached_streams: 100_000,
             max_log_pages: 0,
             max_requests: 4096,
@@ -105,6 +126,19 @@ pub struct Flags {
     #[arg(long, value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub query_listen: Option<String>,
+    /// Where the saga service listens [default: 127.0.0.1:50053]
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub saga_listen: Option<String>,
+    /// Which of the saga processes this is, from 0 [default: 0]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub saga_instance: Option<u32>,
+    /// How many saga processes share the work; what one leaves undone the others take over
+    /// [default: 1]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub saga_instances: Option<u32>,
     /// Where metrics and health are served [default: 127.0.0.1:8088]
     #[arg(long = "http", value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -133,6 +167,11 @@ pub struct Flags {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_size: Option<usize>,
+    /// How long an answer is remembered while its rows stay the same; 0 for not at all [default:
+    /// 60000]
+    #[arg(long, value_name = "MS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_lifetime_ms: Option<u64>,
     /// The streams whose state is kept in memory [default: 100000]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -270,6 +309,7 @@ fn check(config: &Config) -> anyhow::Result<()> {
         ("batch_size", config.batch_size),
         ("cached_streams", config.cached_streams),
         ("max_requests", config.max_requests),
+        ("saga_instances", config.saga_instances as usize),
         ("topic_partitions", config.topic_partitions as usize),
         ("topic_replication", config.topic_replication as usize),
     ];
@@ -277,6 +317,10 @@ fn check(config: &Config) -> anyhow::Result<()> {
         if value == 0 {
             bail!("{name} must be at least 1");
         }
+    }
+    if config.saga_instance >= config.saga_instances {
+        let (instance, instances) = (config.saga_instance, config.saga_instances);
+        bail!("saga_instance is {instance}; it must be below saga_instances, which is {instances}");
     }
     Ok(())
 }

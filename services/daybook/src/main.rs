@@ -8,14 +8,15 @@ mod middleware;
 mod publishing;
 mod query_side;
 mod run;
+mod saga_side;
 mod serve;
 mod telemetry;
 mod welcome;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
-use daybook_cli::{ClientCommand, EXIT_CODES, Exit, Format};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use daybook_cli::{ClientCommand, EXIT_CODES, Exit, Format, Globals, SagaClientArgs, SagaCommand};
 
 use crate::config::Flags;
 
@@ -45,6 +46,15 @@ enum Command {
     #[command(after_help = "Example:\n  daybook query --data /var/lib/daybook --brokers \
                             127.0.0.1:9092 --http 127.0.0.1:8089")]
     Query(Flags),
+    /// Run the sagas, fed by Kafka (--brokers) or by the log (--log); with a command, show and
+    /// steer them
+    #[command(
+        visible_alias = "sagas",
+        args_conflicts_with_subcommands = true,
+        after_help = "Example:\n  daybook saga --data /var/lib/daybook --http 127.0.0.1:8090\n  \
+                      daybook saga list --open"
+    )]
+    Saga(SagaArgs),
     /// Print every setting with its value and where the value comes from
     #[command(after_help = "Example:\n  daybook config\n  DAYBOOK_BATCH_SIZE=500 daybook config \
                             -o json")]
@@ -58,6 +68,19 @@ enum Command {
     },
     #[command(flatten)]
     Client(ClientCommand),
+}
+
+/// `daybook saga`
+#[derive(Debug, Args)]
+struct SagaArgs {
+    #[command(subcommand)]
+    command: Option<SagaCommand>,
+    /// The settings of the servers.
+    #[command(flatten)]
+    flags: Flags,
+    /// Flags of all client commands.
+    #[command(flatten)]
+    globals: Globals,
 }
 
 fn main() -> ExitCode {
@@ -77,6 +100,11 @@ async fn carry_out(command: Command) -> ExitCode {
         Command::Dev(flags) => run::dev(&flags).await,
         Command::Command(flags) => run::command(&flags).await,
         Command::Query(flags) => run::query(&flags).await,
+        Command::Saga(SagaArgs { command: Some(command), globals, .. }) => {
+            let command = ClientCommand::Saga(SagaClientArgs { command, globals });
+            return daybook_cli::run(command, Cli::command()).await;
+        }
+        Command::Saga(SagaArgs { flags, .. }) => run::saga(&flags).await,
         Command::Config { flags, output } => config::print(&flags, output),
         Command::Client(ClientCommand::Doctor(args)) if args.data.is_some() => {
             return doctor::run(args).await.map_or_else(|error| failed(&error), Exit::into);

@@ -51,11 +51,12 @@ pub async fn start(config: &Config, log_url: &str) -> anyhow::Result<QuerySide> 
     let log = GrpcLogReader::new(channel.clone());
     let factory: Arc<dyn SourceFactory> = match config.brokers.is_empty() {
         true => Arc::new(LogSourceFactory::new(channel)),
-        false => Arc::new(kafka(config, log.clone()).await),
+        false => Arc::new(kafka(config, &config.data.join("query"), log.clone()).await),
     };
     let factory = Arc::new(SharedSourceFactory::new(factory));
     let settings = daybook_query::Config {
         batch_size: config.batch_size,
+        cache_lifetime: Duration::from_millis(config.cache_lifetime_ms),
         ..daybook_query::Config::new(config.data.join("query"))
     };
     let projections = Arc::new(Projections::open(settings, factory, Arc::new(log))?);
@@ -70,15 +71,16 @@ pub async fn start(config: &Config, log_url: &str) -> anyhow::Result<QuerySide> 
 
 /// A channel to the log. What has no scheme, or one that we do not speak, would be retried for
 /// ever.
-fn channel(log_url: &str) -> anyhow::Result<Channel> {
+pub(crate) fn channel(log_url: &str) -> anyhow::Result<Channel> {
     if !log_url.starts_with("http://") {
         bail!("--log is {log_url:?}: write http://HOST:PORT (there is no TLS yet)");
     }
     connect(log_url).with_context(|| format!("--log is {log_url:?}: write http://HOST:PORT"))
 }
 
-async fn kafka(config: &Config, log: GrpcLogReader) -> KafkaSourceFactory {
-    let file = config.data.join("query").join(STORE_ID_FILE);
+/// The source over Kafka. The directory is where the last known id of the store is kept.
+pub(crate) async fn kafka(config: &Config, dir: &Path, log: GrpcLogReader) -> KafkaSourceFactory {
+    let file = dir.join(STORE_ID_FILE);
     let ids = watch::Sender::new(last_known(&file));
     let mut store_id = ids.subscribe();
     let topics = all_topics(config);
@@ -177,7 +179,7 @@ impl Health for QueryHealth {
 }
 
 /// A projection that can answer is working, even when it is paused or behind.
-fn report(status: &ProjectionStatus) -> Report {
+pub(crate) fn report(status: &ProjectionStatus) -> Report {
     let part = format!("projection {}", status.name);
     if status.state() == ProjectionState::Rebuilding {
         return Report::down(part, "it is being built");

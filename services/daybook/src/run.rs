@@ -1,4 +1,4 @@
-//! The run modes: `dev`, `command`, `query`.
+//! The run modes: `dev`, `command`, `query`, `saga`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use crate::command_side::{self, CommandSide};
 use crate::config::{self, Config, Flags};
 use crate::http::{self, Health, Views};
 use crate::query_side::{self, QuerySide};
+use crate::saga_side::{self, SagaSide};
 use crate::{serve, telemetry, welcome};
 
 /// `daybook command`: the command side alone.
@@ -21,7 +22,7 @@ pub async fn command(flags: &Flags) -> anyhow::Result<()> {
     let process = Process::start(flags).await?;
     let command = command_side::start(&process.config).await?;
     info!(commands = %command.server.address, http = %process.http, "up");
-    process.run(Some(command), None).await
+    process.run(Some(command), None, None).await
 }
 
 /// `daybook query`: the query side alone.
@@ -29,7 +30,15 @@ pub async fn query(flags: &Flags) -> anyhow::Result<()> {
     let process = Process::start(flags).await?;
     let query = query_side::start(&process.config, &process.config.log_url).await?;
     info!(queries = %query.server.address, http = %process.http, "up");
-    process.run(None, Some(query)).await
+    process.run(None, Some(query), None).await
+}
+
+/// `daybook saga`: the sagas alone.
+pub async fn saga(flags: &Flags) -> anyhow::Result<()> {
+    let process = Process::start(flags).await?;
+    let saga = saga_side::start(&process.config, &process.config.log_url).await?;
+    info!(sagas = %saga.server.address, http = %process.http, "up");
+    process.run(None, None, Some(saga)).await
 }
 
 /// `daybook dev`: everything.
@@ -38,9 +47,17 @@ pub async fn dev(flags: &Flags) -> anyhow::Result<()> {
     let config = &process.config;
     let command = command_side::start(config).await?;
     let addresses = (command.server.address, process.http);
-    let query = query_side::start(config, &format!("http://{}", addresses.0)).await?;
-    println!("{}", welcome::text(config, addresses.0, query.server.address, addresses.1));
-    process.run(Some(command), Some(query)).await
+    let log_url = format!("http://{}", addresses.0);
+    let query = query_side::start(config, &log_url).await?;
+    let saga = saga_side::start(config, &log_url).await?;
+    let listening = welcome::Listening {
+        command: addresses.0,
+        query: query.server.address,
+        saga: saga.server.address,
+        http: addresses.1,
+    };
+    println!("{}", welcome::text(config, listening));
+    process.run(Some(command), Some(query), Some(saga)).await
 }
 
 /// What every run mode has.
@@ -72,11 +89,13 @@ impl Process {
         mut self,
         mut command: Option<CommandSide>,
         mut query: Option<QuerySide>,
+        mut saga: Option<SagaSide>,
     ) -> anyhow::Result<()> {
         let health: Vec<Arc<dyn Health>> = command
             .iter()
             .map(CommandSide::health)
             .chain(query.iter().map(QuerySide::health))
+            .chain(saga.iter().map(SagaSide::health))
             .collect();
         if let Some(command) = &command {
             command.server.follow(command.health(), self.closing.subscribe());
@@ -84,17 +103,24 @@ impl Process {
         if let Some(query) = &query {
             query.server.follow(query.health(), self.closing.subscribe());
         }
+        if let Some(saga) = &saga {
+            saga.server.follow(saga.health(), self.closing.subscribe());
+        }
         let closing = self.closing.subscribe();
         let views = Views { metrics: self.metrics, health, closing };
         tokio::spawn(http::serve(self.listener, views));
         let failure = tokio::select! {
             () = self.signals.next() => None,
             error = command_failed(&mut command) => Some(error),
-            error = query_failed(&mut query) => Some(error),
+            error = server_failed(query.as_mut().map(|query| &mut query.server)) => Some(error),
+            error = server_failed(saga.as_mut().map(|saga| &mut saga.server)) => Some(error),
         };
         info!("shutting down");
         self.closing.send_replace(true);
         let deadline = Duration::from_millis(self.config.drain_timeout_ms);
+        if let Some(saga) = saga {
+            saga.stop(deadline).await;
+        }
         if let Some(query) = query {
             query.stop(deadline).await;
         }
@@ -144,9 +170,9 @@ async fn command_failed(command: &mut Option<CommandSide>) -> anyhow::Error {
     }
 }
 
-async fn query_failed(query: &mut Option<QuerySide>) -> anyhow::Error {
-    match query {
-        Some(query) => query.server.failed().await,
+async fn server_failed(server: Option<&mut serve::Running>) -> anyhow::Error {
+    match server {
+        Some(server) => server.failed().await,
         None => std::future::pending().await,
     }
 }

@@ -5,11 +5,25 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::config::Config;
 
+/// Where the parts listen.
+#[derive(Debug, Clone, Copy)]
+pub struct Listening {
+    /// The command service.
+    pub command: SocketAddr,
+    /// The query service.
+    pub query: SocketAddr,
+    /// The saga service.
+    pub saga: SocketAddr,
+    /// Metrics and health.
+    pub http: SocketAddr,
+}
+
 /// The addresses in use and commands to try.
-pub fn text(config: &Config, command: SocketAddr, query: SocketAddr, http: SocketAddr) -> String {
-    let [command, query, http] = [command, query, http].map(reachable);
+pub fn text(config: &Config, listening: Listening) -> String {
+    let Listening { command, query, saga, http } = listening;
+    let [command, query, saga, http] = [command, query, saga, http].map(reachable);
     let program = program();
-    let client = client(&program, command, query, http);
+    let client = client(&program, Listening { command, query, saga, http });
     let source = match config.brokers.is_empty() {
         true => "the log".to_owned(),
         false => format!("Kafka at {}", config.brokers),
@@ -21,6 +35,7 @@ pub fn text(config: &Config, command: SocketAddr, query: SocketAddr, http: Socke
 
   commands  {command}    gRPC, with reflection
   queries   {query}    gRPC, with reflection
+  sagas     {saga}    gRPC, with reflection
   http      http://{http}/metrics  http://{http}/readyz
 
 Try, in another terminal:
@@ -63,12 +78,13 @@ fn program() -> String {
 }
 
 /// The program with the addresses that are not the usual ones.
-fn client(program: &str, command: SocketAddr, query: SocketAddr, http: SocketAddr) -> String {
+fn client(program: &str, Listening { command, query, saga, http }: Listening) -> String {
     let usual = Config::default();
     let mut text = String::new();
     let others = [
         ("DAYBOOK_COMMAND_URL", command, usual.command_listen),
         ("DAYBOOK_QUERY_URL", query, usual.query_listen),
+        ("DAYBOOK_SAGA_URL", saga, usual.saga_listen),
         ("DAYBOOK_HTTP_URL", http, usual.http_listen),
     ];
     for (variable, address, usual) in others {

@@ -4,14 +4,21 @@
 //! Between the two, money comes and goes. Amounts are whole smallest units ([`Money`]), and both an
 //! amount and a balance stay within [`LIMIT_MINOR`], so that no sum ever overflows.
 //!
-//! *Not* here: transfers between two accounts, which are a saga's, and the form of requests, which
-//! the contract's rules check before a command comes here.
+//! Money that was sent to another account is in flight until that account has it, or until it is
+//! back. The sender's account remembers it: it cannot close meanwhile, and keeps the room for it
+//! below the limit, so that a refund is never refused.
+//!
+//! *Not* here: the course of a transfer, which is a saga's, and the form of requests, which the
+//! contract's rules check before a command comes here.
 
 use daybook_contract::bank::v1::account::{Command, Event, Upcast};
 use daybook_contract::bank::v1::{
     AccountClosed, AccountOpened, AccountRejection as Reason, AccountState, AccountStatus,
     CloseAccountRequest, DepositRequest, MoneyDeposited, MoneyDepositedV1, MoneyDepositedV2,
-    MoneyWithdrawn, MovementMethod, OpenAccountRequest, WithdrawRequest,
+    MoneyWithdrawn, MovementMethod, OpenAccountRequest, ReceiveTransferRequest,
+    RefundTransferRequest, SendTransferRequest, SettleTransferRequest, TransferInFlight,
+    TransferReceived, TransferRefunded, TransferSent, TransferSettled, TransferState,
+    TransferStatus, WithdrawRequest,
 };
 use daybook_contract::daybook::v1 as wire;
 use daybook_kernel::{Aggregate, Context, Currency, Money, Rejection, RejectionKind};
@@ -19,6 +26,9 @@ use daybook_kernel::{Aggregate, Context, Currency, Money, Rejection, RejectionKi
 /// The most smallest units of one amount, and of a balance: 10^15, ten trillion dollars. It is far
 /// from the limits of 64 bits, and JSON numbers up to 2^53 carry it exactly.
 pub const LIMIT_MINOR: i64 = 1_000_000_000_000_000;
+
+/// The most transfers from one account that are in flight at once: they are part of its state.
+pub const MAX_TRANSFERS_IN_FLIGHT: usize = 10_000;
 
 /// The aggregate `bank.account`.
 #[derive(Debug)]
@@ -33,6 +43,23 @@ fn currency(state: &AccountState) -> Currency {
 
 fn balance(state: &AccountState) -> Money {
     Money::new(state.balance_minor, currency(state))
+}
+
+/// What has been sent to other accounts and may come back.
+fn in_flight(state: &AccountState) -> Money {
+    let minor = state.transfers_in_flight.iter().map(|transfer| transfer.amount_minor);
+    Money::new(minor.fold(0, i64::saturating_add), currency(state))
+}
+
+fn transfer_in_flight<'a>(
+    state: &'a AccountState,
+    transfer_id: &str,
+) -> Option<&'a TransferInFlight> {
+    state.transfers_in_flight.iter().find(|transfer| transfer.transfer_id == transfer_id)
+}
+
+fn land(state: &mut AccountState, transfer_id: &str) {
+    state.transfers_in_flight.retain(|transfer| transfer.transfer_id != transfer_id);
 }
 
 /// The smallest units of an amount in an event. It was checked before it was recorded; an amount
@@ -98,6 +125,24 @@ pub enum AccountRejection {
         /// What is on the account.
         balance: Money,
     },
+    /// A transfer from the account is still in flight.
+    #[error("transfer {transfer_id} from the account is in flight")]
+    TransferInFlight {
+        /// The transfer, or the first of several.
+        transfer_id: String,
+    },
+    /// The transfer is not at this step.
+    #[error("transfer {transfer_id} is not at this step")]
+    TransferNotInFlight {
+        /// The transfer that was named.
+        transfer_id: String,
+    },
+    /// The account has as many transfers in flight as it may have.
+    #[error("{limit} transfers from the account are in flight, which is the limit")]
+    TooManyTransfers {
+        /// The limit.
+        limit: usize,
+    },
 }
 
 impl AccountRejection {
@@ -112,6 +157,9 @@ impl AccountRejection {
             Self::AmountTooLarge { .. } => Reason::AmountTooLarge,
             Self::InsufficientFunds { .. } => Reason::InsufficientFunds,
             Self::BalanceNotZero { .. } => Reason::BalanceNotZero,
+            Self::TransferInFlight { .. } => Reason::TransferInFlight,
+            Self::TransferNotInFlight { .. } => Reason::TransferNotInFlight,
+            Self::TooManyTransfers { .. } => Reason::TooManyTransfers,
         }
     }
 }
@@ -143,6 +191,10 @@ impl Rejection for AccountRejection {
                 vec![("balance", balance.to_string()), ("requested", requested.to_string())]
             }
             Self::BalanceNotZero { balance } => vec![("balance", balance.to_string())],
+            Self::TransferInFlight { transfer_id } | Self::TransferNotInFlight { transfer_id } => {
+                vec![("transfer_id", transfer_id.clone())]
+            }
+            Self::TooManyTransfers { limit } => vec![("limit", limit.to_string())],
         }
     }
 }
@@ -165,6 +217,12 @@ impl Aggregate for Account {
             Command::Deposit(request) => deposit(state, request, cx)?,
             Command::Withdraw(request) => withdraw(state, request, cx)?,
             Command::CloseAccount(request) => close(state, request, cx)?,
+            Command::SendTransfer(request, reads) => send(state, request, &reads.transfer, cx)?,
+            Command::ReceiveTransfer(request, reads) => {
+                receive(state, request, &reads.transfer, cx)?
+            }
+            Command::SettleTransfer(request, reads) => settle(state, request, &reads.transfer, cx)?,
+            Command::RefundTransfer(request, reads) => refund(state, request, &reads.transfer, cx)?,
         };
         Ok(vec![event])
     }
@@ -191,6 +249,25 @@ impl Aggregate for Account {
             Event::AccountClosed(event) => {
                 state.set_status(AccountStatus::Closed);
                 state.closed_time = event.closed_time;
+            }
+            Event::TransferSent(event) => {
+                let amount_minor = minor(event.amount.as_ref());
+                state.balance_minor = state.balance_minor.saturating_sub(amount_minor);
+                state.transfers_in_flight.push(TransferInFlight {
+                    transfer_id: event.transfer_id.clone(),
+                    to_account_id: event.to_account_id.clone(),
+                    amount_minor,
+                });
+            }
+            Event::TransferReceived(event) => {
+                let amount = minor(event.amount.as_ref());
+                state.balance_minor = state.balance_minor.saturating_add(amount);
+            }
+            Event::TransferSettled(event) => land(state, &event.transfer_id),
+            Event::TransferRefunded(event) => {
+                let amount = minor(event.amount.as_ref());
+                state.balance_minor = state.balance_minor.saturating_add(amount);
+                land(state, &event.transfer_id);
             }
         }
     }
@@ -225,10 +302,7 @@ fn deposit(
 ) -> Result<Event, AccountRejection> {
     must_be_open(state, cx)?;
     let amount = positive(request.amount.as_ref(), currency(state))?;
-    let after = balance(state).checked_add(amount);
-    if after.map_or(true, |after| after.minor() > LIMIT_MINOR) {
-        return Err(too_large(currency(state)));
-    }
+    must_have_room(state, amount)?;
     Ok(Event::MoneyDeposited(MoneyDeposited {
         amount: Some(amount.into()),
         description: request.description.clone(),
@@ -264,14 +338,147 @@ fn close(
     if !balance.is_zero() {
         return Err(AccountRejection::BalanceNotZero { balance });
     }
+    if let Some(transfer) = state.transfers_in_flight.first() {
+        let transfer_id = transfer.transfer_id.clone();
+        return Err(AccountRejection::TransferInFlight { transfer_id });
+    }
     Ok(Event::AccountClosed(AccountClosed {
         reason: request.reason.clone(),
         closed_time: Some(cx.now),
     }))
 }
 
+/// Whether an account can pay this much now; what a transfer asks before it starts.
+pub(crate) fn can_pay(
+    state: &AccountState,
+    amount: Option<&wire::Money>,
+    account_id: &str,
+) -> Result<(), AccountRejection> {
+    open_and_rich_enough(state, amount, account_id).map(|_| ())
+}
+
+/// What is to leave the account.
+fn open_and_rich_enough(
+    state: &AccountState,
+    amount: Option<&wire::Money>,
+    account_id: &str,
+) -> Result<Money, AccountRejection> {
+    open_with_id(state, account_id)?;
+    let amount = positive(amount, currency(state))?;
+    let balance = balance(state);
+    if amount > balance {
+        return Err(AccountRejection::InsufficientFunds { balance, requested: amount });
+    }
+    Ok(amount)
+}
+
+fn send(
+    state: &AccountState,
+    request: &SendTransferRequest,
+    transfer: &TransferState,
+    cx: &Context,
+) -> Result<Event, AccountRejection> {
+    let amount = open_and_rich_enough(state, request.amount.as_ref(), &cx.aggregate_id)?;
+    if transfer_in_flight(state, &request.transfer_id).is_some() {
+        let transfer_id = request.transfer_id.clone();
+        return Err(AccountRejection::TransferInFlight { transfer_id });
+    }
+    let is_its_step = transfer.from_account_id == cx.aggregate_id
+        && transfer.to_account_id == request.to_account_id
+        && transfer.amount == request.amount;
+    must_be_at(TransferStatus::Started, transfer, is_its_step, &request.transfer_id)?;
+    if state.transfers_in_flight.len() >= MAX_TRANSFERS_IN_FLIGHT {
+        return Err(AccountRejection::TooManyTransfers { limit: MAX_TRANSFERS_IN_FLIGHT });
+    }
+    Ok(Event::TransferSent(TransferSent {
+        transfer_id: request.transfer_id.clone(),
+        to_account_id: request.to_account_id.clone(),
+        amount: Some(amount.into()),
+        description: request.description.clone(),
+    }))
+}
+
+fn receive(
+    state: &AccountState,
+    request: &ReceiveTransferRequest,
+    transfer: &TransferState,
+    cx: &Context,
+) -> Result<Event, AccountRejection> {
+    must_be_open(state, cx)?;
+    let amount = positive(request.amount.as_ref(), currency(state))?;
+    must_have_room(state, amount)?;
+    let is_its_step = transfer.from_account_id == request.from_account_id
+        && transfer.to_account_id == cx.aggregate_id
+        && transfer.amount == request.amount;
+    must_be_at(TransferStatus::InFlight, transfer, is_its_step, &request.transfer_id)?;
+    Ok(Event::TransferReceived(TransferReceived {
+        transfer_id: request.transfer_id.clone(),
+        from_account_id: request.from_account_id.clone(),
+        amount: Some(amount.into()),
+        description: request.description.clone(),
+    }))
+}
+
+fn settle(
+    state: &AccountState,
+    request: &SettleTransferRequest,
+    transfer: &TransferState,
+    cx: &Context,
+) -> Result<Event, AccountRejection> {
+    must_be_open(state, cx)?;
+    let sent = transfer_in_flight(state, &request.transfer_id);
+    must_be_at(TransferStatus::Delivered, transfer, sent.is_some(), &request.transfer_id)?;
+    let transfer_id = request.transfer_id.clone();
+    Ok(Event::TransferSettled(TransferSettled { transfer_id }))
+}
+
+fn refund(
+    state: &AccountState,
+    request: &RefundTransferRequest,
+    transfer: &TransferState,
+    cx: &Context,
+) -> Result<Event, AccountRejection> {
+    must_be_open(state, cx)?;
+    let sent = transfer_in_flight(state, &request.transfer_id);
+    must_be_at(TransferStatus::Returning, transfer, sent.is_some(), &request.transfer_id)?;
+    let sent = sent.cloned().unwrap_or_default();
+    Ok(Event::TransferRefunded(TransferRefunded {
+        transfer_id: sent.transfer_id,
+        to_account_id: sent.to_account_id,
+        amount: Some(Money::new(sent.amount_minor, currency(state)).into()),
+        reason: request.reason.clone(),
+    }))
+}
+
+/// A step that is not the transfer's own would make money, or lose it.
+fn must_be_at(
+    status: TransferStatus,
+    transfer: &TransferState,
+    is_its_step: bool,
+    transfer_id: &str,
+) -> Result<(), AccountRejection> {
+    match is_its_step && transfer.status() == status {
+        true => Ok(()),
+        false => Err(AccountRejection::TransferNotInFlight { transfer_id: transfer_id.to_owned() }),
+    }
+}
+
+/// What comes in must fit below the limit together with what may come back.
+fn must_have_room(state: &AccountState, amount: Money) -> Result<(), AccountRejection> {
+    let held = balance(state).checked_add(in_flight(state));
+    let after = held.and_then(|held| held.checked_add(amount));
+    match after.is_ok_and(|after| after.minor() <= LIMIT_MINOR) {
+        true => Ok(()),
+        false => Err(too_large(currency(state))),
+    }
+}
+
 fn must_be_open(state: &AccountState, cx: &Context) -> Result<(), AccountRejection> {
-    let account_id = || cx.aggregate_id.clone();
+    open_with_id(state, &cx.aggregate_id)
+}
+
+fn open_with_id(state: &AccountState, account_id: &str) -> Result<(), AccountRejection> {
+    let account_id = || account_id.to_owned();
     match state.status() {
         AccountStatus::Unspecified => {
             Err(AccountRejection::AccountNotFound { account_id: account_id() })
@@ -469,6 +676,7 @@ mod specs {
             balance_minor: 1234,
             opened_time: Some(NOW),
             closed_time: None,
+            transfers_in_flight: Vec::new(),
         };
         assert_eq!(opening.state(), &expected);
 
@@ -619,6 +827,9 @@ mod specs {
             above_limit(),
             insufficient(1, 2),
             AccountRejection::BalanceNotZero { balance: usd(1) },
+            AccountRejection::TransferInFlight { transfer_id: "t".to_owned() },
+            AccountRejection::TransferNotInFlight { transfer_id: "t".to_owned() },
+            AccountRejection::TooManyTransfers { limit: MAX_TRANSFERS_IN_FLIGHT },
         ];
         let contract: Vec<_> = (1..).map_while(|number| Reason::try_from(number).ok()).collect();
         assert_eq!(here.each_ref().map(AccountRejection::in_contract).as_slice(), contract);

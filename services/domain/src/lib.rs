@@ -5,7 +5,7 @@
 
 #![deny(clippy::float_arithmetic)]
 
-use daybook_kernel::Registry;
+use daybook_kernel::{Registry, SagaRegistry};
 
 /// Declares the module of each aggregate, and registers all of them.
 macro_rules! aggregates {
@@ -19,10 +19,27 @@ macro_rules! aggregates {
     };
 }
 
+/// Registers all sagas. Each is an aggregate as well.
+macro_rules! sagas {
+    ($($module:ident::$saga:ident,)*) => {
+        /// Registers every saga of this crate, in the order of the lines below.
+        pub fn register_sagas(registry: &mut impl SagaRegistry) {
+            $(registry.saga::<$module::$saga>();)*
+        }
+    };
+}
+
 aggregates! {
     account::Account,
+    fulfilment::Fulfilment,
     order::Order,
     product::Product,
     stock::Stock,
+    transfer::Transfer,
     user::User,
+}
+
+sagas! {
+    fulfilment::Fulfilment,
+    transfer::Transfer,
 }

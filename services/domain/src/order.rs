@@ -16,13 +16,17 @@ use daybook_contract::orders::v1::{
     SubmitOrderRequest,
 };
 use daybook_contract::users::v1::{UserState, UserStatus};
-use daybook_kernel::{Aggregate, Context, Currency, Money, Rejection, RejectionKind};
+use daybook_kernel::{Aggregate, Context, Currency, Money, Rejection, RejectionKind, Timestamp};
 
 /// The most items of an order, so that one event can carry all of them.
 pub const LIMIT_ITEMS: usize = 100;
 
 /// The most that an order may come to, in smallest units: what an account can hold.
 pub const LIMIT_MINOR: i64 = crate::account::LIMIT_MINOR;
+
+/// How long the fulfilment of an order may take when it is not said: long enough for a broker or
+/// a process to be mended, short enough for a customer to wait.
+pub const FULFIL_WITHIN_SECONDS: u32 = 15 * 60;
 
 /// The aggregate `orders.order`.
 #[derive(Debug)]
@@ -43,7 +47,7 @@ fn price_of(unit_price: Money, quantity: u64) -> i128 {
 }
 
 /// What an order comes to; nothing when there is nothing in it, which has no currency.
-fn total(state: &OrderState) -> Option<Money> {
+pub(crate) fn total(state: &OrderState) -> Option<Money> {
     let currency = unit_price(state.items.first()?).currency();
     let sum: i128 = state.items.iter().map(|item| price_of(unit_price(item), item.quantity)).sum();
     // Every item was refused that would have brought the sum above the limit.
@@ -269,6 +273,7 @@ impl Aggregate for Order {
             Event::OrderSubmitted(event) => {
                 state.set_status(OrderStatus::Submitted);
                 state.account_id.clone_from(&event.account_id);
+                state.fulfil_by_time = event.fulfil_by_time;
             }
             Event::OrderPaid(_) => state.set_status(OrderStatus::Paid),
             Event::OrderShipped(_) => state.set_status(OrderStatus::Shipped),
@@ -370,7 +375,16 @@ fn submit(
         items: state.items.clone(),
         total: Some(total.into()),
         submitted_time: Some(cx.now),
+        fulfil_by_time: Some(fulfil_by(request, cx.now)),
     }))
+}
+
+fn fulfil_by(request: &SubmitOrderRequest, now: Timestamp) -> Timestamp {
+    let seconds = match request.fulfil_within_seconds {
+        0 => FULFIL_WITHIN_SECONDS,
+        seconds => seconds,
+    };
+    Timestamp { seconds: now.seconds + i64::from(seconds), nanos: now.nanos }
 }
 
 fn pay(
@@ -503,6 +517,7 @@ mod specs {
             items: items.into_iter().collect(),
             total: Some(total.into()),
             submitted_time: Some(NOW),
+            fulfil_by_time: Some(Timestamp { seconds: NOW.seconds + 900, ..NOW }),
         }
         .into()
     }

@@ -5,10 +5,13 @@
 pub mod aggregate;
 pub mod money;
 pub mod registry;
+pub mod saga;
 pub mod spec;
 pub mod stream;
 
 pub use aggregate::{Aggregate, Context, Rejection, RejectionKind};
 pub use money::{Currency, Money, MoneyError};
-pub use registry::Registry;
+pub use prost_types::Timestamp;
+pub use registry::{Registry, SagaRegistry};
+pub use saga::{Foreign, Saga, Step};
 pub use stream::StreamName;

@@ -1,6 +1,6 @@
 //! Registration: how the rest of Daybook learns which aggregates there are, without naming any.
 
-use crate::Aggregate;
+use crate::{Aggregate, Saga};
 
 /// Takes aggregates up, one at a time: a command bus, the query side, a tool that lists them.
 ///
@@ -9,4 +9,10 @@ use crate::Aggregate;
 pub trait Registry {
     /// Takes up one aggregate.
     fn aggregate<A: Aggregate>(&mut self);
+}
+
+/// Takes sagas up, one at a time: the saga runtime.
+pub trait SagaRegistry {
+    /// Takes up one saga. It is an aggregate as well, and registered as one, too.
+    fn saga<S: Saga>(&mut self);
 }

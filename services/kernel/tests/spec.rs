@@ -80,7 +80,7 @@ impl Aggregate for MoneyBox {
                 CALLS.set(CALLS.get() + 1);
                 Ok(vec![coin(&CALLS.get().to_string())])
             }
-            Command::OpenAccount(_) => Ok(vec![]),
+            _ => Ok(vec![]),
         }
     }
 

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use daybook_contract::bank::v1::query_service_server::QueryService;
 use daybook_contract::bank::v1::{
     Account, AccountRejection, DailySummary, GetAccountRequest, GetAccountResponse,
-    GetDailySummaryRequest, GetDailySummaryResponse, GetYearlyTotalsRequest,
-    GetYearlyTotalsResponse, ListAccountsRequest, ListAccountsResponse, ListTransactionsRequest,
-    ListTransactionsResponse, MovementSummary, Transaction,
+    GetDailySummaryRequest, GetDailySummaryResponse, GetTransferRequest, GetTransferResponse,
+    GetYearlyTotalsRequest, GetYearlyTotalsResponse, ListAccountsRequest, ListAccountsResponse,
+    ListTransactionsRequest, ListTransactionsResponse, ListTransfersRequest, ListTransfersResponse,
+    MovementSummary, Transaction,
 };
 use daybook_contract::error::Error;
 use futures::FutureExt;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::Row as _;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use tonic::{Code, Request, Response, Status};
 
 use crate::amount;
@@ -22,14 +24,16 @@ use crate::paging::{Pages, page_size};
 use crate::projections::account_balance::{AccountBalance, AccountRow};
 use crate::projections::account_transactions::{AccountTransactions, BalanceRow, TransactionRow};
 use crate::projections::daily_summary::{DailySummary as DailySummaryProjection, DayRow};
+use crate::projections::transfers::Transfers;
 use crate::read;
-use crate::runtime::row::{read_row, read_rows};
+use crate::runtime::row::{Row as _, read_row, read_rows};
 use crate::runtime::store;
 use crate::runtime::{Handle, Projection};
 use crate::time;
+use crate::transfers;
 
 /// How many accounts or transactions a page has when the request does not say.
-const DEFAULT_PAGE: u32 = 50;
+pub(crate) const DEFAULT_PAGE: u32 = 50;
 
 /// How many accounts are remembered, about 300 bytes each.
 const CACHED_ACCOUNTS: NonZeroUsize = NonZeroUsize::new(32_768).expect("not zero");
@@ -47,8 +51,9 @@ struct Inner {
     balance: Handle,
     transactions: Handle,
     days: Handle,
-    cached_accounts: Cache<Option<AccountRow>>,
-    cached_lists: Cache<Vec<AccountRow>>,
+    transfers: Handle,
+    cached_accounts: Cache<Option<AccountView>>,
+    cached_lists: Cache<Vec<AccountView>>,
     cached_transactions: Cache<Option<(BalanceRow, Vec<TransactionRow>)>>,
     cached_days: Cache<Vec<DayRow>>,
 }
@@ -62,6 +67,7 @@ impl BankQueries {
                 balance: find(AccountBalance::NAME)?,
                 transactions: find(AccountTransactions::NAME)?,
                 days: find(DailySummaryProjection::NAME)?,
+                transfers: find(Transfers::NAME)?,
                 cached_accounts: Cache::new(CACHED_ACCOUNTS),
                 cached_lists: Cache::new(CACHED_LISTS),
                 cached_transactions: Cache::new(CACHED_LISTS),
@@ -135,7 +141,7 @@ impl QueryService for BankQueries {
                 select_accounts(connection, filters.clone(), after.clone(), size + 1).boxed()
             })
             .await?;
-        let next_page_token = pages.cut(&mut rows, size, |row| row.account_id.clone());
+        let next_page_token = pages.cut(&mut rows, size, |view| view.row.account_id.clone());
         let accounts = rows.into_iter().map(account).collect::<Result<_, _>>()?;
         Ok(Response::new(ListAccountsResponse { accounts, next_page_token, position }))
     }
@@ -227,6 +233,20 @@ impl QueryService for BankQueries {
             .collect::<Result<_, _>>()?;
         Ok(Response::new(GetYearlyTotalsResponse { totals, position }))
     }
+
+    async fn get_transfer(
+        &self,
+        request: Request<GetTransferRequest>,
+    ) -> Result<Response<GetTransferResponse>, Status> {
+        Ok(Response::new(transfers::get(&self.inner.transfers, request.into_inner()).await?))
+    }
+
+    async fn list_transfers(
+        &self,
+        request: Request<ListTransfersRequest>,
+    ) -> Result<Response<ListTransfersResponse>, Status> {
+        Ok(Response::new(transfers::list(&self.inner.transfers, request.into_inner()).await?))
+    }
 }
 
 fn account_not_found(id: &str, position: u64) -> Error {
@@ -240,12 +260,36 @@ fn account_not_found(id: &str, position: u64) -> Error {
 
 // ---- Rows -------------------------------------------------------------------------------------
 
+/// An account with what is on its way from and to it.
+#[derive(Clone)]
+struct AccountView {
+    row: AccountRow,
+    out_minor: i64,
+    in_minor: i64,
+}
+
+impl AccountView {
+    fn read(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        let after = AccountRow::COLUMNS.len();
+        Ok(Self {
+            row: read_row(row)?,
+            // Below zero is what one account knows before the other.
+            out_minor: row.try_get::<Option<i64>, _>(after)?.unwrap_or_default().max(0),
+            in_minor: row.try_get::<Option<i64>, _>(after + 1)?.unwrap_or_default().max(0),
+        })
+    }
+}
+
 async fn select_account(
     connection: &mut SqliteConnection,
     id: String,
-) -> Result<Option<AccountRow>, sqlx::Error> {
-    let query = sqlx::query("SELECT * FROM accounts WHERE account_id = ?").bind(id);
-    query.fetch_optional(connection).await?.as_ref().map(read_row).transpose()
+) -> Result<Option<AccountView>, sqlx::Error> {
+    let query = sqlx::query(
+        "SELECT accounts.*, out_minor, in_minor
+         FROM accounts LEFT JOIN pending USING (account_id, currency_code)
+         WHERE account_id = ?",
+    );
+    query.bind(id).fetch_optional(connection).await?.as_ref().map(AccountView::read).transpose()
 }
 
 /// Accounts by id. Without a prefix they are read in order; with one, those with the prefix are
@@ -256,20 +300,24 @@ async fn select_accounts(
     filters: ListAccountsRequest,
     after: String,
     limit: u32,
-) -> Result<Vec<AccountRow>, sqlx::Error> {
+) -> Result<Vec<AccountView>, sqlx::Error> {
     let sql = match filters.owner_prefix.is_empty() {
         true => {
-            "SELECT * FROM accounts
+            "SELECT accounts.*, out_minor, in_minor
+             FROM accounts LEFT JOIN pending USING (account_id, currency_code)
              WHERE account_id > ?1 AND (?2 = 0 OR status = ?2)
              ORDER BY account_id LIMIT ?3"
         }
         false => SELECT_BY_OWNER,
     };
     let query = sqlx::query(sql).bind(after).bind(filters.status).bind(limit);
-    read_rows(&query.bind(filters.owner_prefix).fetch_all(connection).await?)
+    let rows = query.bind(filters.owner_prefix).fetch_all(connection).await?;
+    rows.iter().map(AccountView::read).collect()
 }
 
-const SELECT_BY_OWNER: &str = "SELECT * FROM accounts INDEXED BY accounts_by_owner
+const SELECT_BY_OWNER: &str = "SELECT accounts.*, out_minor, in_minor
+    FROM accounts INDEXED BY accounts_by_owner
+    LEFT JOIN pending USING (account_id, currency_code)
     WHERE owner_name >= ?4 AND owner_name < ?4 || CAST(x'ff' AS TEXT)
     AND account_id > ?1 AND (?2 = 0 OR status = ?2)
     ORDER BY account_id LIMIT ?3";
@@ -326,9 +374,12 @@ async fn select_days(
 
 // ---- Answers ----------------------------------------------------------------------------------
 
-fn account(row: AccountRow) -> Result<Account, Error> {
+fn account(AccountView { row, out_minor, in_minor }: AccountView) -> Result<Account, Error> {
+    let money = |minor: i64| amount::to_wire(minor.into(), &row.currency_code);
     Ok(Account {
-        balance: Some(amount::to_wire(row.balance_minor.into(), &row.currency_code)?),
+        balance: Some(money(row.balance_minor)?),
+        pending_out: Some(money(out_minor)?),
+        pending_in: Some(money(in_minor)?),
         account_id: row.account_id,
         owner_name: row.owner_name,
         status: store::number(row.status),
@@ -364,6 +415,8 @@ struct Totals {
     deposit_minor: i128,
     withdrawal_count: i128,
     withdrawal_minor: i128,
+    transfer_count: i128,
+    transfer_minor: i128,
 }
 
 impl Totals {
@@ -374,6 +427,8 @@ impl Totals {
         self.deposit_minor += i128::from(day.deposit_minor);
         self.withdrawal_count += i128::from(day.withdrawal_count);
         self.withdrawal_minor += i128::from(day.withdrawal_minor);
+        self.transfer_count += i128::from(day.transfer_count);
+        self.transfer_minor += i128::from(day.transfer_minor);
     }
 
     fn summary(&self, currency: &str) -> Result<MovementSummary, Error> {
@@ -386,6 +441,8 @@ impl Totals {
             deposit_total: Some(amount::to_wire(self.deposit_minor, currency)?),
             withdrawal_count: count(self.withdrawal_count),
             withdrawal_total: Some(amount::to_wire(self.withdrawal_minor, currency)?),
+            transfer_count: count(self.transfer_count),
+            transfer_total: Some(amount::to_wire(self.transfer_minor, currency)?),
         })
     }
 }

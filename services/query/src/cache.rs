@@ -1,7 +1,9 @@
-//! Remembers answers until the rows of their projection change.
+//! Remembers answers until the rows of their projection change, and at most for a while: what
+//! nobody asks for any more should not stay in memory.
 
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
+use std::time::Instant;
 
 use daybook_contract::daybook::v1::ReadContext;
 use daybook_contract::error::Error;
@@ -20,6 +22,8 @@ pub(crate) struct Cache<A> {
 struct Kept<A> {
     /// What the projection's count of changes was before the answer was read.
     changes: u64,
+    /// When it was read.
+    since: Instant,
     position: u64,
     answer: A,
 }
@@ -48,12 +52,18 @@ impl<A: Clone + Send> Cache<A> {
         let key = request.encode_to_vec();
         if let Some(kept) = self.answers.lock().expect("no holder panics").get(&key)
             && kept.changes == progress.changes
+            && kept.since.elapsed() < handle.cache_lifetime()
         {
+            metrics::counter!("daybook_query_cache_hits_total", "projection" => handle.name())
+                .increment(1);
             // Nothing has changed since, so the same rows reflect the newer position as well.
             return Ok((kept.answer.clone(), kept.position.max(progress.position)));
         }
+        metrics::counter!("daybook_query_cache_misses_total", "projection" => handle.name())
+            .increment(1);
+        let since = Instant::now();
         let (answer, position) = handle.read(read, query).await?;
-        let kept = Kept { changes: progress.changes, position, answer: answer.clone() };
+        let kept = Kept { changes: progress.changes, since, position, answer: answer.clone() };
         self.answers.lock().expect("no holder panics").put(key, kept);
         Ok((answer, position))
     }

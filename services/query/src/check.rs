@@ -15,18 +15,14 @@ pub(crate) const YEARS: std::ops::RangeInclusive<i32> = 1970..=9999;
 const SHOWN_CHARS: usize = 20;
 
 /// The size of a page must not be negative.
-pub(crate) fn page_size(violations: &mut Violations, page_size: i32) {
+pub fn page_size(violations: &mut Violations, page_size: i32) {
     if page_size < 0 {
         violations.add("page_size", format!("{page_size} is negative"));
     }
 }
 
 /// `end_time` must be after `start_time`, when there are both.
-pub(crate) fn times(
-    violations: &mut Violations,
-    start: Option<&Timestamp>,
-    end: Option<&Timestamp>,
-) {
+pub fn times(violations: &mut Violations, start: Option<&Timestamp>, end: Option<&Timestamp>) {
     if let (Some(start), Some(end)) = (start, end)
         && (start.seconds, start.nanos) >= (end.seconds, end.nanos)
     {
@@ -35,7 +31,7 @@ pub(crate) fn times(
 }
 
 /// `start_date` and `end_date` must be days, in order, and not too many.
-pub(crate) fn days(violations: &mut Violations, start_date: &str, end_date: &str) {
+pub fn days(violations: &mut Violations, start_date: &str, end_date: &str) {
     let mut date = |field, text: &str| {
         let parsed = parse_date(text);
         if parsed.is_none() && !text.is_empty() {
@@ -60,7 +56,7 @@ fn parse_date(text: &str) -> Option<Date> {
 }
 
 /// `currency_code` must be a currency, when there is one.
-pub(crate) fn currency(violations: &mut Violations, code: &str) {
+pub fn currency(violations: &mut Violations, code: &str) {
     if !code.is_empty() && money::exponent(code).is_none() {
         violations.add("currency_code", format!("{:?} is no currency of ISO 4217", shown(code)));
     }

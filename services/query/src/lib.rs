@@ -5,11 +5,14 @@
 //! gaps, from a [`LogReader`], which also tells whether the log is still that of the rows; nothing
 //! here knows whether there is a Kafka.
 //!
+//! The saga runtime keeps what it remembers with the same [`runtime`].
+//!
 //! A new projection is a file in `projections/` and a line in `projections/mod.rs`. A query over
 //! it is a method of a service like [`BankQueries`].
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use daybook_bus::source::{LogReader, SourceFactory};
 use daybook_contract::bank::v1::query_service_server::QueryServiceServer as BankServer;
@@ -25,16 +28,17 @@ mod amount;
 mod bank;
 mod cache;
 mod catalog;
-mod check;
+pub mod check;
 mod inventory;
 mod orders;
-mod paging;
+pub mod paging;
 mod projection_service;
 pub mod projections;
-mod read;
+pub mod read;
 pub mod runtime;
 mod stock_count;
-mod time;
+pub mod time;
+mod transfers;
 mod users;
 
 pub use bank::BankQueries;
@@ -61,13 +65,16 @@ pub struct Config {
     pub attempts: u32,
     /// The most queries that read one projection at the same time.
     pub readers: u32,
+    /// How long an answer is remembered while its rows stay the same; zero for not at all.
+    pub cache_lifetime: Duration,
 }
 
 impl Config {
     /// The defaults, for projections in a directory.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
-        let Settings { data_dir, batch_size, attempts, readers, .. } = Settings::new(data_dir);
-        Self { data_dir, batch_size, attempts, readers }
+        let Settings { data_dir, batch_size, attempts, readers, cache_lifetime, .. } =
+            Settings::new(data_dir);
+        Self { data_dir, batch_size, attempts, readers, cache_lifetime }
     }
 }
 
@@ -93,6 +100,7 @@ impl QuerySide {
             batch_size: config.batch_size,
             attempts: config.attempts,
             readers: config.readers.max(1),
+            cache_lifetime: config.cache_lifetime,
             ..Settings::new(config.data_dir)
         };
         let host = Host::open(settings, factory, log, projections::start_all)?;

@@ -7,7 +7,7 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 
 /// The most rows of a page.
-pub(crate) const LARGEST_PAGE: u32 = 500;
+pub const LARGEST_PAGE: u32 = 500;
 
 /// Marks the layout of the tokens.
 const LAYOUT: u8 = 1;
@@ -16,7 +16,7 @@ const QUERY_BYTES: usize = 8;
 const CHECK_BYTES: usize = 8;
 
 /// A query whose answer comes in pages.
-pub(crate) struct Pages {
+pub struct Pages {
     query: [u8; QUERY_BYTES],
 }
 
@@ -81,7 +81,7 @@ impl Pages {
 }
 
 /// The number of rows of a page; a larger one than there is is not an error.
-pub(crate) fn page_size(asked: i32, default: u32) -> u32 {
+pub fn page_size(asked: i32, default: u32) -> u32 {
     match u32::try_from(asked) {
         Ok(0) | Err(_) => default,
         Ok(size) => size.min(LARGEST_PAGE),

@@ -6,7 +6,7 @@ use daybook_contract::error::Error;
 
 /// Checks a query: the rules of the contract, its own, and what is not supported yet. All
 /// violations are found at once.
-pub(crate) fn check(
+pub fn check(
     request: &impl Validate,
     read: Option<&ReadContext>,
     own: impl FnOnce(&mut Violations),

@@ -12,8 +12,9 @@ use anyhow::{Context, Result};
 use daybook_contract::bank::v1::query_service_server::{QueryService, QueryServiceServer};
 use daybook_contract::bank::v1::{
     Account, GetAccountRequest, GetAccountResponse, GetDailySummaryRequest,
-    GetDailySummaryResponse, GetYearlyTotalsRequest, GetYearlyTotalsResponse, ListAccountsRequest,
-    ListAccountsResponse, ListTransactionsRequest, ListTransactionsResponse,
+    GetDailySummaryResponse, GetTransferRequest, GetTransferResponse, GetYearlyTotalsRequest,
+    GetYearlyTotalsResponse, ListAccountsRequest, ListAccountsResponse, ListTransactionsRequest,
+    ListTransactionsResponse, ListTransfersRequest, ListTransfersResponse,
 };
 use daybook_contract::contract::{CommandSet, Dispatch};
 use daybook_contract::daybook::v1::command_service_server::{CommandService, CommandServiceServer};
@@ -95,6 +96,8 @@ impl QueryService for Noop {
             opened_time: time,
             closed_time: None,
             updated_time: time,
+            pending_out: Some(Money { currency_code: "USD".to_owned(), units: 0, nanos: 0 }),
+            pending_in: Some(Money { currency_code: "USD".to_owned(), units: 0, nanos: 0 }),
         };
         Ok(Response::new(GetAccountResponse { account: Some(account), position: 4_200_000 }))
     }
@@ -125,6 +128,20 @@ impl QueryService for Noop {
         _: Request<GetYearlyTotalsRequest>,
     ) -> Result<Response<GetYearlyTotalsResponse>, Status> {
         Ok(Response::new(GetYearlyTotalsResponse::default()))
+    }
+
+    async fn get_transfer(
+        &self,
+        _: Request<GetTransferRequest>,
+    ) -> Result<Response<GetTransferResponse>, Status> {
+        Ok(Response::new(GetTransferResponse::default()))
+    }
+
+    async fn list_transfers(
+        &self,
+        _: Request<ListTransfersRequest>,
+    ) -> Result<Response<ListTransfersResponse>, Status> {
+        Ok(Response::new(ListTransfersResponse::default()))
     }
 }
 

@@ -21,19 +21,21 @@ pub struct Ports {
     pub command: u16,
     /// The query service.
     pub query: u16,
+    /// The saga service.
+    pub saga: u16,
     /// Metrics and health.
     pub http: u16,
 }
 
 impl Ports {
-    /// Three free ports.
+    /// Free ports.
     pub fn free() -> Self {
-        Self { command: free_port(), query: free_port(), http: free_port() }
+        Self { command: free_port(), query: free_port(), saga: free_port(), http: free_port() }
     }
 
-    /// The same ports, but another one for metrics and health: for a second process beside.
+    /// The same ports, but others for sagas and for metrics and health: for a second process beside.
     pub fn beside(self) -> Self {
-        Self { http: free_port(), ..self }
+        Self { saga: free_port(), http: free_port(), ..self }
     }
 
     /// The URL of the command service.
@@ -44,6 +46,11 @@ impl Ports {
     /// The URL of the query service.
     pub fn query_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.query)
+    }
+
+    /// The URL of the saga service.
+    pub fn saga_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.saga)
     }
 
     /// The URL of metrics and health.
@@ -109,6 +116,7 @@ impl Daybook {
             .arg(data)
             .args(["--command-listen", &format!("127.0.0.1:{}", ports.command)])
             .args(["--query-listen", &format!("127.0.0.1:{}", ports.query)])
+            .args(["--saga-listen", &format!("127.0.0.1:{}", ports.saga)])
             .args(["--http", &format!("127.0.0.1:{}", ports.http)])
             .args(["--log", &ports.command_url()])
             .args(more)

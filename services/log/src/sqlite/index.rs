@@ -7,7 +7,7 @@
 //! are found, and new ones known to be new, without a look at the tables. After a start the
 //! generation to fill is read from the end of the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use uuid::Uuid;
@@ -19,7 +19,11 @@ use crate::storage::{Group, Recall, RequestRow, StoredAnswer};
 pub(super) struct Generation {
     /// The position of each version of a stream, by number.
     pub events: BTreeMap<(i64, u64), u64>,
+    /// The last version of each stream.
+    heads: HashMap<i64, u64>,
     pub requests: BTreeMap<Uuid, RequestRow>,
+    /// The greatest id of its requests.
+    greatest: Uuid,
     /// The position of its last event.
     pub last: u64,
 }
@@ -27,16 +31,22 @@ pub(super) struct Generation {
 impl Generation {
     pub fn add_event(&mut self, stream_id: i64, version: u64, position: u64) {
         self.events.insert((stream_id, version), position);
+        self.heads.insert(stream_id, version);
         self.last = self.last.max(position);
+    }
+
+    pub fn add_request(&mut self, row: RequestRow) {
+        self.greatest = self.greatest.max(row.id);
+        self.requests.insert(row.id, row);
+    }
+
+    /// Most requests are new, and their ids greater than all that are here.
+    fn request(&self, id: &Uuid) -> Option<&RequestRow> {
+        (*id <= self.greatest).then(|| self.requests.get(id))?
     }
 
     fn is_full(&self, size: usize) -> bool {
         self.events.len() >= size || self.requests.len() >= size
-    }
-
-    fn last_version(&self, stream_id: i64) -> Option<u64> {
-        let mut versions = self.events.range((stream_id, 0)..=(stream_id, u64::MAX));
-        versions.next_back().map(|((_, version), _)| *version)
     }
 
     fn newest_request(&self) -> Option<Uuid> {
@@ -80,7 +90,7 @@ impl Index {
             generations.filling.add_event(row.stream_id, row.version, row.record.position);
         }
         for row in &group.requests {
-            generations.filling.requests.insert(row.id, row.clone());
+            generations.filling.add_request(row.clone());
         }
     }
 
@@ -112,8 +122,8 @@ impl Index {
     /// The last version of a stream, if one of its events is in memory. It is then the last of all.
     pub fn last_version(&self, stream_id: i64) -> Option<u64> {
         let generations = self.read();
-        let merging = || generations.merging.as_ref()?.last_version(stream_id);
-        generations.filling.last_version(stream_id).or_else(merging)
+        let merging = || generations.merging.as_ref()?.heads.get(&stream_id);
+        generations.filling.heads.get(&stream_id).or_else(merging).copied()
     }
 
     /// The positions of the versions of a stream that are in memory, in the order of versions.
@@ -131,9 +141,9 @@ impl Index {
     /// What is known of a request without a look at the tables.
     pub fn recall(&self, id: &Uuid) -> Recall {
         let generations = self.read();
-        let older = [generations.merging.as_deref(), generations.merged.as_deref()];
-        let mut parts = std::iter::once(&generations.filling).chain(older.into_iter().flatten());
-        match parts.find_map(|part| part.requests.get(id)) {
+        let merging = || generations.merging.as_ref()?.request(id);
+        let merged = || generations.merged.as_ref()?.request(id);
+        match generations.filling.request(id).or_else(merging).or_else(merged) {
             Some(row) => Recall::Stored(row.clone()),
             None if is_v7(id) && *id > generations.newest => Recall::New,
             None => Recall::Unknown,

@@ -207,7 +207,7 @@ async fn read_index(pool: &SqlitePool, size: usize) -> Result<Index, sqlx::Error
                 let problem = format!("the request of position {position} is damaged");
                 sqlx::Error::Protocol(problem)
             })?;
-            tail.requests.insert(request.id, request);
+            tail.add_request(request);
         }
     }
     drop(rows);

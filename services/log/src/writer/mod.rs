@@ -82,8 +82,8 @@ struct Job {
 impl Job {
     fn new(number: u64, submission: Box<Submission>, reply: Reply) -> Self {
         let reads = submission.reads.iter().map(|(stream, _)| stream);
-        let streams =
-            std::iter::once(&submission.stream).chain(reads).map(|s| s.to_string().into());
+        let streams = std::iter::once(&submission.stream).chain(reads);
+        let streams = streams.map(|name| Name::from([name.category(), "-", name.id()].concat()));
         let (streams, claims) = (streams.collect(), Vec::new());
         Self { number, submission, reply, streams, claims, looked_up_at: 0 }
     }
@@ -263,6 +263,7 @@ impl Writer {
         loop {
             self.decide_ready();
             if self.committing.is_none() && !self.open.pending.is_empty() {
+                self.gather(&mut buffer).await;
                 self.commit_open();
                 continue;
             }
@@ -290,10 +291,31 @@ impl Writer {
         self.close().await;
     }
 
-    async fn next(&mut self, buffer: &mut Vec<Message>, open: bool) -> Happening {
-        let room = self.ready.len() < MAX_GROUP_SUBMISSIONS
+    /// Takes up what is submitted by whatever can run right now: those who were just answered, and
+    /// who comes with the next look at the network. What goes into one group shares its cost.
+    async fn gather(&mut self, buffer: &mut Vec<Message>) {
+        tokio::task::yield_now().await;
+        if !self.has_room() {
+            return;
+        }
+        while buffer.len() < MAX_GROUP_SUBMISSIONS
+            && let Ok(message) = self.inbox.try_recv()
+        {
+            buffer.push(message);
+        }
+        self.receive(buffer);
+        self.decide_ready();
+    }
+
+    /// Whether more may be taken from the queue.
+    fn has_room(&self) -> bool {
+        self.ready.len() < MAX_GROUP_SUBMISSIONS
             && self.lookups.len() < MAX_LOOKUPS
-            && self.waiting.len() < MAX_WAITING_SUBMISSIONS;
+            && self.waiting.len() < MAX_WAITING_SUBMISSIONS
+    }
+
+    async fn next(&mut self, buffer: &mut Vec<Message>, open: bool) -> Happening {
+        let room = self.has_room();
         let mark_moved = self.shared.published() > self.published && self.stopped.is_none();
         let committing = self.committing.is_some();
         tokio::select! {

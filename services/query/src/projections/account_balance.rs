@@ -1,8 +1,14 @@
-//! Each account as it is now.
+//! Each account as it is now, and what is on its way from and to it.
+//!
+//! Money is pending from its leaving the one account until it is on the other or back. Each end of
+//! that is an event of one account that says something about both, and the events of two accounts
+//! come in any order: so the pending amounts are sums that any order gives alike. Meanwhile they
+//! may be below zero, which a query does not show.
 
 use daybook_contract::bank::v1::account::Event;
 use daybook_contract::bank::v1::AccountStatus;
 use daybook_contract::contract::EventError;
+use daybook_contract::daybook::v1::Money;
 use daybook_domain::account::Account;
 
 use crate::amount::{add, initial, minor};
@@ -16,6 +22,8 @@ crate::rows! {
     pub struct Tables {
         /// All accounts.
         accounts: AccountRow in "accounts",
+        /// What is on its way.
+        pending: PendingRow in "pending",
     }
 
     /// An account.
@@ -41,11 +49,25 @@ crate::rows! {
         /// When the last event was recorded.
         updated_time: i64,
     }
+
+    /// What is on its way from and to an account.
+    pub struct PendingRow {
+        key {
+            /// The account, which need not exist.
+            account_id: String,
+            /// The currency.
+            currency_code: String,
+        }
+        /// What has left it and not arrived, in the smallest unit.
+        out_minor: i64,
+        /// What is to arrive on it.
+        in_minor: i64,
+    }
 }
 
 impl Projection for AccountBalance {
     const NAME: &'static str = "account_balance";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const AGGREGATES: &'static [&'static str] = &["bank.account"];
     // Names are compared without regard to the case of ASCII letters, as the prefix filter of
     // ListAccounts promises; the index serves that filter.
@@ -61,7 +83,14 @@ impl Projection for AccountBalance {
             closed_time   INTEGER,
             updated_time  INTEGER NOT NULL
         ) WITHOUT ROWID;
-        CREATE INDEX accounts_by_owner ON accounts (owner_name COLLATE NOCASE, account_id);";
+        CREATE INDEX accounts_by_owner ON accounts (owner_name COLLATE NOCASE, account_id);
+        CREATE TABLE pending (
+            account_id    TEXT NOT NULL,
+            currency_code TEXT NOT NULL,
+            out_minor     INTEGER NOT NULL,
+            in_minor      INTEGER NOT NULL,
+            PRIMARY KEY (account_id, currency_code)
+        ) WITHOUT ROWID;";
     type Tables = Tables;
     type Event = Event;
 
@@ -71,6 +100,11 @@ impl Projection for AccountBalance {
 
     fn want(event: &Recorded<Event>, tables: &mut Tables) {
         tables.accounts.want(event.aggregate_id.clone());
+        if let Some(transfer) = Leg::of(event) {
+            let currency = &transfer.amount.currency_code;
+            tables.pending.want((transfer.from.to_owned(), currency.clone()));
+            tables.pending.want((transfer.to.to_owned(), currency.clone()));
+        }
     }
 
     fn apply(event: &Recorded<Event>, tables: &mut Tables) -> Result<(), ApplyError> {
@@ -106,6 +140,19 @@ impl Projection for AccountBalance {
                 let amount = minor(withdrawn.amount.as_ref(), &account.currency_code)?;
                 account.balance_minor = add(account.balance_minor, -amount)?;
             }
+            Event::TransferSent(sent) => {
+                let amount = minor(sent.amount.as_ref(), &account.currency_code)?;
+                account.balance_minor = add(account.balance_minor, -amount)?;
+            }
+            Event::TransferReceived(received) => {
+                let amount = minor(received.amount.as_ref(), &account.currency_code)?;
+                account.balance_minor = add(account.balance_minor, amount)?;
+            }
+            Event::TransferRefunded(refunded) => {
+                let amount = minor(refunded.amount.as_ref(), &account.currency_code)?;
+                account.balance_minor = add(account.balance_minor, amount)?;
+            }
+            Event::TransferSettled(_) => {}
             Event::AccountClosed(closed) => {
                 let closed_time = closed.closed_time.as_ref().and_then(crate::time::nanos);
                 account.status = AccountStatus::Closed as i64;
@@ -114,6 +161,54 @@ impl Projection for AccountBalance {
         }
         account.version = event.version_i64();
         account.updated_time = event.time_ns;
+        match Leg::of(event) {
+            Some(leg) => leg.apply(tables),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Money that leaves for another account, or whose way ends.
+struct Leg<'a> {
+    from: &'a str,
+    to: &'a str,
+    amount: &'a Money,
+    leaves: bool,
+}
+
+impl<'a> Leg<'a> {
+    fn of(event: &'a Recorded<Event>) -> Option<Self> {
+        let own = &event.aggregate_id;
+        let (from, to, amount, leaves) = match &event.event {
+            Event::TransferSent(sent) => (own, &sent.to_account_id, &sent.amount, true),
+            Event::TransferReceived(received) => {
+                (&received.from_account_id, own, &received.amount, false)
+            }
+            Event::TransferRefunded(refunded) => {
+                (own, &refunded.to_account_id, &refunded.amount, false)
+            }
+            _ => return None,
+        };
+        Some(Self { from, to, amount: amount.as_ref()?, leaves })
+    }
+
+    fn apply(&self, tables: &mut Tables) -> Result<(), ApplyError> {
+        let currency = &self.amount.currency_code;
+        let amount = minor(Some(self.amount), currency)?;
+        let amount = if self.leaves { amount } else { -amount };
+        for (account, out_minor, in_minor) in [(self.from, amount, 0), (self.to, 0, amount)] {
+            let key = (account.to_owned(), currency.clone());
+            let slot = tables.pending.edit(&key)?;
+            let (account_id, currency_code) = key;
+            let before = slot.take().map_or((0, 0), |row| (row.out_minor, row.in_minor));
+            let after = (add(before.0, out_minor)?, add(before.1, in_minor)?);
+            *slot = (after != (0, 0)).then_some(PendingRow {
+                account_id,
+                currency_code,
+                out_minor: after.0,
+                in_minor: after.1,
+            });
+        }
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! The movements of each account, with the balance after each.
 
 use daybook_contract::bank::v1::account::Event;
-use daybook_contract::bank::v1::TransactionKind;
+use daybook_contract::bank::v1::{MovementMethod, TransactionKind};
 use daybook_contract::contract::EventError;
 use daybook_contract::daybook::v1::Money;
 use daybook_domain::account::Account;
@@ -64,7 +64,7 @@ crate::rows! {
 
 impl Projection for AccountTransactions {
     const NAME: &'static str = "account_transactions";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const AGGREGATES: &'static [&'static str] = &["bank.account"];
     const SCHEMA: &'static str = "
         CREATE TABLE balances (
@@ -116,7 +116,31 @@ impl Projection for AccountTransactions {
                 &withdrawn.description,
                 withdrawn.method,
             ),
-            Event::AccountClosed(_) => Ok(()),
+            Event::TransferSent(sent) => movement(
+                event,
+                tables,
+                TransactionKind::TransferOut,
+                sent.amount.as_ref(),
+                &sent.description,
+                MovementMethod::Transfer.into(),
+            ),
+            Event::TransferReceived(received) => movement(
+                event,
+                tables,
+                TransactionKind::TransferIn,
+                received.amount.as_ref(),
+                &received.description,
+                MovementMethod::Transfer.into(),
+            ),
+            Event::TransferRefunded(refunded) => movement(
+                event,
+                tables,
+                TransactionKind::TransferRefund,
+                refunded.amount.as_ref(),
+                &refunded.reason,
+                MovementMethod::Transfer.into(),
+            ),
+            Event::TransferSettled(_) | Event::AccountClosed(_) => Ok(()),
         }
     }
 }
@@ -166,7 +190,8 @@ fn movement(
     let account =
         slot.as_mut().ok_or_else(|| ApplyError::failed("the account was never opened"))?;
     let amount_minor = minor(amount, &account.currency_code)?;
-    let signed = if kind == TransactionKind::Withdrawal { -amount_minor } else { amount_minor };
+    let goes_out = matches!(kind, TransactionKind::Withdrawal | TransactionKind::TransferOut);
+    let signed = if goes_out { -amount_minor } else { amount_minor };
     account.balance_minor = add(account.balance_minor, signed)?;
     let row = TransactionRow {
         account_no: account.account_no,

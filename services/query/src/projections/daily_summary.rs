@@ -49,12 +49,16 @@ crate::rows! {
         withdrawal_count: i64,
         /// What they come to.
         withdrawal_minor: i64,
+        /// How many transfers arrived.
+        transfer_count: i64,
+        /// What they come to.
+        transfer_minor: i64,
     }
 }
 
 impl Projection for DailySummary {
     const NAME: &'static str = "daily_summary";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const AGGREGATES: &'static [&'static str] = &["bank.account"];
     const SCHEMA: &'static str = "
         CREATE TABLE currencies (
@@ -70,6 +74,8 @@ impl Projection for DailySummary {
             deposit_minor    INTEGER NOT NULL,
             withdrawal_count INTEGER NOT NULL,
             withdrawal_minor INTEGER NOT NULL,
+            transfer_count   INTEGER NOT NULL,
+            transfer_minor   INTEGER NOT NULL,
             PRIMARY KEY (day, currency_code)
         ) WITHOUT ROWID;";
     type Tables = Tables;
@@ -86,6 +92,10 @@ impl Projection for DailySummary {
             Event::MoneyWithdrawn(withdrawn) => &withdrawn.amount,
             // The day's row is in the currency of the account, which is not known yet.
             Event::AccountClosed(_) => &None,
+            Event::TransferReceived(received) => &received.amount,
+            Event::TransferSent(_) | Event::TransferSettled(_) | Event::TransferRefunded(_) => {
+                return;
+            }
         };
         tables.currencies.want(event.aggregate_id.clone());
         if let Some(amount) = amount {
@@ -94,6 +104,13 @@ impl Projection for DailySummary {
     }
 
     fn apply(event: &Recorded<Event>, tables: &mut Tables) -> Result<(), ApplyError> {
+        if matches!(
+            event.event,
+            Event::TransferSent(_) | Event::TransferSettled(_) | Event::TransferRefunded(_)
+        ) {
+            // A transfer counts when it arrives.
+            return Ok(());
+        }
         if let Event::AccountOpened(opened) = &event.event {
             let slot = tables.currencies.edit(&event.aggregate_id)?;
             if slot.is_some() {
@@ -129,6 +146,12 @@ impl Projection for DailySummary {
                 day.withdrawal_minor = add(day.withdrawal_minor, amount)?;
             }
             Event::AccountClosed(_) => day.accounts_closed += 1,
+            Event::TransferReceived(received) => {
+                let amount = minor(received.amount.as_ref(), &currency)?;
+                day.transfer_count += 1;
+                day.transfer_minor = add(day.transfer_minor, amount)?;
+            }
+            Event::TransferSent(_) | Event::TransferSettled(_) | Event::TransferRefunded(_) => {}
         }
         Ok(())
     }
@@ -144,5 +167,7 @@ fn empty((day, currency_code): (String, String)) -> DayRow {
         deposit_minor: 0,
         withdrawal_count: 0,
         withdrawal_minor: 0,
+        transfer_count: 0,
+        transfer_minor: 0,
     }
 }

@@ -32,4 +32,5 @@ projections! {
     user_activity::UserActivity,
     user_statistics::UserStatistics,
     users::Users,
+    transfers::Transfers,
 }

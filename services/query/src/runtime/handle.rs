@@ -82,6 +82,7 @@ pub(crate) struct Shared {
     pub name: &'static str,
     pub version: u32,
     pub source: &'static str,
+    pub cache_lifetime: Duration,
     pub progress: watch::Sender<Progress>,
     pub rebuild: watch::Sender<RebuildStatus>,
     pub commands: mpsc::Sender<Command>,
@@ -150,6 +151,11 @@ impl Handle {
         self.shared.progress.subscribe()
     }
 
+    /// How long an answer is remembered while its rows stay the same.
+    pub(crate) fn cache_lifetime(&self) -> Duration {
+        self.shared.cache_lifetime
+    }
+
     /// Everything in the log up to this position is reflected.
     pub fn position(&self) -> u64 {
         self.shared.progress.borrow().position
@@ -189,12 +195,20 @@ impl Handle {
         }
     }
 
+    /// Waits until rows may have changed since the number of changes `seen`, and brings that up to
+    /// date. Never returns when the projection has stopped.
+    pub async fn changed(&self, seen: &mut u64) {
+        let mut progress = self.shared.progress.subscribe();
+        let waited = progress.wait_for(|progress| progress.changes != *seen).await;
+        let changes = waited.ok().map(|progress| progress.changes);
+        match changes {
+            Some(changes) => *seen = changes,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Reads rows, all of one moment, and says which position they reflect.
-    pub(crate) async fn read<T, F>(
-        &self,
-        read: Option<&ReadContext>,
-        query: F,
-    ) -> Result<(T, u64), Error>
+    pub async fn read<T, F>(&self, read: Option<&ReadContext>, query: F) -> Result<(T, u64), Error>
     where
         T: Send,
         F: for<'c> Fn(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>

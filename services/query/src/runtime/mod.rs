@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use daybook_bus::source::{LogReader, SourceFactory};
 use tokio::sync::watch;
@@ -39,6 +40,8 @@ pub struct Settings {
     pub attempts: u32,
     /// The most queries that read one projection at the same time.
     pub readers: u32,
+    /// How long an answer is remembered while its rows stay the same.
+    pub cache_lifetime: Duration,
     /// The most pages that a file may have; for tests of a full disk.
     pub max_page_count: Option<u32>,
 }
@@ -52,6 +55,7 @@ impl Settings {
             rebuild_batch_size: 10_000,
             attempts: 3,
             readers: 4,
+            cache_lifetime: Duration::from_secs(60),
             max_page_count: None,
         }
     }

@@ -447,12 +447,12 @@ pub fn column<'r, T: sqlx::Decode<'r, Sqlite> + Type<Sqlite>>(
 }
 
 /// Reads a row of a `SELECT *`.
-pub(crate) fn read_row<R: Row>(row: &SqliteRow) -> Result<R, sqlx::Error> {
+pub fn read_row<R: Row>(row: &SqliteRow) -> Result<R, sqlx::Error> {
     R::read(row, 0)
 }
 
 /// Reads the rows of a `SELECT *`.
-pub(crate) fn read_rows<R: Row>(rows: &[SqliteRow]) -> Result<Vec<R>, sqlx::Error> {
+pub fn read_rows<R: Row>(rows: &[SqliteRow]) -> Result<Vec<R>, sqlx::Error> {
     rows.iter().map(read_row).collect()
 }
 

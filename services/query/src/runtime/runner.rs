@@ -53,6 +53,7 @@ pub fn start<P: Projection>(environment: &Environment) -> Started {
         name: P::NAME,
         version: P::VERSION,
         source: environment.factory.kind(),
+        cache_lifetime: environment.settings.cache_lifetime,
         progress: watch::Sender::new(Progress::default()),
         rebuild: watch::Sender::new(RebuildStatus::default()),
         commands,

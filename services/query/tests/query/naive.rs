@@ -131,6 +131,7 @@ fn fold(log: &Log) -> (Vec<String>, Vec<String>, Vec<String>) {
                 account.closed = true;
                 continue;
             }
+            _ => unreachable!("there are no transfers in these logs"),
         };
         account.minor += minor;
         if minor != 0 {

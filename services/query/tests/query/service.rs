@@ -68,7 +68,7 @@ async fn accounts_and_projections_are_served() {
     let request = GetProjectionRequest { name: "account_balance".to_owned() };
     let found = projections.get_projection(request).await.unwrap().into_inner();
     let status = found.projection.unwrap();
-    assert_eq!((status.version, status.position), (1, 1));
+    assert_eq!((status.version, status.position), (2, 1));
     assert_eq!(status.state(), ProjectionState::Live);
     served.side.shutdown().await;
 }

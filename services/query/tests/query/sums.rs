@@ -88,7 +88,7 @@ impl<const BUG: u8, const V: u32> Projection for Sums<BUG, V> {
             Event::MoneyDeposited(event) if BUG == DOUBLES => 2 * cents(event.amount.as_ref()),
             Event::MoneyDeposited(event) => cents(event.amount.as_ref()),
             Event::MoneyWithdrawn(event) => -cents(event.amount.as_ref()),
-            Event::AccountClosed(_) => 0,
+            _ => 0,
         };
         let new = Sum { account: account.clone(), cents: 0, events: 0 };
         let sum = tables.sums.edit(&account)?.get_or_insert(new);
@@ -119,7 +119,7 @@ pub fn expected(log: &Log) -> Vec<String> {
             Event::AccountOpened(event) => cents(event.initial_balance.as_ref()),
             Event::MoneyDeposited(event) => cents(event.amount.as_ref()),
             Event::MoneyWithdrawn(event) => -cents(event.amount.as_ref()),
-            Event::AccountClosed(_) => 0,
+            _ => 0,
         };
     }
     sums.iter().map(|(id, (cents, events))| format!("'{id}' {cents} {events}")).collect()

@@ -1,0 +1,284 @@
+//! `daybook saga list`, `show`, `watch`, `retry`, `compensate`: the sagas of a saga process.
+
+use std::time::Duration;
+
+use clap::{Subcommand, ValueEnum};
+use daybook_client::{Daybook, Sagas};
+use daybook_contract::daybook::v1::step_answer::Outcome;
+use daybook_contract::daybook::v1::{
+    GetSagaRequest, GetSagaResponse, ListSagasRequest, ListSagasResponse, ReadContext,
+    RetrySagaResponse, Saga, SagaStatus, SagaStep,
+};
+use tokio::time::sleep;
+
+use crate::account::{show_receipt, word};
+use crate::exit::Exit;
+use crate::flags::Globals;
+use crate::output::{self, Format};
+use crate::problem::Problem;
+use crate::{json, time};
+
+/// How often a saga is looked at while it is watched.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// A command about sagas, and the flags of all client commands.
+#[derive(Debug)]
+pub struct SagaClientArgs {
+    /// The command.
+    pub command: SagaCommand,
+    /// Flags of all client commands.
+    pub globals: Globals,
+}
+
+/// What can be done about sagas.
+#[derive(Debug, Subcommand)]
+pub enum SagaCommand {
+    /// List sagas, newest first
+    #[command(after_help = "Example:\n  daybook saga list --open\n  \
+                            daybook saga list --kind bank.transfer --status failed")]
+    List {
+        /// Only this kind, such as bank.transfer
+        #[arg(long, default_value = "", hide_default_value = true)]
+        kind: String,
+        /// Only sagas with this status
+        #[arg(long, value_enum)]
+        status: Option<SagaState>,
+        /// Only sagas that have not ended
+        #[arg(long)]
+        open: bool,
+        /// The most to show at once, up to 500
+        #[arg(long, value_name = "NUMBER", default_value_t = 50,
+              value_parser = clap::value_parser!(i32).range(1..=500))]
+        page_size: i32,
+        /// Go on where the page before ended
+        #[arg(long, value_name = "TOKEN", default_value = "", hide_default_value = true)]
+        page_token: String,
+    },
+    /// Show one saga with every step, command and answer
+    #[command(after_help = "Example:\n  daybook saga show bank.transfer-rent-march")]
+    Show {
+        /// The stream of the saga
+        stream: String,
+    },
+    /// Follow a saga until it ends
+    #[command(after_help = "Example:\n  daybook saga watch bank.transfer-rent-march")]
+    Watch {
+        /// The stream of the saga
+        stream: String,
+    },
+    /// Try the waiting steps of a saga at once
+    #[command(after_help = "Example:\n  daybook saga retry bank.transfer-rent-march")]
+    Retry {
+        /// The stream of the saga
+        stream: String,
+    },
+    /// Give a saga up: what was done is undone
+    #[command(after_help = "Example:\n  daybook saga compensate bank.transfer-rent-march \
+                            --reason mistake")]
+    Compensate {
+        /// The stream of the saga
+        stream: String,
+        /// Why
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+    },
+}
+
+/// Where a saga stands.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum SagaState {
+    /// On its way
+    Running,
+    /// Being undone
+    Compensating,
+    /// At its end
+    Completed,
+    /// Undone
+    Compensated,
+    /// Ended before anything was done, or impossible to undo
+    Failed,
+}
+
+pub(crate) async fn run(args: SagaClientArgs) -> Result<(), Problem> {
+    let client = args.globals.client()?;
+    let sagas = client.sagas();
+    let format = args.globals.output;
+    match args.command {
+        SagaCommand::List { kind, status, open, page_size, page_token } => {
+            let request = ListSagasRequest {
+                read: fresh(&client).await,
+                page_size,
+                page_token,
+                kind,
+                status: status.map_or(SagaStatus::Unspecified, status_of).into(),
+                open,
+            };
+            list(&sagas.list(request).await?, format)
+        }
+        SagaCommand::Show { stream } => show(&get(&client, &sagas, &stream).await?, format),
+        SagaCommand::Watch { stream } => watch(&client, &sagas, &stream, format).await,
+        SagaCommand::Retry { stream } => {
+            let steps = sagas.retry(&stream).await?;
+            if format == Format::Json {
+                let answer = RetrySagaResponse { steps };
+                let value = json::of("daybook.v1.RetrySagaResponse", &answer)?;
+                return Ok(output::document(&value)?);
+            }
+            Ok(output::line(&format!("{steps} steps were waiting and are tried now"))?)
+        }
+        SagaCommand::Compensate { stream, reason } => {
+            show_receipt(&sagas.compensate(&stream, reason).await?, format)
+        }
+    }
+}
+
+/// Everything recorded by now; whatever there is, when the log cannot be asked.
+async fn fresh(client: &Daybook) -> Option<ReadContext> {
+    let info = client.events().info().await.ok()?;
+    Some(ReadContext { min_position: info.head_position, ..Default::default() })
+}
+
+async fn get(client: &Daybook, sagas: &Sagas, stream: &str) -> Result<GetSagaResponse, Problem> {
+    let request = GetSagaRequest { read: fresh(client).await, stream: stream.to_owned() };
+    Ok(sagas.get(request).await?)
+}
+
+fn list(answer: &ListSagasResponse, format: Format) -> Result<(), Problem> {
+    if format == Format::Json {
+        return Ok(output::document(&json::of("daybook.v1.ListSagasResponse", answer)?)?);
+    }
+    let row = |saga: &Saga| {
+        vec![
+            saga.stream.clone(),
+            status_word(saga),
+            saga.open_steps.to_string(),
+            time::show(saga.started_time.as_ref()),
+            time::show(saga.ended_time.as_ref()),
+            time::show(saga.deadline.as_ref()),
+            refusal(saga),
+        ]
+    };
+    let header = ["saga", "status", "open steps", "started", "ended", "deadline", "refused"];
+    output::table(&header, &[2], answer.sagas.iter().map(row).collect())?;
+    if !answer.next_page_token.is_empty() {
+        let token = &answer.next_page_token;
+        output::hint(&format!("more: daybook saga list --page-token {token}"));
+    }
+    Ok(())
+}
+
+fn show(answer: &GetSagaResponse, format: Format) -> Result<(), Problem> {
+    if format == Format::Json {
+        return Ok(output::document(&json::of("daybook.v1.GetSagaResponse", answer)?)?);
+    }
+    let saga = answer.saga.clone().unwrap_or_default();
+    output::fields(&[
+        ("saga", saga.stream.clone()),
+        ("status", status_word(&saga)),
+        ("version", saga.version.to_string()),
+        ("started", time::show(saga.started_time.as_ref())),
+        ("ended", time::show(saga.ended_time.as_ref())),
+        ("deadline", time::show(saga.deadline.as_ref())),
+        ("refused", refusal(&saga)),
+        ("as of position", answer.position.to_string()),
+    ])?;
+    let row = |step: &SagaStep| {
+        vec![
+            format!("{}.{}", step.version, step.index),
+            step.cause_event_name.clone(),
+            command_name(step),
+            step.target_stream.clone(),
+            answer_text(step),
+            events(step),
+            step.problem.clone(),
+        ]
+    };
+    let header = ["step", "after", "command", "to", "answer", "events", "problem"];
+    output::table(&header, &[], answer.steps.iter().map(row).collect())?;
+    output::hint(&format!("events: daybook events read {}", saga.stream));
+    Ok(())
+}
+
+/// Shows every change of a saga until it ends.
+async fn watch(
+    client: &Daybook,
+    sagas: &Sagas,
+    stream: &str,
+    format: Format,
+) -> Result<(), Problem> {
+    let mut seen = 0;
+    loop {
+        let answer = get(client, sagas, stream).await?;
+        let saga = answer.saga.clone().unwrap_or_default();
+        if saga.version > seen {
+            seen = saga.version;
+            if format == Format::Json {
+                output::stream_document(&json::of("daybook.v1.Saga", &saga)?)?;
+            } else {
+                output::line(&describe(&saga, &answer.steps))?;
+            }
+        }
+        match saga.status() {
+            SagaStatus::Completed => return Ok(()),
+            SagaStatus::Compensated | SagaStatus::Failed => {
+                return Err(Problem::new(Exit::Refused, format!("saga {stream} did not complete"))
+                    .why(refusal(&saga))
+                    .next(format!("daybook saga show {stream}")));
+            }
+            _ => sleep(INTERVAL).await,
+        }
+    }
+}
+
+fn describe(saga: &Saga, steps: &[SagaStep]) -> String {
+    let open: Vec<_> = steps
+        .iter()
+        .filter(|step| step.answer.is_none())
+        .map(|step| format!("{} to {}", command_name(step), step.target_stream))
+        .collect();
+    let next = if open.is_empty() { "" } else { ", next: " };
+    let when = time::show(saga.updated_time.as_ref());
+    format!("{when}  version {}: {}{next}{}", saga.version, status_word(saga), open.join(", "))
+}
+
+/// The name of the command, without its package.
+fn command_name(step: &SagaStep) -> String {
+    let name = step.command.rsplit('.').next().unwrap_or_default();
+    name.trim_end_matches("Request").to_owned()
+}
+
+fn answer_text(step: &SagaStep) -> String {
+    match step.answer.as_ref().and_then(|answer| answer.outcome.as_ref()) {
+        None if step.failed_attempts > 0 => format!("none after {} attempts", step.failed_attempts),
+        None => "none yet".to_owned(),
+        Some(Outcome::Receipt(receipt)) => format!("accepted at {}", receipt.position),
+        Some(Outcome::Refusal(refusal)) => format!("refused: {}", refusal.reason),
+    }
+}
+
+/// The events that the command has recorded.
+fn events(step: &SagaStep) -> String {
+    match step.answer.as_ref().and_then(|answer| answer.outcome.as_ref()) {
+        Some(Outcome::Receipt(receipt)) => receipt.event_ids.join("\n"),
+        _ => String::new(),
+    }
+}
+
+fn status_word(saga: &Saga) -> String {
+    word(saga.status().as_str_name(), "SAGA_STATUS_")
+}
+
+fn refusal(saga: &Saga) -> String {
+    let refusal = saga.refusal.as_ref();
+    refusal.map(|refusal| format!("{}: {}", refusal.reason, refusal.message)).unwrap_or_default()
+}
+
+fn status_of(status: SagaState) -> SagaStatus {
+    match status {
+        SagaState::Running => SagaStatus::Running,
+        SagaState::Compensating => SagaStatus::Compensating,
+        SagaState::Completed => SagaStatus::Completed,
+        SagaState::Compensated => SagaStatus::Compensated,
+        SagaState::Failed => SagaStatus::Failed,
+    }
+}

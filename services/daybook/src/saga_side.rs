@@ -1,0 +1,72 @@
+//! The saga side of a process: the saga runtime, its service, and where its events come from.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use daybook_bus::log::{GrpcLogReader, LogSourceFactory};
+use daybook_bus::source::SourceFactory;
+use daybook_saga::{SagaSide as Sagas, Share};
+use tokio::sync::watch;
+
+use crate::command_side::services_of;
+use crate::config::Config;
+use crate::http::{Health, Report};
+use crate::query_side::{channel, kafka, report};
+use crate::serve::{self, Running};
+
+/// A running saga side.
+pub struct SagaSide {
+    /// The gRPC server.
+    pub server: Running,
+    sagas: Arc<Sagas>,
+    closing: watch::Sender<bool>,
+}
+
+/// Starts the saga runtime and serves its service.
+pub async fn start(config: &Config, log_url: &str) -> anyhow::Result<SagaSide> {
+    let channel = channel(log_url)?;
+    let listener = serve::bind(config.saga_listen, "--saga-listen").await?;
+    let data_dir = config.data.join("saga");
+    let log = GrpcLogReader::new(channel.clone());
+    let factory: Arc<dyn SourceFactory> = match config.brokers.is_empty() {
+        true => Arc::new(LogSourceFactory::new(channel.clone())),
+        false => Arc::new(kafka(config, &data_dir, log.clone()).await),
+    };
+    let settings = daybook_saga::Config {
+        data_dir,
+        batch_size: config.batch_size,
+        share: Share { index: config.saga_instance, of: config.saga_instances },
+    };
+    let sagas = Arc::new(Sagas::open(settings, factory, Arc::new(log), channel)?);
+    let closing = watch::Sender::new(false);
+    let services = services_of(|name| name == "daybook.v1.SagaService");
+    let server = serve::serve(listener, config, sagas.routes(), services, closing.subscribe());
+    Ok(SagaSide { server: server.await?, sagas, closing })
+}
+
+impl SagaSide {
+    /// How its parts are doing.
+    pub fn health(&self) -> Arc<dyn Health> {
+        Arc::new(SagaHealth(self.sagas.clone()))
+    }
+
+    /// Stops sending steps and waits for requests under way.
+    pub async fn stop(self, deadline: Duration) {
+        self.server.not_serving().await;
+        self.closing.send_replace(true);
+        self.sagas.shutdown().await;
+        self.server.drained(deadline).await;
+    }
+}
+
+struct SagaHealth(Arc<Sagas>);
+
+impl Health for SagaHealth {
+    fn reports(&self) -> Vec<Report> {
+        let problem = match self.0.waiting() {
+            (0, _) => String::new(),
+            (steps, problem) => format!("{steps} steps wait to be tried again: {problem}"),
+        };
+        vec![report(&self.0.status()), Report::working("sagas", problem)]
+    }
+}

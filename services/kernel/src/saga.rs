@@ -1,0 +1,96 @@
+//! Sagas: work over several aggregates, step by step. *Not* here: who sends the steps, how often,
+//! and what is remembered meanwhile.
+
+use daybook_contract::contract::CommandSet;
+use daybook_contract::daybook::v1::{SagaStatus, StepAnswer};
+use prost_types::Timestamp;
+
+use crate::Aggregate;
+
+/// A process manager: an aggregate with its own stream that sends commands to other aggregates and
+/// records their answers.
+///
+/// Law: all functions are pure. Every step that `react` asks for is sent until it is answered; its
+/// answer comes back through `record`, and the saga then records an event for which `answered`
+/// gives that answer. A step may be sent more than once, and so may its answer: the runtime gives
+/// each a request id made from the saga's stream, the version of the event and the place among its
+/// steps, so that the log lets each have one effect.
+pub trait Saga: Aggregate {
+    /// The aggregates whose events may start such a saga.
+    const STARTED_BY: &'static [&'static str] = &[];
+
+    /// The id of the saga that an event of another aggregate starts, and the command to its own
+    /// stream that does so. A saga that exists already is not started again.
+    fn start(event: &Foreign<'_>) -> Result<Option<(String, Self::Command)>, String> {
+        let _ = event;
+        Ok(None)
+    }
+
+    /// What is to be done after an event, which is part of the state already.
+    fn react(id: &str, state: &Self::State, event: &Self::Event) -> Vec<Step>;
+
+    /// The command to the saga's own stream that records the answer to a step.
+    fn record(id: &str, answer: StepAnswer) -> Self::Command;
+
+    /// The answer that an event has recorded; `None` for an event that records none.
+    fn answered(event: &Self::Event) -> Option<&StepAnswer>;
+
+    /// Where the saga stands.
+    fn status(state: &Self::State) -> SagaStatus;
+
+    /// When the saga has to be woken, and the command to its own stream that wakes it; `None` when
+    /// there is no deadline (any more).
+    fn timer(id: &str, state: &Self::State) -> Option<(Timestamp, Self::Command)> {
+        let _ = (id, state);
+        None
+    }
+
+    /// The command to the saga's own stream that gives it up, for this reason.
+    fn compensate(id: &str, reason: &str) -> Self::Command;
+}
+
+/// An event of another aggregate, not decoded yet.
+#[derive(Debug, Clone, Copy)]
+pub struct Foreign<'a> {
+    /// The aggregate.
+    pub aggregate_type: &'a str,
+    /// Its id.
+    pub aggregate_id: &'a str,
+    /// The name of the event.
+    pub name: &'a str,
+    /// The version of its schema.
+    pub version: u32,
+    /// The encoded message.
+    pub bytes: &'a [u8],
+}
+
+/// A command that a saga wants sent to an aggregate, without its context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The aggregate that decides it.
+    pub aggregate: &'static str,
+    /// The id of the aggregate.
+    pub aggregate_id: String,
+    /// The full name of the request, such as `bank.v1.SendTransferRequest`.
+    pub type_name: &'static str,
+    /// The encoded request, without its context.
+    pub request: Vec<u8>,
+}
+
+impl<C: CommandSet> From<&C> for Step {
+    fn from(command: &C) -> Self {
+        Self {
+            aggregate: C::AGGREGATE,
+            aggregate_id: command.key().to_owned(),
+            type_name: command.type_name(),
+            request: command.content(),
+        }
+    }
+}
+
+impl Step {
+    /// The step that sends this command.
+    pub fn send(command: impl CommandSet) -> Self {
+        Self::from(&command)
+    }
+}

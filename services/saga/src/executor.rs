@@ -1,0 +1,372 @@
+//! Carries out what the rows say is to be done: steps without an answer, sagas to be started,
+//! sagas to be woken.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use daybook_bus::source::LogReader;
+use daybook_contract::daybook::v1::step_answer::Outcome;
+use daybook_contract::daybook::v1::{CommandContext, ReadContext, StepAnswer};
+use daybook_contract::error::Error;
+use daybook_kernel::Step;
+use daybook_query::runtime::Handle;
+use daybook_query::runtime::row::read_rows;
+use daybook_query::time;
+use futures::FutureExt;
+use sqlx::sqlite::SqliteConnection;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tracing::{error, warn};
+use uuid::Uuid;
+
+use crate::Share;
+use crate::flights::Flights;
+use crate::projection::{SagaRow, StartRow, StepRow};
+use crate::sender::{Outgoing, Sender, outcome};
+use crate::{ids, kind, metrics};
+
+/// The commands that are on their way at once; a group of the log takes more.
+const MAX_SENT: usize = 256;
+
+/// How many open steps are taken up at a look at the rows.
+const MAX_TAKEN: usize = 1_000;
+
+/// How often the rows are looked at when nothing changes: for deadlines, for what nobody else has
+/// done, and for the metrics.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long another process may leave a step of its share undone.
+const TAKE_OVER: Duration = Duration::from_secs(10);
+
+/// The pause after a failed attempt; it doubles with each that follows, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How many failed attempts are worth a line in the log.
+const WARN_AFTER: u32 = 5;
+
+pub(crate) struct Executor {
+    sagas: Handle,
+    log: Arc<dyn LogReader>,
+    share: Share,
+    worker: Arc<Worker>,
+}
+
+/// What carries out one thing.
+struct Worker {
+    sender: Sender,
+    flights: Arc<Flights>,
+    room: Semaphore,
+}
+
+/// What is to be done, as the rows say.
+struct Work {
+    steps: Vec<StepRow>,
+    starts: Vec<StartRow>,
+    due: Vec<SagaRow>,
+    limit: usize,
+}
+
+/// One thing to do.
+struct Task {
+    /// The request id of the command.
+    id: Uuid,
+    /// The stream of the saga.
+    stream: String,
+    since_ns: i64,
+    kind: TaskKind,
+}
+
+enum TaskKind {
+    Step(Box<StepRow>),
+    Start(Box<StartRow>),
+    Wake(Box<SagaRow>),
+}
+
+impl Executor {
+    pub fn new(
+        sagas: Handle,
+        log: Arc<dyn LogReader>,
+        sender: Sender,
+        flights: Arc<Flights>,
+        share: Share,
+    ) -> Self {
+        let worker = Arc::new(Worker { sender, flights, room: Semaphore::new(MAX_SENT) });
+        Self { sagas, log, share, worker }
+    }
+
+    /// Works until it is told to stop.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        let mut tasks = JoinSet::new();
+        tokio::select! {
+            () = self.work(&mut tasks) => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+        tasks.shutdown().await;
+    }
+
+    async fn work(&self, tasks: &mut JoinSet<()>) {
+        self.catch_up().await;
+        let mut seen = 0;
+        let mut measured = tokio::time::Instant::now();
+        loop {
+            match self.look().await {
+                Ok(work) => self.take_up(work, tasks),
+                Err(error) => warn!(%error, "the sagas cannot be read"),
+            }
+            while let Some(ended) = tasks.try_join_next() {
+                if let Err(error) = ended {
+                    error!(%error, "a step panicked and will be taken up again");
+                }
+            }
+            if measured.elapsed() >= INTERVAL {
+                measured = tokio::time::Instant::now();
+                self.measure().await;
+            }
+            let _ = tokio::time::timeout(INTERVAL, self.sagas.changed(&mut seen)).await;
+        }
+    }
+
+    /// Waits until the rows reflect the log as it is now. What was answered long ago would
+    /// otherwise be sent again, to no effect.
+    async fn catch_up(&self) {
+        loop {
+            if let Ok(head) = self.log.head().await {
+                let read = ReadContext {
+                    min_position: head,
+                    max_wait: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
+                    ..Default::default()
+                };
+                if self.sagas.read(Some(&read), |_| async { Ok(()) }.boxed()).await.is_ok() {
+                    return;
+                }
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+
+    async fn look(&self) -> Result<Work, Error> {
+        let limit = self.worker.flights.len() + MAX_TAKEN;
+        let now = time::now_ns();
+        let (work, _) =
+            self.sagas.read(None, |connection| select(connection, limit, now).boxed()).await?;
+        Ok(work)
+    }
+
+    fn take_up(&self, work: Work, tasks: &mut JoinSet<()>) {
+        let complete = [work.steps.len(), work.starts.len(), work.due.len()]
+            .iter()
+            .all(|found| *found < work.limit);
+        let todo: Vec<Task> = work.tasks();
+        let open: HashSet<Uuid> = todo.iter().map(|task| task.id).collect();
+        self.worker.flights.forget(complete.then_some(&open));
+        let foreign_before = time::now_ns() - TAKE_OVER.as_nanos() as i64;
+        for task in todo {
+            if !self.share.has(&task.stream) && task.since_ns > foreign_before {
+                continue;
+            }
+            let Some(wake) = self.worker.flights.begin(task.id, &task.stream) else { continue };
+            let worker = self.worker.clone();
+            tasks.spawn(async move { worker.carry_out(task, &wake).await });
+        }
+    }
+
+    async fn measure(&self) {
+        if let Ok(((counts, oldest), _)) =
+            self.sagas.read(None, |connection| metrics::select(connection).boxed()).await
+        {
+            metrics::set(&counts, &oldest, self.worker.flights.waiting().0);
+        }
+    }
+}
+
+async fn select(
+    connection: &mut SqliteConnection,
+    limit: usize,
+    now: i64,
+) -> Result<Work, sqlx::Error> {
+    let most = i64::try_from(limit).unwrap_or(i64::MAX);
+    let steps = sqlx::query("SELECT * FROM steps WHERE is_open = 1 ORDER BY position LIMIT ?")
+        .bind(most)
+        .fetch_all(&mut *connection)
+        .await?;
+    let starts = sqlx::query("SELECT * FROM starts ORDER BY position LIMIT ?")
+        .bind(most)
+        .fetch_all(&mut *connection)
+        .await?;
+    let due = sqlx::query("SELECT * FROM sagas WHERE due_time <= ? ORDER BY due_time LIMIT ?")
+        .bind(now)
+        .bind(most)
+        .fetch_all(connection)
+        .await?;
+    Ok(Work {
+        steps: read_rows(&steps)?,
+        starts: read_rows(&starts)?,
+        due: read_rows(&due)?,
+        limit,
+    })
+}
+
+impl Work {
+    fn tasks(self) -> Vec<Task> {
+        let steps = self.steps.into_iter().map(|row| Task {
+            id: ids::step(&row.stream, row.version, row.number),
+            stream: row.stream.clone(),
+            since_ns: row.event_time,
+            kind: TaskKind::Step(Box::new(row)),
+        });
+        let starts = self.starts.into_iter().map(|row| Task {
+            id: ids::start(&row.stream, &row.event_id),
+            stream: row.stream.clone(),
+            since_ns: row.event_time,
+            kind: TaskKind::Start(Box::new(row)),
+        });
+        let due = self.due.into_iter().map(|row| {
+            let due_time = row.due_time.unwrap_or_default();
+            Task {
+                id: ids::wake(&row.stream, due_time),
+                stream: row.stream.clone(),
+                since_ns: due_time,
+                kind: TaskKind::Wake(Box::new(row)),
+            }
+        });
+        steps.chain(starts).chain(due).collect()
+    }
+}
+
+impl Share {
+    /// Whether a saga is in it.
+    fn has(self, stream: &str) -> bool {
+        // FNV-1a: stable over processes and versions.
+        let hash = stream.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        hash % u64::from(self.of.max(1)) == u64::from(self.index)
+    }
+}
+
+impl Worker {
+    async fn carry_out(&self, task: Task, wake: &tokio::sync::Notify) {
+        let Task { id, stream, kind, .. } = task;
+        let _end = self.flights.until_dropped(id);
+        match kind {
+            TaskKind::Step(row) => self.step(id, *row, wake).await,
+            TaskKind::Start(row) => {
+                let (type_name, request) = (row.type_name, row.request);
+                let context = context(id, &row.saga_id, &row.event_id);
+                let command = Outgoing { type_name, request, context };
+                self.to_itself(id, &stream, &command, wake).await;
+            }
+            TaskKind::Wake(row) => {
+                let step = kind::find(&row.kind).and_then(|k| k.wake(&row.saga_id, &row.state));
+                match step {
+                    Some(step) => {
+                        let context = context(id, &row.saga_id, "");
+                        self.to_itself(id, &stream, &outgoing(step, context), wake).await;
+                    }
+                    None => error!(%stream, "the saga is due and cannot be woken"),
+                }
+            }
+        }
+        self.flights.recorded(id);
+    }
+
+    /// Sends the command of a step, then records its answer.
+    async fn step(&self, id: Uuid, row: StepRow, wake: &tokio::sync::Notify) {
+        let StepRow { stream, version, number, event_id, .. } = row;
+        let (kind, saga_id) = stream.split_once('-').unwrap_or((&stream, ""));
+        let Some(kind) = kind::find(kind) else {
+            error!(%stream, "there is no such kind of saga");
+            return;
+        };
+        let command = Outgoing {
+            type_name: row.type_name,
+            request: row.request,
+            context: context(id, saga_id, &event_id),
+        };
+        let outcome = self.insist(id, &stream, &command, wake).await;
+        let answer = StepAnswer {
+            version: u64::try_from(version).unwrap_or_default(),
+            index: u32::try_from(number).unwrap_or_default(),
+            outcome: Some(outcome),
+        };
+        let record = ids::answer(&stream, version, number);
+        let context = context(record, saga_id, &event_id);
+        let command = outgoing(kind.record(saga_id, answer), context);
+        self.to_itself(id, &stream, &command, wake).await;
+    }
+
+    /// Sends a command to the saga's own stream.
+    async fn to_itself(
+        &self,
+        id: Uuid,
+        stream: &str,
+        command: &Outgoing,
+        wake: &tokio::sync::Notify,
+    ) {
+        if let Outcome::Refusal(refusal) = self.insist(id, stream, command, wake).await {
+            let (reason, message) = (&refusal.reason, &refusal.message);
+            warn!(%stream, command = %command.type_name, %reason, %message, "a saga refused");
+        }
+    }
+
+    /// Sends a command until it has an outcome.
+    async fn insist(
+        &self,
+        id: Uuid,
+        stream: &str,
+        command: &Outgoing,
+        wake: &tokio::sync::Notify,
+    ) -> Outcome {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let answer = {
+                let _room = self.room.acquire().await.expect("it is never closed");
+                outcome(self.sender.send(command).await)
+            };
+            let status = match answer {
+                Ok(outcome) => return outcome,
+                Err(status) => status,
+            };
+            let problem = format!("{:?}: {}", status.code(), status.message());
+            let attempts = self.flights.failed(id, &problem);
+            if attempts.is_multiple_of(WARN_AFTER) {
+                warn!(%stream, command = %command.type_name, attempts, %problem, "will try again");
+            }
+            // Many that fail at once must not come back at once.
+            let part = pause.mul_f64(0.5 + f64::from(id.as_bytes()[0]) / 512.0);
+            let _ = tokio::time::timeout(part, wake.notified()).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+fn outgoing(step: Step, context: CommandContext) -> Outgoing {
+    Outgoing { type_name: step.type_name.to_owned(), request: step.request, context }
+}
+
+fn context(id: Uuid, saga_id: &str, causation_id: &str) -> CommandContext {
+    CommandContext {
+        request_id: id.to_string(),
+        correlation_id: saga_id.to_owned(),
+        causation_id: causation_id.to_owned(),
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_saga_is_in_one_share() {
+        for of in 1..5 {
+            for n in 0..100 {
+                let stream = format!("bank.transfer-{n}");
+                let owners = (0..of).filter(|index| Share { index: *index, of }.has(&stream));
+                assert_eq!(owners.count(), 1, "{stream} of {of}");
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Request ids that are made from what a request is, so that the same request has the same id
+//! whoever sends it and however often: UUIDs of version 8 over SHA-256, in the manner of RFC 9562.
+
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+/// The id of the command of a step.
+pub(crate) fn step(stream: &str, version: i64, number: i64) -> Uuid {
+    derived("step", &[stream, &version.to_string(), &number.to_string()])
+}
+
+/// The id of the command that records the answer to a step.
+pub(crate) fn answer(stream: &str, version: i64, number: i64) -> Uuid {
+    derived("answer", &[stream, &version.to_string(), &number.to_string()])
+}
+
+/// The id of the command that wakes a saga.
+pub(crate) fn wake(stream: &str, due_time: i64) -> Uuid {
+    derived("wake", &[stream, &due_time.to_string()])
+}
+
+/// The id of the command that starts a saga.
+pub(crate) fn start(stream: &str, event_id: &str) -> Uuid {
+    derived("start", &[stream, event_id])
+}
+
+fn derived(what: &str, parts: &[&str]) -> Uuid {
+    let mut hash = Sha256::new_with_prefix("daybook.dev/saga/");
+    hash.update(what);
+    for part in parts {
+        // No part contains it, so no two lists of parts read the same.
+        hash.update([0]);
+        hash.update(part);
+    }
+    let digest = hash.finalize();
+    uuid::Builder::from_custom_bytes(std::array::from_fn(|at| digest[at])).into_uuid()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_says_what_it_is_the_id_of_and_nothing_else() {
+        let ids = [
+            step("bank.transfer-1", 1, 0),
+            step("bank.transfer-1", 1, 1),
+            step("bank.transfer-1", 11, 0),
+            step("bank.transfer-11", 1, 0),
+            answer("bank.transfer-1", 1, 0),
+            wake("bank.transfer-1", 1),
+            start("bank.transfer-1", "1"),
+        ];
+        for (at, id) in ids.iter().enumerate() {
+            assert_eq!(id.get_version_num(), 8);
+            assert!(!ids[..at].contains(id), "{id} is twice");
+        }
+        // A new version of the program must make the ids of the one before.
+        assert_eq!(ids[0].to_string(), "4bbe1bfe-5abb-83d2-a696-2055554a23b2");
+    }
+}

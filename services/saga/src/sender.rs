@@ -1,0 +1,127 @@
+//! Sends commands, and tells a refusal from a failure.
+
+use std::time::Duration;
+
+use daybook_contract::daybook::v1::command_service_client::CommandServiceClient;
+use daybook_contract::daybook::v1::step_answer::Outcome;
+use daybook_contract::daybook::v1::{
+    CommandContext, CommandReceipt, ErrorReason, ExecuteRequest, StepRefusal,
+};
+use daybook_contract::error::{Error, reason_name};
+use prost::Message;
+use prost_types::Any;
+use tonic::metadata::MetadataValue;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+/// How long an attempt may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Who sends the commands of sagas.
+const ACTOR: &str = "saga";
+
+/// The longest text of a refusal that is kept, in characters; what a text of the contract may have.
+const MAX_TEXT: usize = 1_000;
+
+/// A command on its way: the encoded request without its context, and the context.
+#[derive(Debug, Clone)]
+pub(crate) struct Outgoing {
+    /// The full name of the request.
+    pub type_name: String,
+    pub request: Vec<u8>,
+    pub context: CommandContext,
+}
+
+/// Sends commands to the command service.
+#[derive(Clone)]
+pub(crate) struct Sender {
+    client: CommandServiceClient<Channel>,
+}
+
+/// The one field that all command requests have in common.
+#[derive(Clone, PartialEq, Message)]
+struct ContextOnly {
+    #[prost(message, optional, tag = "1")]
+    context: Option<CommandContext>,
+}
+
+impl Sender {
+    /// A sender over a channel to the command service.
+    pub fn new(channel: Channel) -> Self {
+        Self { client: CommandServiceClient::new(channel) }
+    }
+
+    /// Sends a command once.
+    pub async fn send(&self, command: &Outgoing) -> Result<CommandReceipt, Status> {
+        let mut value = command.request.clone();
+        let context = Some(command.context.clone());
+        value.extend(ContextOnly { context }.encode_to_vec());
+        let type_url = format!("type.googleapis.com/{}", command.type_name);
+        let mut request = Request::new(ExecuteRequest { command: Some(Any { type_url, value }) });
+        request.set_timeout(DEADLINE);
+        request.metadata_mut().insert("daybook-actor", MetadataValue::from_static(ACTOR));
+        Ok(self.client.clone().execute(request).await?.into_inner())
+    }
+}
+
+/// The outcome of a command, if it has one: a status that is not a refusal says nothing about the
+/// command, which is to be sent again.
+pub(crate) fn outcome(answer: Result<CommandReceipt, Status>) -> Result<Outcome, Status> {
+    match answer {
+        // That it was an earlier answer differs from one attempt to the next; the rest does not.
+        Ok(receipt) => Ok(Outcome::Receipt(CommandReceipt { replayed: false, ..receipt })),
+        Err(status) => refusal(&status).map(Outcome::Refusal).ok_or(status),
+    }
+}
+
+/// What a rule has refused. Rules have a few codes and always a reason.
+fn refusal(status: &Status) -> Option<StepRefusal> {
+    let by_a_rule = matches!(
+        status.code(),
+        Code::NotFound | Code::AlreadyExists | Code::FailedPrecondition | Code::InvalidArgument
+    );
+    let error = Error::from(status);
+    // A request id that was used for something else is no answer to this command: whether it had
+    // its effect is not known. It takes a person to look.
+    let is_answer = !error.reason().is_empty()
+        && error.reason() != reason_name(ErrorReason::RequestIdReused)
+        && error.reason() != reason_name(ErrorReason::UnknownCommand);
+    (by_a_rule && is_answer).then(|| StepRefusal {
+        code: status.code().into(),
+        reason: error.reason().to_owned(),
+        message: error.message().chars().take(MAX_TEXT).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_rule_refuses() {
+        let rule = Error::custom(Code::FailedPrecondition, "INSUFFICIENT_FUNDS", "too little");
+        let refused = outcome(Err(rule.into())).unwrap();
+        let Outcome::Refusal(refusal) = refused else { panic!("{refused:?}") };
+        assert_eq!((refusal.code, refusal.reason.as_str()), (9, "INSUFFICIENT_FUNDS"));
+        for reason in [
+            ErrorReason::Overloaded,
+            ErrorReason::StoreUnavailable,
+            ErrorReason::DeadlineExceeded,
+            ErrorReason::DiskFull,
+            ErrorReason::DamagedRecord,
+            ErrorReason::Internal,
+            ErrorReason::RequestIdReused,
+            ErrorReason::UnknownCommand,
+        ] {
+            assert!(outcome(Err(Error::new(reason, "not now").into())).is_err(), "{reason:?}");
+        }
+        assert!(outcome(Err(Status::not_found("said by a proxy"))).is_err());
+    }
+
+    #[test]
+    fn a_replayed_receipt_is_the_same_answer() {
+        let receipt = CommandReceipt { version: 3, replayed: true, ..Default::default() };
+        let Outcome::Receipt(kept) = outcome(Ok(receipt)).unwrap() else { panic!("a receipt") };
+        assert_eq!(kept, CommandReceipt { version: 3, ..Default::default() });
+    }
+}
