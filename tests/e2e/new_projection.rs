@@ -56,7 +56,7 @@ impl Projection for LargestDeposit {
         let amount = match &event.event {
             Event::AccountOpened(opened) => opened.initial_balance.as_ref(),
             Event::MoneyDeposited(deposited) => deposited.amount.as_ref(),
-            Event::MoneyWithdrawn(_) | Event::AccountClosed(_) => None,
+            _ => None,
         };
         let Some(cents) = amount.map(minor) else { return Ok(()) };
         let account = event.aggregate_id.clone();
