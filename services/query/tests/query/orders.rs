@@ -20,7 +20,7 @@ use crate::fakes::*;
 struct Shop {
     host: Host,
     queries: OrderQueries,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Shop {
@@ -30,7 +30,7 @@ impl Shop {
         let host = run_bank(&dir, &log);
         until_position(&host, log.position()).await;
         let queries = OrderQueries::new(host.handles()).unwrap();
-        Self { host, queries, _dir: dir }
+        Self { host, queries, dir }
     }
 
     async fn order(&self, order_id: &str) -> Result<Order, Error> {
@@ -291,6 +291,8 @@ async fn days_are_summed_up_for_each_currency() {
     assert_eq!(shop.days(request("USD")).await, days[1..]);
     let first = GetDailyStatisticsRequest { end_date: String::new(), ..request("") };
     assert_eq!(shop.days(first).await, days[..2]);
+    // Only the order that is still to be paid is remembered.
+    assert_eq!(dump(&shop.dir, "order_statistics", "submitted").await, ["'c' 'JPY'"]);
     shop.host.shutdown().await;
 }
 
