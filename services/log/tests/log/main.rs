@@ -3,6 +3,7 @@
 mod claims;
 mod fixture;
 mod old_stores;
+mod overlap;
 mod reads;
 mod storage_contract;
 mod writer_laws;

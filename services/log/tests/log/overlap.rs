@@ -1,0 +1,134 @@
+//! The next group is decided while the last one commits.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use daybook_log::sqlite::{self, Options};
+use daybook_log::storage::{Group, StorageWriter};
+use daybook_log::{Error, EventLog};
+use futures::future::{BoxFuture, join_all};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::fixture::{Ask, add, add_as, add_reads, all_events, submission};
+
+/// A storage whose second commit takes until it is told to go on, and may then fail.
+struct Held {
+    inner: Box<dyn StorageWriter>,
+    commits: usize,
+    go_on: Arc<Notify>,
+    fault: Option<Error>,
+}
+
+impl StorageWriter for Held {
+    fn commit(&mut self, group: Arc<Group>) -> BoxFuture<'static, Result<(), Error>> {
+        self.commits += 1;
+        if self.commits != 2 {
+            return self.inner.commit(group);
+        }
+        let go_on = self.go_on.clone();
+        let done = match &self.fault {
+            None => self.inner.commit(group),
+            Some(fault) => Box::pin(std::future::ready(Err(fault.clone()))),
+        };
+        Box::pin(async move {
+            go_on.notified().await;
+            done.await
+        })
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        self.inner.close()
+    }
+}
+
+async fn held(dir: &tempfile::TempDir, fault: Option<Error>) -> (EventLog, Arc<Notify>) {
+    let opened = sqlite::open(Options::new(dir.path())).await.unwrap();
+    let go_on = Arc::new(Notify::new());
+    let inner = Box::new(opened.writer);
+    let storage = Box::new(Held { inner, commits: 0, go_on: go_on.clone(), fault });
+    let cached = NonZeroUsize::new(100).unwrap();
+    let log = EventLog::start(opened.info, storage, Arc::new(opened.reader), cached).await.unwrap();
+    (log, go_on)
+}
+
+/// Lets the writer take up what was submitted.
+async fn taken_up() {
+    tokio::time::sleep(Duration::from_millis(30)).await;
+}
+
+#[tokio::test]
+async fn what_is_decided_on_top_of_a_group_that_fails_fails_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let fault = Error::NotWritten { problem: "as the test wants it".into() };
+    let (log, go_on) = held(&dir, Some(fault.clone())).await;
+    // The first commit. From here on both streams and the claim are in memory.
+    let both = tokio::join!(add(&log, "a", 5), add_reads(&log, "b", &["a"]));
+    assert!(both.0.is_ok() && both.1.is_ok());
+    let id = Uuid::now_v7();
+    let first = tokio::spawn({
+        let log = log.clone();
+        async move { add_as(&log, "a", 10, id).await }
+    });
+    taken_up().await;
+    let on_top = tokio::spawn({
+        let log = log.clone();
+        async move {
+            let repeated = submission("a", Ask::Add(vec![10]), Some(id));
+            let answers = join_all([
+                log.submit(submission("a", Ask::Add(vec![-12]), None)),
+                log.submit(submission("a", Ask::Add(vec![-99]), None)),
+                log.submit(repeated),
+                log.submit(submission("b", Ask::Add(vec![1]), Some(Uuid::now_v7()))),
+            ]);
+            (answers.await, add_reads(&log, "b", &["a"]).await)
+        }
+    });
+    taken_up().await;
+    assert!(!first.is_finished() && !on_top.is_finished(), "nothing is answered before the commit");
+    go_on.notify_one();
+    assert_eq!(first.await.unwrap(), Err(fault.clone()));
+    let (answers, later) = on_top.await.unwrap();
+    assert_eq!(answers, vec![Err(fault); 4], "even the refusal was decided on what failed");
+    assert_eq!(later.unwrap().version, 2, "what comes after is decided anew");
+    assert!(add(&log, "a", -6).await.is_err(), "nothing of them is in the state");
+    let again = add_as(&log, "a", 10, id).await.unwrap();
+    assert_eq!((again.version, again.replayed), (2, false));
+    assert_eq!(all_events(&log).await.len(), 4);
+}
+
+#[tokio::test]
+async fn what_is_decided_while_a_group_commits_goes_into_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, go_on) = held(&dir, None).await;
+    add(&log, "a", 5).await.unwrap();
+    let id = Uuid::now_v7();
+    let under_way = tokio::spawn({
+        let log = log.clone();
+        async move { add_as(&log, "a", 10, id).await }
+    });
+    taken_up().await;
+    let waiting = tokio::spawn({
+        let log = log.clone();
+        async move {
+            tokio::join!(
+                add_as(&log, "a", 10, id),
+                add(&log, "a", -15),
+                add(&log, "a", -1),
+                add(&log, "cold", 1),
+            )
+        }
+    });
+    taken_up().await;
+    assert!(!waiting.is_finished());
+    go_on.notify_one();
+    let first = under_way.await.unwrap().unwrap();
+    let (repeated, last, refused, cold) = waiting.await.unwrap();
+    let repeated = repeated.unwrap();
+    assert!(repeated.replayed && repeated.event_ids == first.event_ids);
+    assert_eq!(last.unwrap().version, 3);
+    assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+    assert_eq!(cold.unwrap().version, 1);
+    assert_eq!(all_events(&log).await.len(), 4);
+}
