@@ -11,6 +11,7 @@ mod bank;
 mod load;
 mod machine;
 mod noop;
+mod plain;
 mod projections;
 mod report;
 mod scenarios;
@@ -33,6 +34,9 @@ const WARM_UP: Duration = Duration::from_secs(1);
 
 /// The argument with which this program is the ceiling instead.
 const NOOP_SERVER: &str = "noop-server";
+
+/// The argument with which this program is the plain design instead; its directory follows.
+const PLAIN_SERVER: &str = "plain-server";
 
 /// Measures daybook, each load beside a ceiling of the same machine at the same time.
 #[derive(Debug, Parser)]
@@ -69,8 +73,11 @@ struct Cli {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    if std::env::args().nth(1).as_deref() == Some(NOOP_SERVER) {
-        return noop::serve().await;
+    let mut arguments = std::env::args().skip(1);
+    match (arguments.next().as_deref(), arguments.next()) {
+        (Some(NOOP_SERVER), _) => return noop::serve().await,
+        (Some(PLAIN_SERVER), Some(directory)) => return plain::serve(directory.as_ref()).await,
+        _ => {}
     }
     let cli = Cli::parse();
     ensure!(
@@ -89,7 +96,7 @@ async fn main() -> Result<()> {
     };
     let mut bench = Bench {
         programs,
-        noop: noop::Process::start()?,
+        noop: noop::Process::start([NOOP_SERVER])?,
         times: Times { warm_up: WARM_UP.min(window / 2), window },
         windows: cli.windows,
         brokers: cli.brokers,

@@ -3,6 +3,7 @@
 //! It runs as a process of its own (`daybook-bench noop-server`) and takes the same requests from
 //! the same clients. It decodes them and answers with a message of the usual size.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
@@ -26,6 +27,7 @@ use prost_types::Timestamp;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio_stream::{Stream, StreamExt};
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
@@ -145,14 +147,19 @@ impl QueryService for Noop {
     }
 }
 
-/// Serves until standard input ends, which it does when the process that started this one ends.
+/// Serves the ceiling.
 pub async fn serve() -> Result<()> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-    println!("{}", listener.local_addr()?);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let routes = daybook_contract::command_services(Noop)
         .add_service(CommandServiceServer::new(Noop))
         .add_service(QueryServiceServer::new(Noop));
+    serve_routes(routes).await
+}
+
+/// Serves until standard input ends, which it does when the process that started this one ends.
+pub async fn serve_routes(routes: Routes) -> Result<()> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    println!("{}", listener.local_addr()?);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let until = async {
         let mut nothing = Vec::new();
         let _ = tokio::io::stdin().read_to_end(&mut nothing).await;
@@ -168,7 +175,7 @@ pub async fn serve() -> Result<()> {
     }
 }
 
-/// The ceiling as a process. It ends when this is dropped.
+/// A server of this program as a process. It ends when this is dropped.
 pub struct Process {
     /// Where it listens.
     pub url: String,
@@ -176,16 +183,16 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it.
-    pub fn start() -> Result<Self> {
+    /// Starts this program with arguments that make it a server.
+    pub fn start<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
-            .arg("noop-server")
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .context("the no-op server cannot be started")?;
+            .context("a server to compare with cannot be started")?;
         let mut line = String::new();
-        let output = child.stdout.take().context("the no-op server has no output")?;
+        let output = child.stdout.take().context("a server to compare with has no output")?;
         BufReader::new(output).read_line(&mut line)?;
         Ok(Self { url: format!("http://{}", line.trim()), child })
     }

@@ -1,6 +1,7 @@
 //! What is measured. Each scenario runs in turns with what it is compared with, so that whatever
 //! else happens on the machine happens to both.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,9 +15,9 @@ use crate::bank::{
 };
 use crate::load::{self, Times, Window};
 use crate::machine;
-use crate::noop;
 use crate::report::{Figure, Floor, Report, Row, Summary, median, milliseconds};
 use crate::servers::{Programs, System};
+use crate::{PLAIN_SERVER, noop};
 
 /// The clients of the unary load.
 const CLIENTS: [usize; 4] = [1, 8, 64, 256];
@@ -37,6 +38,8 @@ pub enum Scenario {
     Disk,
     /// Deposits to 10,000 accounts by 1, 8, 64 and 256 clients.
     Unary,
+    /// Deposits to 10,000 accounts by 64 clients, beside the plain design.
+    Plain,
     /// Deposits to one account, beside 10,000.
     Hot,
     /// Deposits over ExecuteStream.
@@ -83,6 +86,7 @@ impl Bench {
         match scenario {
             Scenario::Disk => self.disk(),
             Scenario::Unary => self.unary().await,
+            Scenario::Plain => self.plain().await,
             Scenario::Hot => self.hot().await,
             Scenario::Stream => self.stream().await,
             Scenario::Latency => self.latency().await,
@@ -123,6 +127,22 @@ impl Bench {
             }
             self.row(row);
         }
+        Ok(())
+    }
+
+    async fn plain(&mut self) -> Result<()> {
+        let system = self.commands().await?;
+        let data = self.programs.fresh()?;
+        let plain = noop::Process::start([OsStr::new(PLAIN_SERVER), data.path().as_os_str()])?;
+        let (mut own, mut peer) = (Vec::new(), Vec::new());
+        for _ in 0..self.windows {
+            let clients = Deposits::clients(&plain.url, MANY_CLIENTS, ACCOUNTS).await?;
+            peer.push(load::closed(clients, self.times, &[plain.id()]).await?);
+            own.push(self.deposits(&system, MANY_CLIENTS, ACCOUNTS).await?);
+        }
+        let (own, peer) = (self.summary(own), self.summary(peer));
+        let name = format!("Deposit, {MANY_CLIENTS} clients");
+        self.row(Row::beside(name, own, "plain design", peer));
         Ok(())
     }
 
