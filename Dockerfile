@@ -22,7 +22,7 @@ RUN groupadd --system --gid 10001 daybook \
 COPY --from=build /out/daybook /usr/local/bin/daybook
 USER 10001:10001
 VOLUME /data
-EXPOSE 50051 50052 8088
+EXPOSE 50051 50052 50053 8088
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=6 \
     CMD ["daybook", "health", "--url", "http://127.0.0.1:8088/readyz"]
