@@ -45,7 +45,7 @@ MAX_PROTO_BYTES = 500_000
 def check_compose(model):
     """Yields what is wrong with the loaded compose file."""
     services = model["services"]
-    for name in ("redpanda", "console", "command", "query"):
+    for name in ("redpanda", "console", "command", "query", "saga"):
         if name not in services:
             yield f"docker-compose.yml has no service {name}"
     for name, service in services.items():

@@ -35,8 +35,13 @@ pub struct Outcome {
 impl Bench {
     /// Starts a server.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a server with these flags.
+    pub fn start_with(flags: &[&str]) -> Self {
         let data = tempdir().unwrap();
-        let server = Daybook::start(BINARY, "dev", data.path(), Ports::free(), &[]);
+        let server = Daybook::start(BINARY, "dev", data.path(), Ports::free(), flags);
         Self { server, _data: data }
     }
 
@@ -52,6 +57,7 @@ impl Bench {
         command
             .env("DAYBOOK_COMMAND_URL", self.server.ports.command_url())
             .env("DAYBOOK_QUERY_URL", self.server.ports.query_url())
+            .env("DAYBOOK_SAGA_URL", self.server.ports.saga_url())
             .env("DAYBOOK_HTTP_URL", self.server.ports.http_url())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

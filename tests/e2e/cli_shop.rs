@@ -106,7 +106,7 @@ fn a_refusal_of_the_shop_says_what_why_and_what_next() {
 
 /// Ada, and teapots at 19.99 USD.
 fn shop() -> Bench {
-    let bench = Bench::start();
+    let bench = Bench::start_with(&["--sagas", "false"]);
     let user = json!({"user_id": "ada", "name": "Ada", "email": "ada@example.org"}).to_string();
     bench.text(&["call", "users.v1.CommandService/RegisterUser", &user]);
     let price = json!({"currency_code": "USD", "units": "19", "nanos": 990000000});

@@ -17,6 +17,7 @@ mod orders;
 mod reading;
 mod readme;
 mod restored;
+mod sagas;
 mod serving;
 mod shop;
 mod users;

@@ -37,7 +37,8 @@ impl Shop {
     /// Opens an empty one.
     pub fn open() -> Self {
         let site = Site::new();
-        let process = site.start("dev", &[]);
+        // Orders are brought on their way by hand here.
+        let process = site.start("dev", &["--sagas", "false"]);
         let connect = || channel(site.ports.command_url());
         Self {
             client: site.strict_client(),

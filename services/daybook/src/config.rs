@@ -42,6 +42,8 @@ pub struct Config {
     pub query_listen: SocketAddr,
     /// Where the saga service listens.
     pub saga_listen: SocketAddr,
+    /// Whether `dev` runs the sagas. Without them transfers wait, and orders are fulfilled by hand.
+    pub sagas: bool,
     /// Which of the saga processes this is, from 0.
     pub saga_instance: u32,
     /// How many saga processes share the work.
@@ -85,6 +87,7 @@ impl Default for Config {
             command_listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
             query_listen: SocketAddr::from(([127, 0, 0, 1], 50052)),
             saga_listen: SocketAddr::from(([127, 0, 0, 1], 50053)),
+            sagas: true,
             saga_instance: 0,
             saga_instances: 1,
             http_listen: SocketAddr::from(([127, 0, 0, 1], 8088)),
@@ -130,6 +133,11 @@ pub struct Flags {
     #[arg(long, value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub saga_listen: Option<String>,
+    /// Whether `dev` runs the sagas; without them transfers wait, and orders are fulfilled by hand
+    /// [default: true]
+    #[arg(long, value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sagas: Option<bool>,
     /// Which of the saga processes this is, from 0 [default: 0]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -360,8 +368,10 @@ impl Provider for Environment {
         let typed = |(name, text): (String, String)| {
             let is_number = defaults.as_dict()?.get(&name)?.as_dict().is_none()
                 && defaults.as_dict()?.get(&name)?.to_u128().is_some();
-            let value = match text.parse::<u64>() {
-                Ok(number) if is_number => Value::from(number),
+            let is_bool = defaults.as_dict()?.get(&name)?.to_bool().is_some();
+            let value = match (text.parse::<u64>(), text.parse::<bool>()) {
+                (Ok(number), _) if is_number => Value::from(number),
+                (_, Ok(yes)) if is_bool => Value::from(yes),
                 _ => Value::from(text),
             };
             Some((name, value))

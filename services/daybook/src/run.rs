@@ -49,15 +49,18 @@ pub async fn dev(flags: &Flags) -> anyhow::Result<()> {
     let addresses = (command.server.address, process.http);
     let log_url = format!("http://{}", addresses.0);
     let query = query_side::start(config, &log_url).await?;
-    let saga = saga_side::start(config, &log_url).await?;
+    let saga = match config.sagas {
+        true => Some(saga_side::start(config, &log_url).await?),
+        false => None,
+    };
     let listening = welcome::Listening {
         command: addresses.0,
         query: query.server.address,
-        saga: saga.server.address,
+        saga: saga.as_ref().map_or(config.saga_listen, |saga| saga.server.address),
         http: addresses.1,
     };
     println!("{}", welcome::text(config, listening));
-    process.run(Some(command), Some(query), Some(saga)).await
+    process.run(Some(command), Some(query), saga).await
 }
 
 /// What every run mode has.

@@ -411,6 +411,10 @@ impl Saga for Fulfilment {
         Some((deadline, request.into()))
     }
 
+    fn refusal(state: &FulfilmentState) -> Option<&StepRefusal> {
+        state.refusal.as_ref()
+    }
+
     fn compensate(id: &str, reason: &str) -> Command {
         let (order_id, reason) = (id.to_owned(), reason.to_owned());
         CancelFulfilmentRequest { context: None, order_id, reason }.into()

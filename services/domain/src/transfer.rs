@@ -362,6 +362,10 @@ impl Saga for Transfer {
         }
     }
 
+    fn refusal(state: &TransferState) -> Option<&StepRefusal> {
+        state.refusal.as_ref()
+    }
+
     fn compensate(id: &str, reason: &str) -> Command {
         Command::CancelTransfer(CancelTransferRequest {
             context: None,

@@ -2,7 +2,7 @@
 //! and what is remembered meanwhile.
 
 use daybook_contract::contract::CommandSet;
-use daybook_contract::daybook::v1::{SagaStatus, StepAnswer};
+use daybook_contract::daybook::v1::{SagaStatus, StepAnswer, StepRefusal};
 use prost_types::Timestamp;
 
 use crate::Aggregate;
@@ -37,6 +37,9 @@ pub trait Saga: Aggregate {
 
     /// Where the saga stands.
     fn status(state: &Self::State) -> SagaStatus;
+
+    /// Why what was done is (being) undone; `None` as long as it is not.
+    fn refusal(state: &Self::State) -> Option<&StepRefusal>;
 
     /// When the saga has to be woken, and the command to its own stream that wakes it; `None` when
     /// there is no deadline (any more).

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::LazyLock;
 
 use daybook_contract::contract::{AggregateState, EventError, EventSet};
-use daybook_contract::daybook::v1::{SagaStatus, StepAnswer};
+use daybook_contract::daybook::v1::{SagaStatus, StepAnswer, StepRefusal};
 use daybook_kernel::{Foreign, Saga, SagaRegistry, Step};
 use daybook_query::runtime::EncodedEvent;
 use daybook_query::time;
@@ -19,6 +19,7 @@ pub(crate) struct Folded {
     /// The encoded state.
     pub state: Vec<u8>,
     pub status: SagaStatus,
+    pub refusal: Option<StepRefusal>,
     pub steps: Vec<Step>,
     /// When the saga has to be woken, in nanoseconds since 1970.
     pub due_time: Option<i64>,
@@ -85,6 +86,7 @@ impl<S: Saga> Kind for Of<S> {
         Ok(Folded {
             steps: S::react(id, &state, event),
             status: S::status(&state),
+            refusal: S::refusal(&state).cloned(),
             due_time: timer.map(|(due, _)| time::saturating_nanos(&due)),
             state: state.encode_to_vec(),
         })

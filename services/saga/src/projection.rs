@@ -3,7 +3,6 @@
 //! same after a crash, a rebuild, and in a second process.
 
 use daybook_contract::contract::EventError;
-use daybook_contract::daybook::v1::step_answer::Outcome;
 use daybook_contract::daybook::v1::{SagaStatus, StepAnswer};
 use daybook_kernel::{Foreign, Step};
 use daybook_query::runtime::{ApplyError, EncodedEvent, Projection, Recorded};
@@ -51,7 +50,7 @@ daybook_query::rows! {
         ended_time: Option<i64>,
         /// When it has to be woken.
         due_time: Option<i64>,
-        /// The last refusal: an encoded `daybook.v1.StepRefusal`.
+        /// Why it was undone: an encoded `daybook.v1.StepRefusal`.
         refusal: Option<Vec<u8>>,
         /// The position of its first event.
         position: i64,
@@ -338,9 +337,6 @@ fn advance(event: &Recorded<SagaEvent>, own: &Own, tables: &mut Tables) -> Resul
     });
     if let Some(answer) = own.kind.answered(&own.event) {
         saga.open_steps -= answered(event, &stream, answer, tables)?;
-        if let Some(Outcome::Refusal(refusal)) = &answer.outcome {
-            saga.refusal = Some(refusal.encode_to_vec());
-        }
     }
     for (number, step) in (0_i64..).zip(folded.steps) {
         saga.open_steps += 1;
@@ -350,6 +346,7 @@ fn advance(event: &Recorded<SagaEvent>, own: &Own, tables: &mut Tables) -> Resul
     saga.version = event.version_i64();
     saga.updated_time = event.time_ns;
     saga.due_time = folded.due_time;
+    saga.refusal = folded.refusal.map(|refusal| refusal.encode_to_vec());
     saga.ended_time = has_ended(folded.status).then_some(event.time_ns);
     saga.state = folded.state;
     count(before.as_ref(), -1, tables)?;

@@ -1,0 +1,392 @@
+//! Transfers and fulfilments as their users meet them.
+
+use std::time::Duration;
+
+use daybook_client::Daybook as Client;
+use daybook_contract::bank::v1::{
+    BankTransfer, ReceiveTransferRequest, RefundTransferRequest, SendTransferRequest,
+    TransferStatus,
+};
+use daybook_contract::daybook::v1::{
+    GetSagaRequest, ListSagasRequest, ReadContext, Saga, SagaStatus, SagaStep,
+};
+use daybook_contract::orders::v1::{OrderStatus, StartFulfilmentRequest};
+use daybook_testing::{Broker, eventually, http_get, unique};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::cli::Bench;
+use crate::common::{PATIENCE, Site, eur, head, minor, usd};
+
+/// A transfer at its end.
+async fn ended(client: &Client, id: &str) -> BankTransfer {
+    eventually(PATIENCE, || async {
+        let query = client.get_transfer(id).min_position(head(client).await);
+        let transfer = query.await.ok()?.transfer?;
+        transfer.ended_time.is_some().then_some(transfer)
+    })
+    .await
+}
+
+/// A saga and its steps, at its end.
+async fn saga_ended(client: &Client, stream: &str) -> (Saga, Vec<SagaStep>) {
+    eventually(PATIENCE, || async {
+        let read = Some(ReadContext { min_position: head(client).await, ..Default::default() });
+        let request = GetSagaRequest { read, stream: stream.to_owned() };
+        let answer = client.sagas().get(request).await.ok()?;
+        let saga = answer.saga?;
+        saga.ended_time.is_some().then_some((saga, answer.steps))
+    })
+    .await
+}
+
+async fn balance(client: &Client, account: &str) -> i64 {
+    let query = client.get_account(account).min_position(head(client).await);
+    minor(&query.await.unwrap().account.unwrap().balance.unwrap())
+}
+
+async fn two_accounts(client: &Client) {
+    client.open_account("Ada").account_id("ada").initial_balance(usd(10_000)).await.unwrap();
+    client.open_account("Bob").account_id("bob").await.unwrap();
+}
+
+async fn transfers_arrive_or_come_back(flags: &[&str]) {
+    let site = Site::new();
+    let _server = site.start("dev", flags);
+    let client = site.client();
+    two_accounts(&client).await;
+    client.open_account("Cleo").account_id("cleo").initial_balance(eur(0)).await.unwrap();
+    client.open_account("Dan").account_id("dan").await.unwrap();
+    client.close_account("dan").await.unwrap();
+
+    client.transfer("ada", "bob", usd(1_234)).transfer_id("arrives").await.unwrap();
+    let arrived = ended(&client, "arrives").await;
+    assert_eq!((arrived.status(), arrived.refusal), (TransferStatus::Completed, None));
+    assert_eq!(balance(&client, "ada").await, 8_766);
+    assert_eq!(balance(&client, "bob").await, 1_234);
+
+    let refused =
+        [("dan", "ACCOUNT_CLOSED"), ("cleo", "WRONG_CURRENCY"), ("nobody", "ACCOUNT_NOT_FOUND")];
+    for (to, reason) in refused {
+        client.transfer("ada", to, usd(500)).transfer_id(to).await.unwrap();
+        let back = ended(&client, to).await;
+        assert_eq!(
+            (back.status(), back.refusal.unwrap().reason.as_str()),
+            (TransferStatus::Returned, reason)
+        );
+        assert_eq!(balance(&client, "ada").await, 8_766);
+        let (saga, steps) = saga_ended(&client, &format!("bank.transfer-{to}")).await;
+        assert_eq!(saga.status(), SagaStatus::Compensated);
+        let commands: Vec<_> = steps.iter().map(|step| step.command.as_str()).collect();
+        let expected = ["SendTransfer", "ReceiveTransfer", "RefundTransfer"];
+        assert_eq!(commands, expected.map(|name| format!("bank.v1.{name}Request")));
+    }
+    let listed = client.list_transfers().account("ada").min_position(head(&client).await);
+    let found: Vec<_> =
+        listed.await.unwrap().transfers.into_iter().map(|t| t.transfer_id).collect();
+    assert_eq!(found, ["nobody", "cleo", "dan", "arrives"]);
+}
+
+#[tokio::test]
+async fn a_transfer_arrives_or_comes_back() {
+    transfers_arrive_or_come_back(&[]).await;
+}
+
+#[tokio::test]
+async fn a_transfer_arrives_or_comes_back_over_kafka() {
+    let broker = Broker::shared().await;
+    let prefix = format!("{}-", unique("transfers"));
+    transfers_arrive_or_come_back(&["--brokers", &broker.bootstrap, "--topic-prefix", &prefix])
+        .await;
+}
+
+#[tokio::test]
+async fn a_transfer_that_cannot_start_is_refused_at_once() {
+    let site = Site::new();
+    let _server = site.start("dev", &[]);
+    let client = site.strict_client();
+    two_accounts(&client).await;
+    let before = head(&client).await;
+    for (from, to, amount, reason) in [
+        ("ada", "ada", usd(1), "SAME_ACCOUNT"),
+        ("ada", "bob", usd(0), "AMOUNT_NOT_POSITIVE"),
+        ("ada", "bob", usd(-1), "AMOUNT_NOT_POSITIVE"),
+        ("ada", "bob", usd(10_001), "INSUFFICIENT_FUNDS"),
+        ("ada", "bob", eur(1), "WRONG_CURRENCY"),
+        ("nobody", "bob", usd(1), "ACCOUNT_NOT_FOUND"),
+    ] {
+        let error = client.transfer(from, to, amount).await.unwrap_err();
+        assert_eq!(error.reason(), reason, "{error}");
+    }
+    assert_eq!(head(&client).await, before, "a refused transfer recorded something");
+    let unknown = client.get_transfer("nothing").await.unwrap_err();
+    assert_eq!(unknown.reason(), "TRANSFER_NOT_FOUND");
+}
+
+/// Without the saga process money stays where the last step has left it: it can be seen, and the
+/// account cannot close.
+#[tokio::test]
+async fn money_in_flight_is_seen_and_keeps_its_account_open() {
+    let site = Site::new();
+    let _command = site.start("command", &[]);
+    let beside = || Site { ports: site.ports.beside(), ..Site::new() };
+    let (queries, sagas) = (beside(), beside());
+    let _query = queries.start("query", &[]);
+    let client = site.strict_client();
+    two_accounts(&client).await;
+    client.transfer("ada", "bob", usd(10_000)).transfer_id("t").await.unwrap();
+    let send = SendTransferRequest {
+        account_id: "ada".into(),
+        transfer_id: "t".into(),
+        to_account_id: "bob".into(),
+        amount: Some(usd(10_000)),
+        ..Default::default()
+    };
+    client.command(send.clone()).await.unwrap();
+
+    let account = |id: &'static str| {
+        let client = &client;
+        async move {
+            let query = client.get_account(id).min_position(head(client).await);
+            query.await.unwrap().account.unwrap()
+        }
+    };
+    let [ada, bob] = [account("ada").await, account("bob").await];
+    let money = |money: &Option<daybook_client::Money>| minor(money.as_ref().unwrap());
+    assert_eq!(
+        (money(&ada.balance), money(&ada.pending_out), money(&ada.pending_in)),
+        (0, 10_000, 0)
+    );
+    assert_eq!(
+        (money(&bob.balance), money(&bob.pending_out), money(&bob.pending_in)),
+        (0, 0, 10_000)
+    );
+    let error = client.close_account("ada").await.unwrap_err();
+    assert_eq!(error.reason(), "TRANSFER_IN_FLIGHT");
+
+    // Nobody but the transfer itself can take its next steps.
+    let error = client.command(send).await.unwrap_err();
+    assert_eq!(error.reason(), "INSUFFICIENT_FUNDS");
+    let receive = ReceiveTransferRequest {
+        account_id: "bob".into(),
+        transfer_id: "t".into(),
+        from_account_id: "ada".into(),
+        amount: Some(usd(10_000)),
+        ..Default::default()
+    };
+    let error = client.command(receive).await.unwrap_err();
+    assert_eq!(error.reason(), "TRANSFER_NOT_IN_FLIGHT");
+    let refund = RefundTransferRequest {
+        account_id: "ada".into(),
+        transfer_id: "t".into(),
+        ..Default::default()
+    };
+    let error = client.command(refund).await.unwrap_err();
+    assert_eq!(error.reason(), "TRANSFER_NOT_IN_FLIGHT");
+
+    // The account has sent already, so the step of the saga is refused, and it ends as failed; the
+    // money stays in sight.
+    let _saga = sagas.start("saga", &[]);
+    assert_eq!(ended(&client, "t").await.status(), TransferStatus::Failed);
+    assert_eq!(money(&account("ada").await.pending_out), 10_000);
+}
+
+#[test]
+fn a_transfer_is_followed_from_the_command_line() {
+    let bench = Bench::start();
+    bench.json(&["account", "open", "Ada", "100", "--id", "ada"]);
+    bench.json(&["account", "open", "Bob", "0", "--id", "bob"]);
+    let watched = bench.run(&["transfer", "send", "ada", "bob", "12.34", "--id", "t1", "--watch"]);
+    assert_eq!(watched.code, 0, "{}", watched.err);
+    assert!(watched.out.contains("12.34 USD from ada to bob: completed"), "{}", watched.out);
+    let bounced = bench.run(&["transfer", "send", "ada", "eve", "5", "--id", "t2", "--watch"]);
+    assert_eq!(bounced.code, 3, "{}", bounced.out);
+    assert!(bounced.err.contains("ACCOUNT_NOT_FOUND"), "{}", bounced.err);
+    assert_eq!(bench.run(&["transfer", "watch", "t1"]).code, 0);
+    let shown = bench.json(&["transfer", "show", "t1"]);
+    assert_eq!(shown["transfer"]["status"], json!("TRANSFER_STATUS_COMPLETED"));
+    let listed = bench.json(&["transfer", "list", "--account", "bob"]);
+    assert_eq!(listed["transfers"].as_array().map(Vec::len), Some(1));
+    let sagas = bench.json(&["saga", "list", "--status", "compensated"]);
+    assert_eq!(sagas["sagas"][0]["stream"], json!("bank.transfer-t2"));
+    let saga: Value = bench.json(&["saga", "show", "bank.transfer-t1"]);
+    let steps = saga["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 3);
+    let event = steps[0]["answer"]["receipt"]["eventIds"][0].as_str().unwrap().to_owned();
+    let linked = bench.run(&["events", "show", &event]);
+    assert!(linked.out.contains("TransferSent"), "{}{}", linked.out, linked.err);
+    assert_eq!(bench.json(&["saga", "retry", "bank.transfer-t1"]), json!({"steps": 0}));
+    let late = bench.run(&["saga", "compensate", "bank.transfer-t1"]);
+    assert!(late.code == 3 && late.err.contains("TOO_LATE_TO_CANCEL"), "{}", late.err);
+    assert_eq!(bench.run(&["saga", "watch", "bank.transfer-t2"]).code, 3);
+    let unknown = bench.run(&["saga", "show", "bank.transfer-none"]);
+    assert!(unknown.code == 3 && unknown.err.contains("SAGA_NOT_FOUND"), "{}", unknown.err);
+}
+
+#[tokio::test]
+async fn a_saga_that_waits_is_seen_and_given_up() {
+    let site = Site::new();
+    let mut command = site.start("command", &[]);
+    let beside = || Site { ports: site.ports.beside(), ..Site::new() };
+    let sagas = beside();
+    let client = site.client();
+    two_accounts(&client).await;
+    client.transfer("ada", "bob", usd(1)).transfer_id("t").await.unwrap();
+    // Given up before it had a process to carry it: its money comes back.
+    client.cancel_transfer("t").reason("a mistake").await.unwrap();
+    let _saga = sagas.start("saga", &[]);
+    let steering = sagas.client();
+    let (saga, _) = saga_ended(&steering, "bank.transfer-t").await;
+    assert_eq!(saga.status(), SagaStatus::Compensated);
+    let open =
+        |kind: &str| ListSagasRequest { open: true, kind: kind.into(), ..Default::default() };
+    assert!(steering.sagas().list(open("bank.transfer")).await.unwrap().sagas.is_empty());
+    let counted = || {
+        let (_, metrics) = http_get(sagas.ports.http, "/metrics")?;
+        let line = "daybook_sagas_compensated_total{kind=\"bank.transfer\"} 1";
+        metrics.contains(line).then_some(())
+    };
+    eventually(PATIENCE, || async { counted() }).await;
+    // Without the command service nothing can be sent; the saga process lives on.
+    command.kill();
+    sleep(Duration::from_millis(300)).await;
+    let _command = site.start("command", &[]);
+    client.transfer("ada", "bob", usd(2)).transfer_id("u").await.unwrap();
+    let (saga, _) = saga_ended(&steering, "bank.transfer-u").await;
+    assert_eq!(saga.status(), SagaStatus::Completed);
+}
+
+// ---- Fulfilment -------------------------------------------------------------------------------
+
+/// A shop with two products at 10.00, five pieces of each, and Ada with 100.00.
+async fn shop(client: &Client) {
+    client.register_user("ada", "ada@example.org").user_id("ada").await.unwrap();
+    client.open_account("Ada").account_id("ada").initial_balance(usd(10_000)).await.unwrap();
+    for product in ["ball", "cup"] {
+        client.create_product(product, usd(1_000)).product_id(product).await.unwrap();
+        client.receive_stock(product, 5).await.unwrap();
+    }
+}
+
+/// Submits an order of so many balls and cups.
+async fn order(client: &Client, id: &str, balls: u64, cups: u64, within_seconds: u32) {
+    client.create_order("ada").order_id(id).await.unwrap();
+    client.add_item(id, "ball", balls).await.unwrap();
+    client.add_item(id, "cup", cups).await.unwrap();
+    client.submit_order(id, "ada").fulfil_within_seconds(within_seconds).await.unwrap();
+}
+
+async fn order_status(client: &Client, id: &str) -> OrderStatus {
+    let query = client.get_order(id).min_position(head(client).await);
+    query.await.unwrap().order.unwrap().status()
+}
+
+async fn reserved(client: &Client, product: &str) -> u64 {
+    let query = client.get_stock(product).min_position(head(client).await);
+    query.await.unwrap().stock.unwrap().reserved
+}
+
+#[tokio::test]
+async fn an_order_is_fulfilled_or_everything_is_undone() {
+    let site = Site::new();
+    let _server = site.start("dev", &[]);
+    let client = site.client();
+    shop(&client).await;
+
+    order(&client, "good", 2, 1, 0).await;
+    let (saga, steps) = saga_ended(&client, "orders.fulfilment-good").await;
+    assert_eq!((saga.status(), steps.len()), (SagaStatus::Completed, 4));
+    assert_eq!(order_status(&client, "good").await, OrderStatus::Paid);
+    assert_eq!(balance(&client, "ada").await, 7_000);
+    assert_eq!((reserved(&client, "ball").await, reserved(&client, "cup").await), (2, 1));
+
+    // There are four cups left, and three balls.
+    order(&client, "no-stock", 3, 5, 0).await;
+    let (saga, steps) = saga_ended(&client, "orders.fulfilment-no-stock").await;
+    assert_eq!(saga.status(), SagaStatus::Compensated);
+    assert_eq!(saga.refusal.unwrap().reason, "INSUFFICIENT_STOCK");
+    let commands: Vec<_> =
+        steps.iter().map(|step| step.command.rsplit('.').next().unwrap()).collect();
+    let expected = [
+        "ReserveStockRequest",
+        "ReserveStockRequest",
+        "ReleaseReservationRequest",
+        "CancelOrderRequest",
+    ];
+    assert_eq!(commands, expected);
+
+    client.withdraw("ada", usd(6_500)).await.unwrap();
+    order(&client, "no-money", 1, 1, 0).await;
+    let (saga, _) = saga_ended(&client, "orders.fulfilment-no-money").await;
+    assert_eq!(saga.refusal.unwrap().reason, "INSUFFICIENT_FUNDS");
+    for order in ["no-stock", "no-money"] {
+        assert_eq!(order_status(&client, order).await, OrderStatus::Cancelled);
+    }
+    assert_eq!(balance(&client, "ada").await, 500);
+    assert_eq!((reserved(&client, "ball").await, reserved(&client, "cup").await), (2, 1));
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_while_the_saga_process_is_down_cancels_the_order() {
+    let site = Site::new();
+    let _command = site.start("command", &[]);
+    let beside = || Site { ports: site.ports.beside(), ..Site::new() };
+    let (queries, sagas) = (beside(), beside());
+    let _query = queries.start("query", &[]);
+    let client = sagas.client();
+    shop(&client).await;
+    for id in ["begun", "never-begun"] {
+        order(&client, id, 1, 1, 1).await;
+    }
+    // As a process does that dies after its first command.
+    let start = StartFulfilmentRequest { order_id: "begun".into(), ..Default::default() };
+    client.command(start).await.unwrap();
+    sleep(Duration::from_millis(1_500)).await;
+    let _saga = sagas.start("saga", &[]);
+    for id in ["begun", "never-begun"] {
+        let (saga, _) = saga_ended(&client, &format!("orders.fulfilment-{id}")).await;
+        assert_eq!(saga.status(), SagaStatus::Compensated);
+        assert_eq!(saga.refusal.unwrap().reason, "DEADLINE_PASSED");
+        assert_eq!(order_status(&client, id).await, OrderStatus::Cancelled);
+    }
+    assert_eq!(balance(&client, "ada").await, 10_000);
+    assert_eq!((reserved(&client, "ball").await, reserved(&client, "cup").await), (0, 0));
+}
+
+#[tokio::test]
+async fn a_fulfilment_killed_at_every_step_has_each_effect_once() {
+    let site = Site::new();
+    let _command = site.start("command", &[]);
+    let beside = || Site { ports: site.ports.beside(), ..Site::new() };
+    let (queries, sagas) = (beside(), beside());
+    let _query = queries.start("query", &[]);
+    let client = sagas.client();
+    shop(&client).await;
+    // The first goes to its end, the second runs out of cups and is undone.
+    for (id, cups, last) in
+        [("good", 1, SagaStatus::Completed), ("bad", 9, SagaStatus::Compensated)]
+    {
+        order(&client, id, 2, cups, 0).await;
+        let stream = format!("orders.fulfilment-{id}");
+        for version in 1..=5 {
+            let mut saga = sagas.spawn("saga", &[]);
+            eventually(PATIENCE, || async {
+                let log = crate::common::everything(&client).await;
+                let found = log.iter().filter(|event| {
+                    event.aggregate_type == "orders.fulfilment" && event.aggregate_id == id
+                });
+                (found.count() >= version).then_some(())
+            })
+            .await;
+            saga.kill();
+        }
+        let mut saga = sagas.start("saga", &[]);
+        let (ended, _) = saga_ended(&client, &stream).await;
+        assert_eq!(ended.status(), last);
+        saga.kill();
+    }
+    assert_eq!(order_status(&client, "good").await, OrderStatus::Paid);
+    assert_eq!(order_status(&client, "bad").await, OrderStatus::Cancelled);
+    assert_eq!(balance(&client, "ada").await, 7_000);
+    assert_eq!((reserved(&client, "ball").await, reserved(&client, "cup").await), (2, 1));
+}
