@@ -48,7 +48,10 @@ impl Bench {
     /// The command, with plenty of time for a slow machine.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
-        command.args(args).args(["--timeout", "120s"]);
+        command.args(args);
+        if args.first() != Some(&"completions") {
+            command.args(["--timeout", "120s"]);
+        }
         if matches!(args, ["account", "show" | "list" | "history" | "summary" | "totals", ..])
             && !args.iter().any(|arg| ["--wait", "--stale"].contains(arg))
         {
