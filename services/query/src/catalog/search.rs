@@ -8,11 +8,17 @@ use sqlx::sqlite::SqliteConnection;
 use crate::projections::product_search::FoundRow;
 use crate::runtime::row::read_rows;
 
+/// The most matches that are ranked, the oldest products first: each costs some 2 µs, and whoever
+/// finds more than these has to say more words anyway.
+const RANKED_MATCHES: u32 = 5_000;
+
 /// A word in the name counts as much as ten in the description.
-const BY_MATCH: &str = "SELECT products.* FROM words
-    JOIN products ON products.product_no = words.rowid
-    WHERE words MATCH ?1 AND (?2 = '' OR currency_code = ?2) AND price_minor BETWEEN ?3 AND ?4
-    ORDER BY bm25(words, 10.0, 1.0), products.product_no LIMIT ?5 OFFSET ?6";
+const BY_MATCH: &str = "SELECT products.* FROM (
+        SELECT product_no AS no, bm25(words, 10.0, 1.0) AS score FROM words
+        JOIN products ON product_no = words.rowid
+        WHERE words MATCH ?1 AND (?2 = '' OR currency_code = ?2)
+        AND price_minor BETWEEN ?3 AND ?4 LIMIT ?7
+    ) JOIN products ON product_no = no ORDER BY score, no LIMIT ?5 OFFSET ?6";
 
 const BY_NAME: &str = "SELECT * FROM products
     WHERE ?1 = '' AND (?2 = '' OR currency_code = ?2) AND price_minor BETWEEN ?3 AND ?4
@@ -35,7 +41,7 @@ pub async fn products(
     let (min, max) = (filters.min_price.as_ref(), filters.max_price.as_ref());
     let currency = min.or(max).map(|price| price.currency_code.clone()).unwrap_or_default();
     let query = sqlx::query(sql).bind(words).bind(currency);
-    let query = query.bind(least(min)).bind(most(max)).bind(limit).bind(skip);
+    let query = query.bind(least(min)).bind(most(max)).bind(limit).bind(skip).bind(RANKED_MATCHES);
     read_rows(&query.fetch_all(connection).await?)
 }
 
@@ -63,7 +69,32 @@ fn match_all(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use sqlx::{Connection, Executor};
+
     use super::*;
+    use crate::projections::product_search::ProductSearch;
+    use crate::runtime::Projection;
+
+    #[tokio::test]
+    async fn of_very_many_matches_the_oldest_are_ranked() {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        connection.execute(ProductSearch::SCHEMA).await.unwrap();
+        let insert = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT 5010)
+            INSERT INTO products SELECT 'p' || n, n, iif(n = 4999, 'Tea', 'Pot'), 'For tea',
+            'USD', n FROM n";
+        connection.execute(insert).await.unwrap();
+        let tea = SearchProductsRequest { text: "tea".to_owned(), ..Default::default() };
+        let page = |skip| (tea.clone(), skip, 3);
+        let mut ids = Vec::new();
+        for (filters, skip, limit) in [page(0), page(4_998)] {
+            let rows = products(&mut connection, filters, skip, limit).await.unwrap();
+            ids.push(rows.into_iter().map(|row| row.product_id).collect::<Vec<_>>().join(" "));
+        }
+        assert_eq!(ids, ["p4999 p1 p2", "p4998 p5000"]);
+        let price = Money { currency_code: "USD".to_owned(), units: 50, nanos: 90_000_000 };
+        let dear = SearchProductsRequest { min_price: Some(price), ..tea };
+        assert_eq!(products(&mut connection, dear, 0, 3).await.unwrap().len(), 2);
+    }
 
     #[test]
     fn a_text_is_words_and_nothing_else() {
