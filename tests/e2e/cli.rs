@@ -14,7 +14,8 @@ mod first_steps;
 #[path = "../../clients/rust/examples/follow_events.rs"]
 mod follow_events;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_daybook");
+/// The program.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_daybook");
 
 /// A running server and the command line that is pointed at it.
 pub struct Bench {
