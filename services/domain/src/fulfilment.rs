@@ -468,3 +468,165 @@ fn refund(order_id: &str, state: &FulfilmentState) -> DepositRequest {
 
 /// No event has an older version yet.
 impl Upcast for Fulfilment {}
+
+// ---- Specifications ---------------------------------------------------------------------------
+
+#[cfg(test)]
+mod specs {
+    use daybook_contract::daybook::v1::{CommandReceipt, Money as WireMoney};
+    use daybook_kernel::Currency;
+    use daybook_kernel::spec::{NOW, Spec, context, fold};
+
+    use super::*;
+
+    fn usd(minor: i64) -> Option<WireMoney> {
+        Some(Money::new(minor, Currency::USD).into())
+    }
+
+    /// An order of one item for this much.
+    fn started(minor: i64) -> Event {
+        FulfilmentStarted {
+            account_id: "account".to_owned(),
+            items: vec![OrderItem {
+                line_id: "1".to_owned(),
+                product_id: "ball".to_owned(),
+                quantity: 2,
+                unit_price: usd(minor / 2),
+            }],
+            total: usd(minor),
+            deadline: Some(NOW),
+            obsolete: false,
+        }
+        .into()
+    }
+
+    fn accepted(version: u64) -> Option<StepAnswer> {
+        let receipt = CommandReceipt { event_ids: vec!["charge".to_owned()], ..Default::default() };
+        Some(StepAnswer { version, index: 0, outcome: Some(Outcome::Receipt(receipt)) })
+    }
+
+    fn refused(version: u64) -> Option<StepAnswer> {
+        let refusal = StepRefusal { reason: "NO".to_owned(), ..Default::default() };
+        Some(StepAnswer { version, index: 0, outcome: Some(Outcome::Refusal(refusal)) })
+    }
+
+    fn answer(answer: Option<StepAnswer>) -> RecordFulfilmentStepRequest {
+        RecordFulfilmentStepRequest { answer, ..Default::default() }
+    }
+
+    fn reserved(version: u64) -> Event {
+        ItemReserved { answer: accepted(version) }.into()
+    }
+
+    fn charged(version: u64) -> Event {
+        AccountCharged { answer: accepted(version) }.into()
+    }
+
+    fn expired() -> Event {
+        FulfilmentExpired { expired_time: Some(NOW) }.into()
+    }
+
+    /// The last part of the name of the command that is wanted after this history.
+    fn wanted(history: &[Event]) -> Option<&'static str> {
+        let state = fold::<Fulfilment>(history);
+        let steps = Fulfilment::react("spec", &state, history.last().expect("an event"));
+        steps.first().and_then(|step| step.type_name.rsplit('.').next())
+    }
+
+    fn given(events: &[Event]) -> Spec<Fulfilment> {
+        Spec::given(events.to_vec())
+    }
+
+    #[test]
+    fn an_order_is_reserved_then_charged_then_confirmed() {
+        let way = [started(1_000), reserved(1), charged(2)];
+        given(&way[..1]).when(answer(accepted(1))).then([reserved(1)]);
+        given(&way[..2]).when(answer(accepted(2))).then([charged(2)]);
+        let completed = FulfilmentCompleted { answer: accepted(3) };
+        given(&way).when(answer(accepted(3))).then([completed.into()]);
+        assert_eq!(wanted(&way[..1]), Some("ReserveStockRequest"));
+        assert_eq!(wanted(&way[..2]), Some("WithdrawRequest"));
+        assert_eq!(wanted(&way), Some("PayOrderRequest"));
+    }
+
+    #[test]
+    fn what_costs_nothing_is_not_charged() {
+        assert_eq!(wanted(&[started(0), reserved(1)]), Some("PayOrderRequest"));
+    }
+
+    #[test]
+    fn what_was_done_is_undone_in_reverse_order() {
+        let mut way = vec![started(1_000), reserved(1), charged(2)];
+        way.push(FulfilmentRefused { answer: refused(3) }.into());
+        assert_eq!(wanted(&way), Some("DepositRequest"));
+        way.push(ChargeRefunded { answer: accepted(4) }.into());
+        assert_eq!(wanted(&way), Some("ReleaseReservationRequest"));
+        way.push(ItemReleased { answer: accepted(5) }.into());
+        assert_eq!(wanted(&way), Some("CancelOrderRequest"));
+        let undone: Event = FulfilmentUndone { answer: accepted(6) }.into();
+        given(&way).when(answer(accepted(6))).then([undone.clone()]);
+        way.push(undone);
+        assert_eq!(Fulfilment::status(&fold::<Fulfilment>(&way)), SagaStatus::Compensated);
+        assert_eq!(wanted(&way), None);
+    }
+
+    #[test]
+    fn what_cannot_be_undone_is_told_and_the_rest_is_undone() {
+        let mut way = vec![started(1_000), reserved(1), charged(2)];
+        way.push(FulfilmentRefused { answer: refused(3) }.into());
+        let failed: Event = UndoRefused { answer: refused(4) }.into();
+        given(&way).when(answer(refused(4))).then([failed.clone()]);
+        way.push(failed);
+        assert_eq!(wanted(&way), Some("ReleaseReservationRequest"));
+        way.push(ItemReleased { answer: accepted(5) }.into());
+        way.push(FulfilmentUndone { answer: accepted(6) }.into());
+        assert_eq!(Fulfilment::status(&fold::<Fulfilment>(&way)), SagaStatus::Failed);
+    }
+
+    #[test]
+    fn a_deadline_waits_for_the_step_under_way() {
+        let expire = ExpireFulfilmentRequest::default;
+        given(&[started(1_000)]).when(expire()).then([expired()]);
+        assert_eq!(wanted(&[started(1_000), expired()]), None);
+        // The pieces were reserved after all, so they are released.
+        given(&[started(1_000), expired()]).when(answer(accepted(1))).then([reserved(1)]);
+        let after = wanted(&[started(1_000), expired(), reserved(1)]);
+        assert_eq!(after, Some("ReleaseReservationRequest"));
+        given(&[started(1_000), expired()]).when(expire()).then_nothing();
+    }
+
+    #[test]
+    fn a_deadline_is_too_late_once_the_order_is_being_confirmed() {
+        let confirming = [started(1_000), reserved(1), charged(2)];
+        given(&confirming).when(ExpireFulfilmentRequest::default()).then_nothing();
+        let (order_id, status) = (context().aggregate_id, "CONFIRMING");
+        given(&confirming)
+            .when(CancelFulfilmentRequest::default())
+            .then_rejected(FulfilmentRejection::TooLateToCancel { order_id, status });
+        let timer = |events: &[Event]| Fulfilment::timer("spec", &fold::<Fulfilment>(events));
+        assert_eq!(timer(&confirming[..2]).map(|(due, _)| due), Some(NOW));
+        assert_eq!(timer(&confirming), None);
+    }
+
+    #[test]
+    fn an_answer_that_is_not_awaited_changes_nothing() {
+        for wrong in [accepted(1), refused(3), None] {
+            given(&[started(1_000), reserved(1)]).when(answer(wrong)).then_nothing();
+        }
+    }
+
+    #[test]
+    fn only_an_order_that_was_submitted_is_fulfilled_and_only_once() {
+        let start = || StartFulfilmentRequest { order_id: "spec".to_owned(), ..Default::default() };
+        let order_id = context().aggregate_id;
+        given(&[]).when(start()).then_rejected(FulfilmentRejection::OrderNotSubmitted { order_id });
+        let order_id = context().aggregate_id;
+        given(&[started(1_000)])
+            .when(start())
+            .then_rejected(FulfilmentRejection::FulfilmentAlreadyStarted { order_id });
+        let order_id = context().aggregate_id;
+        given(&[])
+            .when(answer(accepted(1)))
+            .then_rejected(FulfilmentRejection::FulfilmentNotFound { order_id });
+    }
+}
