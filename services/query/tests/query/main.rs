@@ -12,4 +12,5 @@ mod restored;
 mod runtime;
 mod service;
 mod sums;
+mod transfers;
 mod users;
