@@ -147,10 +147,11 @@ impl Hub {
         if state.failed.is_some() {
             return None;
         }
-        let places = state.kept.iter().map(|(begin, _)| begin).chain([&state.end]);
-        // The latest place that is not after the cursor: as little as possible comes twice.
-        let before = places.take_while(|place| is_not_after(place, cursor)).count();
-        let next = state.first + u64::try_from(before.checked_sub(1)?).ok()?;
+        let begins = state.kept.iter().map(|(begin, _)| begin);
+        let mut places = [&state.end].into_iter().chain(begins.rev());
+        // The latest such place: as little as possible comes twice.
+        let index = state.kept.len() - places.position(|place| continues(place, cursor))?;
+        let next = state.first + u64::try_from(index).ok()?;
         Some(From::Joined { hub: Arc::clone(self), news: self.next.subscribe(), next })
     }
 
@@ -248,18 +249,21 @@ impl SharedSource {
     }
 }
 
-/// Whether what comes after one place includes all that comes after another.
-fn is_not_after(place: &Cursor, other: &Cursor) -> bool {
+/// Whether what comes after one place is what comes after another. Events of the log may come
+/// twice, which their versions tell; other records on a topic may not, since nothing tells.
+fn continues(place: &Cursor, other: &Cursor) -> bool {
+    let read = |cursor: &Cursor| cursor.partitions.iter().map(|p| p.next_offset).sum::<i64>();
     place.log_position <= other.log_position
         && place.partitions.len() == other.partitions.len()
+        // Most places differ, and this is cheaper than to look for each partition.
+        && read(place) == read(other)
         && place.partitions.iter().all(|place| {
             let same = |p: &&crate::source::PartitionCursor| {
                 p.partition == place.partition && p.topic == place.topic
             };
             let other = other.partitions.iter().find(same);
-            other.is_some_and(|other| match place.next_offset == other.next_offset {
-                true => place.last_record == other.last_record,
-                false => place.next_offset < other.next_offset,
+            other.is_some_and(|other| {
+                (place.next_offset, place.last_record) == (other.next_offset, other.last_record)
             })
         })
 }
