@@ -145,7 +145,6 @@ async fn nothing_in_a_text_is_an_operator() {
         "{name} : tea",
         "tea + cup",
         "' OR 1=1 --",
-        "\0tea",
         "\\",
         "AND",
         "tea AND",
