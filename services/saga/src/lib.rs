@@ -3,7 +3,7 @@
 //!
 //! What is to be done is in the rows of a projection ([`projection`]), which follow from events
 //! alone; what is being done is in memory. The ids of all requests are derived from the saga and
-//! the step ([`ids`]), so that the log gives a request that is sent again its first answer. Hence a
+//! the step (`ids.rs`), so that the log gives a request that is sent again its first answer. Hence a
 //! process that is killed, stopped for an hour, or run twice has no effect twice.
 //!
 //! *Not* here: what a saga does, which is for the domain to say.

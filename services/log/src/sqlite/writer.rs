@@ -24,8 +24,8 @@ const CHECKPOINT_PAGES: u32 = 4000;
 /// The prepared statements that are kept; there are fewer.
 const STATEMENTS: usize = 32;
 
-/// How many rows are merged into the indexes for each row that is appended: more than one, so that
-/// a generation is merged before the next is full.
+/// How many rows are merged into the indexes for each event and each request that is appended: more
+/// than one, so that a generation is merged before the next is full, whatever it is full of.
 const MERGED_PER_ROW: usize = 2;
 
 /// The rows that are merged with a group at least.
@@ -166,7 +166,8 @@ impl Store {
     }
 
     fn commit(&mut self, group: &Group) -> Result<(), Error> {
-        let error = match self.try_commit(group, MERGED_PER_ROW * group.events.len()) {
+        let rows = group.events.len() + group.requests.len();
+        let error = match self.try_commit(group, MERGED_PER_ROW * rows) {
             Ok(()) => {
                 self.index.add(group);
                 return Ok(());
