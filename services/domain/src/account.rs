@@ -20,8 +20,9 @@ use daybook_contract::bank::v1::{
     TransferReceived, TransferRefunded, TransferSent, TransferSettled, TransferState,
     TransferStatus, WithdrawRequest,
 };
+use daybook_contract::contract::AggregateState;
 use daybook_contract::daybook::v1 as wire;
-use daybook_kernel::{Aggregate, Context, Currency, Money, Rejection, RejectionKind};
+use daybook_kernel::{Aggregate, Context, Currency, Money, Rejection, RejectionKind, step_id};
 
 /// The most smallest units of one amount, and of a balance: 10^15, ten trillion dollars. It is far
 /// from the limits of 64 bits, and JSON numbers up to 2^53 carry it exactly.
@@ -386,7 +387,7 @@ fn send(
     let is_its_step = transfer.from_account_id == cx.aggregate_id
         && transfer.to_account_id == request.to_account_id
         && transfer.amount == request.amount;
-    must_be_at(TransferStatus::Started, transfer, is_its_step, &request.transfer_id)?;
+    must_be_at(TransferStatus::Started, transfer, is_its_step, &request.transfer_id, cx)?;
     if state.transfers_in_flight.len() >= MAX_TRANSFERS_IN_FLIGHT {
         return Err(AccountRejection::TooManyTransfers { limit: MAX_TRANSFERS_IN_FLIGHT });
     }
@@ -410,7 +411,7 @@ fn receive(
     let is_its_step = transfer.from_account_id == request.from_account_id
         && transfer.to_account_id == cx.aggregate_id
         && transfer.amount == request.amount;
-    must_be_at(TransferStatus::InFlight, transfer, is_its_step, &request.transfer_id)?;
+    must_be_at(TransferStatus::InFlight, transfer, is_its_step, &request.transfer_id, cx)?;
     Ok(Event::TransferReceived(TransferReceived {
         transfer_id: request.transfer_id.clone(),
         from_account_id: request.from_account_id.clone(),
@@ -427,7 +428,7 @@ fn settle(
 ) -> Result<Event, AccountRejection> {
     must_be_open(state, cx)?;
     let sent = transfer_in_flight(state, &request.transfer_id);
-    must_be_at(TransferStatus::Delivered, transfer, sent.is_some(), &request.transfer_id)?;
+    must_be_at(TransferStatus::Delivered, transfer, sent.is_some(), &request.transfer_id, cx)?;
     let transfer_id = request.transfer_id.clone();
     Ok(Event::TransferSettled(TransferSettled { transfer_id }))
 }
@@ -440,7 +441,7 @@ fn refund(
 ) -> Result<Event, AccountRejection> {
     must_be_open(state, cx)?;
     let sent = transfer_in_flight(state, &request.transfer_id);
-    must_be_at(TransferStatus::Returning, transfer, sent.is_some(), &request.transfer_id)?;
+    must_be_at(TransferStatus::Returning, transfer, sent.is_some(), &request.transfer_id, cx)?;
     let sent = sent.cloned().unwrap_or_default();
     Ok(Event::TransferRefunded(TransferRefunded {
         transfer_id: sent.transfer_id,
@@ -450,14 +451,18 @@ fn refund(
     }))
 }
 
-/// A step that is not the transfer's own would make money, or lose it.
+/// A step that is not the transfer's own would make money, or lose it; so would one that is taken
+/// twice, which its request id forbids.
 fn must_be_at(
     status: TransferStatus,
     transfer: &TransferState,
     is_its_step: bool,
     transfer_id: &str,
+    cx: &Context,
 ) -> Result<(), AccountRejection> {
-    match is_its_step && transfer.status() == status {
+    let stream = format!("{}-{transfer_id}", TransferState::AGGREGATE);
+    let id = || step_id(&stream, transfer.awaited_version, 0).to_string();
+    match is_its_step && transfer.status() == status && cx.command_id == id() {
         true => Ok(()),
         false => Err(AccountRejection::TransferNotInFlight { transfer_id: transfer_id.to_owned() }),
     }

@@ -626,14 +626,24 @@ mod specs {
         }
     }
 
+    /// The request id of the step after an event of the transfer.
+    fn step(version: u64) -> impl ToString {
+        daybook_kernel::step_id("bank.transfer-t", version, 0)
+    }
+
     fn not_at_this_step() -> AccountRejection {
         AccountRejection::TransferNotInFlight { transfer_id: "t".to_owned() }
     }
 
     #[test]
     fn an_account_sends_for_a_transfer_of_its_own_alone() {
-        let given = || Spec::<Account>::given([opened(10)]);
+        let given = || Spec::<Account>::given([opened(10)]).requested_as(step(1));
         given().reading::<Transfer>("t", [own(started())]).when(send()).then([sent()]);
+        given()
+            .requested_as(step(2))
+            .reading::<Transfer>("t", [own(started())])
+            .when(send())
+            .then_rejected(not_at_this_step());
         given()
             .reading::<Transfer>("t", [started()])
             .when(send())
@@ -663,11 +673,17 @@ mod specs {
         let Event::TransferStarted(to_bob) = started() else { unreachable!() };
         let to_me: Event =
             TransferStarted { to_account_id: context().aggregate_id, ..to_bob }.into();
-        let given = |events: [AccountEvent; 1]| Spec::<Account>::given(events);
+        let given =
+            |events: [AccountEvent; 1]| Spec::<Account>::given(events).requested_as(step(2));
         given([opened(0)])
             .reading::<Transfer>("t", [to_me.clone(), funded()])
             .when(request())
             .then([received]);
+        // Under another id it could come again.
+        Spec::<Account>::given([opened(0)])
+            .reading::<Transfer>("t", [to_me.clone(), funded()])
+            .when(request())
+            .then_rejected(not_at_this_step());
         given([opened(0)])
             .reading::<Transfer>("t", [started(), funded()])
             .when(request())
@@ -695,7 +711,8 @@ mod specs {
         .into();
         let there = [own(started()), funded(), delivered];
         let back = [own(started()), funded(), bounced];
-        let given = |events: &[AccountEvent]| Spec::<Account>::given(events.to_vec());
+        let given =
+            |events: &[AccountEvent]| Spec::<Account>::given(events.to_vec()).requested_as(step(3));
         let in_flight = [opened(10), sent()];
         given(&in_flight)
             .reading::<Transfer>("t", there.clone())

@@ -4,6 +4,8 @@
 use daybook_contract::contract::CommandSet;
 use daybook_contract::daybook::v1::{SagaStatus, StepAnswer, StepRefusal};
 use prost_types::Timestamp;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use crate::Aggregate;
 
@@ -78,6 +80,30 @@ pub struct Step {
     pub type_name: &'static str,
     /// The encoded request, without its context.
     pub request: Vec<u8>,
+}
+
+/// The request id of a step: of the saga with this stream, after its event of this version, at this
+/// place among the steps that the event asks for. Everybody makes the same, so a step has one effect,
+/// whoever sends it; and an aggregate that takes a step only under its id ([`Context::command_id`])
+/// cannot be made to take it twice.
+///
+/// [`Context::command_id`]: crate::Context::command_id
+pub fn step_id(stream: &str, version: u64, index: u64) -> Uuid {
+    derived_id("step", &[stream, &version.to_string(), &index.to_string()])
+}
+
+/// A request id that is made from what the request is: a UUID of version 8 over SHA-256, in the
+/// manner of RFC 9562.
+pub fn derived_id(what: &str, parts: &[&str]) -> Uuid {
+    let mut hash = Sha256::new_with_prefix("daybook.dev/saga/");
+    hash.update(what);
+    for part in parts {
+        // No part contains it, so no two lists of parts read the same.
+        hash.update([0]);
+        hash.update(part);
+    }
+    let digest = hash.finalize();
+    uuid::Builder::from_custom_bytes(std::array::from_fn(|at| digest[at])).into_uuid()
 }
 
 impl<C: CommandSet> From<&C> for Step {

@@ -90,6 +90,12 @@ impl<A: Aggregate> Spec<A> {
         self
     }
 
+    /// Decides a command that has this request id.
+    pub fn requested_as(mut self, command_id: impl ToString) -> Self {
+        self.cx.command_id = command_id.to_string();
+        self
+    }
+
     /// Has the command decided.
     #[track_caller]
     pub fn when(self, command: impl Into<A::Command>) -> When<A> {

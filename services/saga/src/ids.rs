@@ -1,12 +1,12 @@
 //! Request ids that are made from what a request is, so that the same request has the same id
 //! whoever sends it and however often: UUIDs of version 8 over SHA-256, in the manner of RFC 9562.
 
-use sha2::{Digest, Sha256};
+use daybook_kernel::derived_id as derived;
 use uuid::Uuid;
 
 /// The id of the command of a step.
 pub(crate) fn step(stream: &str, version: i64, number: i64) -> Uuid {
-    derived("step", &[stream, &version.to_string(), &number.to_string()])
+    daybook_kernel::step_id(stream, version.unsigned_abs(), number.unsigned_abs())
 }
 
 /// The id of the command that records the answer to a step.
@@ -22,18 +22,6 @@ pub(crate) fn wake(stream: &str, due_time: i64) -> Uuid {
 /// The id of the command that starts a saga.
 pub(crate) fn start(stream: &str, event_id: &str) -> Uuid {
     derived("start", &[stream, event_id])
-}
-
-fn derived(what: &str, parts: &[&str]) -> Uuid {
-    let mut hash = Sha256::new_with_prefix("daybook.dev/saga/");
-    hash.update(what);
-    for part in parts {
-        // No part contains it, so no two lists of parts read the same.
-        hash.update([0]);
-        hash.update(part);
-    }
-    let digest = hash.finalize();
-    uuid::Builder::from_custom_bytes(std::array::from_fn(|at| digest[at])).into_uuid()
 }
 
 #[cfg(test)]

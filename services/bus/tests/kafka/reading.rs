@@ -186,6 +186,10 @@ async fn deleted_records_are_lost_unless_the_log_position_covers_them() {
     // A reader that has everything from the log goes on with what comes.
     world.log.append(ACCOUNT, "a1");
     publishing.reaches(401).await;
+    // Its last watermarks say that nothing beyond it has been deleted.
+    publishing.stop().await;
+    let mut publishing = world.publish();
+    publishing.is_well().await;
     let known = Cursor { log_position: 401, partitions: Vec::new() };
     let mut source = open_when_ready(&world, &known).await;
     seen.insert(401);

@@ -16,7 +16,7 @@ use daybook_domain::order::Order;
 use daybook_domain::stock::Stock;
 use daybook_domain::transfer::Transfer;
 use daybook_kernel::spec::context;
-use daybook_kernel::{Aggregate, Context, Rejection, Saga, Step};
+use daybook_kernel::{Aggregate, Context, Rejection, Saga, Step, step_id};
 
 /// The states of one kind of aggregate, by id.
 type States<S> = BTreeMap<String, S>;
@@ -153,7 +153,8 @@ impl World {
             }
         }
         let id = command.key().to_owned();
-        let cx = Context { aggregate_id: id.clone(), ..context() };
+        let command_id = request_id.to_owned();
+        let cx = Context { aggregate_id: id.clone(), command_id, ..context() };
         let state = A::states(self).entry(id.clone()).or_default().clone();
         let outcome = match A::decide(&state, &command, &cx) {
             Ok(events) => {
@@ -200,7 +201,7 @@ impl World {
     /// Carries out an open step and records the answer. `lost` says that the process dies before
     /// the answer is recorded; the step is then open still.
     pub fn carry_out(&mut self, open: &Open, lost: bool) {
-        let request_id = format!("step {} {} {}", open.stream, open.version, open.index);
+        let request_id = step_id(&open.stream, open.version, open.index.into()).to_string();
         let outcome = Some(self.execute(&request_id, &open.step));
         if !lost {
             let answer = StepAnswer { version: open.version, index: open.index, outcome };
