@@ -3,9 +3,12 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use daybook_testing::{Daybook, Ports, TempDir, tempdir};
 use serde_json::{Value, json};
+
+use crate::common::PATIENCE;
 
 #[allow(dead_code)]
 #[path = "../../clients/rust/examples/first_steps.rs"]
@@ -72,6 +75,21 @@ impl Bench {
     /// A command, however it ends.
     pub fn run(&self, args: &[&str]) -> Outcome {
         outcome(self.command(args))
+    }
+
+    /// Waits until a list has so many entries.
+    #[track_caller]
+    fn until_listed(&self, args: &[&str], entries: &str, number: usize) {
+        let start = Instant::now();
+        loop {
+            let list = self.json(args);
+            let found = list[entries].as_array().map_or(0, Vec::len);
+            if found == number {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "{args:?}: {found} of {number}: {list}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     fn run_with_input(&self, args: &[&str], input: &str) -> Outcome {
@@ -386,7 +404,7 @@ fn projections_are_seen_and_steered() {
 }
 
 #[test]
-fn the_demo_fills_the_bank_once() {
+fn the_demo_fills_the_bank_and_the_shop_once() {
     let bench = Bench::start();
     let demo = ["demo", "--customers", "40", "--movements", "600", "--seed", "5"];
     let first = bench.json(&demo);
@@ -403,9 +421,25 @@ fn the_demo_fills_the_bank_once() {
     let history = bench.text(&["account", "history", someone, "--min-position", &at]);
     assert!(history.contains("Salary March"), "{history}");
 
+    assert_eq!(first["usersRegistered"], 40);
+    let shop = |kinds: [&str; 3]| kinds.map(|kind| first[kind].as_u64().unwrap() as usize);
+    let [submitted, cancelled, transfers] =
+        shop(["ordersSubmitted", "ordersCancelled", "transfers"]);
+    assert!(submitted > 0 && cancelled > 0 && transfers > 0, "{first}");
+    // The sagas are at work; in the end everything is paid, and nothing was short.
+    bench.until_listed(&["order", "list", "--status", "paid", "--all"], "orders", submitted);
+    bench.until_listed(&["order", "list", "--status", "cancelled"], "orders", cancelled);
+    let completed = ["transfer", "list", "--status", "completed", "--all"];
+    bench.until_listed(&completed, "transfers", transfers);
+    bench.until_listed(&["stock", "low"], "stocks", 6);
+    bench.until_listed(&["product", "search", "leaves"], "products", 2);
+    bench.until_listed(&["user", "list", "--all"], "users", 40);
+
     let second = bench.json(&demo);
     assert_eq!(second["position"], first["position"]);
-    assert_eq!(second["deposits"], first["deposits"]);
+    for kind in ["deposits", "transfers", "products", "ordersSubmitted", "usersRegistered"] {
+        assert_eq!(second[kind], first[kind]);
+    }
     assert!(second["replayed"].as_u64().unwrap() > 600, "{second}");
     assert!(bench.text(&demo).contains("Try next:"));
 }

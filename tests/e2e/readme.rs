@@ -89,8 +89,9 @@ async fn the_readme_is_true() {
 /// Waits until the projections have everything: a reader types more slowly than they work.
 async fn projections_settle(site: &Site) {
     let client = site.client();
-    let head = head(&client).await;
     let settled = || async {
+        // It moves on while sagas are at work.
+        let head = head(&client).await;
         let list = client.projections().list().await.unwrap();
         let all = list
             .iter()
