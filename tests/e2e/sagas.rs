@@ -145,7 +145,7 @@ async fn money_in_flight_is_seen_and_keeps_its_account_open() {
     // Anybody can send the step, under its own id alone, and then the saga's is the same one.
     let foreign = client.command(send.clone()).await.unwrap_err();
     assert_eq!(foreign.reason(), "TRANSFER_NOT_IN_FLIGHT");
-    let step = daybook_kernel::step_id("bank.transfer-t", 1, 0).to_string();
+    let step = daybook_kernel::step_id("bank.transfer-t", 1, 0);
     client.command(send.clone()).request_id(&step).await.unwrap();
 
     let account = |id: &'static str| {

@@ -461,7 +461,7 @@ fn must_be_at(
     cx: &Context,
 ) -> Result<(), AccountRejection> {
     let stream = format!("{}-{transfer_id}", TransferState::AGGREGATE);
-    let id = || step_id(&stream, transfer.awaited_version, 0).to_string();
+    let id = || step_id(&stream, transfer.awaited_version, 0);
     match is_its_step && transfer.status() == status && cx.command_id == id() {
         true => Ok(()),
         false => Err(AccountRejection::TransferNotInFlight { transfer_id: transfer_id.to_owned() }),

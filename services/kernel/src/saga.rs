@@ -5,7 +5,6 @@ use daybook_contract::contract::CommandSet;
 use daybook_contract::daybook::v1::{SagaStatus, StepAnswer, StepRefusal};
 use prost_types::Timestamp;
 use sha2::{Digest, Sha256};
-use uuid::Uuid;
 
 use crate::Aggregate;
 
@@ -88,13 +87,13 @@ pub struct Step {
 /// cannot be made to take it twice.
 ///
 /// [`Context::command_id`]: crate::Context::command_id
-pub fn step_id(stream: &str, version: u64, index: u64) -> Uuid {
+pub fn step_id(stream: &str, version: u64, index: u64) -> String {
     derived_id("step", &[stream, &version.to_string(), &index.to_string()])
 }
 
-/// A request id that is made from what the request is: a UUID of version 8 over SHA-256, in the
-/// manner of RFC 9562.
-pub fn derived_id(what: &str, parts: &[&str]) -> Uuid {
+/// A request id that is made from what the request is: the text of a UUID of version 8 over SHA-256,
+/// in the manner of RFC 9562.
+pub fn derived_id(what: &str, parts: &[&str]) -> String {
     let mut hash = Sha256::new_with_prefix("daybook.dev/saga/");
     hash.update(what);
     for part in parts {
@@ -103,7 +102,12 @@ pub fn derived_id(what: &str, parts: &[&str]) -> Uuid {
         hash.update(part);
     }
     let digest = hash.finalize();
-    uuid::Builder::from_custom_bytes(std::array::from_fn(|at| digest[at])).into_uuid()
+    let mut bytes: [u8; 16] = std::array::from_fn(|at| digest[at]);
+    // The version and the variant.
+    bytes[6] = bytes[6] & 0x0f | 0x80;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex = format!("{:032x}", u128::from_be_bytes(bytes));
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }
 
 impl<C: CommandSet> From<&C> for Step {

@@ -1,12 +1,11 @@
 //! Request ids that are made from what a request is, so that the same request has the same id
 //! whoever sends it and however often: UUIDs of version 8 over SHA-256, in the manner of RFC 9562.
 
-use daybook_kernel::derived_id as derived;
 use uuid::Uuid;
 
 /// The id of the command of a step.
 pub(crate) fn step(stream: &str, version: i64, number: i64) -> Uuid {
-    daybook_kernel::step_id(stream, version.unsigned_abs(), number.unsigned_abs())
+    parsed(&daybook_kernel::step_id(stream, version.unsigned_abs(), number.unsigned_abs()))
 }
 
 /// The id of the command that records the answer to a step.
@@ -22,6 +21,14 @@ pub(crate) fn wake(stream: &str, due_time: i64) -> Uuid {
 /// The id of the command that starts a saga.
 pub(crate) fn start(stream: &str, event_id: &str) -> Uuid {
     derived("start", &[stream, event_id])
+}
+
+fn derived(what: &str, parts: &[&str]) -> Uuid {
+    parsed(&daybook_kernel::derived_id(what, parts))
+}
+
+fn parsed(id: &str) -> Uuid {
+    Uuid::parse_str(id).expect("a derived id is a UUID")
 }
 
 #[cfg(test)]

@@ -201,7 +201,7 @@ impl World {
     /// Carries out an open step and records the answer. `lost` says that the process dies before
     /// the answer is recorded; the step is then open still.
     pub fn carry_out(&mut self, open: &Open, lost: bool) {
-        let request_id = step_id(&open.stream, open.version, open.index.into()).to_string();
+        let request_id = step_id(&open.stream, open.version, open.index.into());
         let outcome = Some(self.execute(&request_id, &open.step));
         if !lost {
             let answer = StepAnswer { version: open.version, index: open.index, outcome };
