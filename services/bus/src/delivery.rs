@@ -35,33 +35,62 @@ pub(crate) struct State {
     /// For each topic, how many watermarks are under way. The next ones wait for them, so that a
     /// slow broker is not given more than it can take.
     pub watermarks: Vec<u32>,
-    /// The last offset of each partition.
-    offsets: Offsets,
+    /// How far the partitions have been written.
+    pub offsets: Offsets,
     /// The session must end.
     pub failure: Option<String>,
     /// The broker cannot be reached; the producer goes on trying.
     pub problem: Option<String>,
 }
 
-/// The last offset delivered to each partition, by topic.
+/// How far the partitions have been written, by topic.
 #[derive(Debug, Default)]
-struct Offsets(HashMap<String, HashMap<i32, i64>>);
+pub(crate) struct Offsets(HashMap<String, HashMap<i32, Written>>);
+
+/// How far a partition has been written.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    /// The greatest offset that is known.
+    last: i64,
+    /// How many records are under way to it.
+    under_way: i64,
+}
 
 impl Offsets {
+    /// There is a record at this offset.
+    pub fn found(&mut self, topic: &str, partition: i32, offset: i64) {
+        self.written(topic, partition).last = offset;
+    }
+
+    /// A record is on its way. Returns an offset that it comes after, if the broker loses nothing.
+    pub fn sent(&mut self, topic: &str, partition: i32) -> i64 {
+        let written = self.written(topic, partition);
+        let after = written.last + written.under_way;
+        written.under_way += 1;
+        after
+    }
+
     /// Offsets only grow, unless the broker has lost records that it had acknowledged.
     fn delivered(&mut self, message: &impl Message) -> Result<(), String> {
         let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
-        let partitions = match self.0.get_mut(topic) {
-            Some(partitions) => partitions,
-            None => self.0.entry(topic.to_owned()).or_default(),
-        };
-        match partitions.insert(partition, offset) {
-            Some(before) if before >= offset => Err(format!(
-                "the broker has lost records: {topic}/{partition} was at offset {before} and is at \
-                 {offset}"
-            )),
-            _ => Ok(()),
+        let written = self.written(topic, partition);
+        if written.last >= offset {
+            return Err(format!(
+                "the broker has lost records: {topic}/{partition} was at offset {} and is at \
+                 {offset}",
+                written.last
+            ));
         }
+        *written = Written { last: offset, under_way: written.under_way - 1 };
+        Ok(())
+    }
+
+    fn written(&mut self, topic: &str, partition: i32) -> &mut Written {
+        if !self.0.contains_key(topic) {
+            self.0.insert(topic.to_owned(), HashMap::new());
+        }
+        let partitions = self.0.get_mut(topic).expect("it is there by now");
+        partitions.entry(partition).or_insert(Written { last: -1, under_way: 0 })
     }
 }
 
@@ -176,6 +205,7 @@ mod tests {
     #[test]
     fn an_offset_that_runs_back_says_that_records_were_lost() {
         let mut offsets = Offsets::default();
+        offsets.found("a", 0, 4);
         for (topic, partition, offset) in [("a", 0, 5), ("a", 1, 0), ("b", 0, 1), ("a", 0, 7)] {
             offsets.delivered(&at(topic, partition, offset)).unwrap();
         }
@@ -183,5 +213,21 @@ mod tests {
             let problem = offsets.delivered(&at("a", 0, offset)).unwrap_err();
             assert!(problem.contains("has lost records: a/0"), "{problem}");
         }
+        offsets.found("c", 0, 4);
+        let problem = offsets.delivered(&at("c", 0, 0)).unwrap_err();
+        assert!(problem.contains("has lost records: c/0 was at offset 4"), "{problem}");
+    }
+
+    #[test]
+    fn a_record_comes_after_those_under_way() {
+        let mut offsets = Offsets::default();
+        assert_eq!(offsets.sent("a", 0), -1);
+        offsets.delivered(&at("a", 0, 0)).unwrap();
+        offsets.found("a", 0, 6);
+        assert_eq!(offsets.sent("a", 0), 6);
+        assert_eq!(offsets.sent("a", 0), 7);
+        assert_eq!(offsets.sent("a", 1), -1);
+        offsets.delivered(&at("a", 0, 7)).unwrap();
+        assert_eq!(offsets.sent("a", 0), 8);
     }
 }

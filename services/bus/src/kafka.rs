@@ -31,7 +31,9 @@ use tracing::{debug, warn};
 use crate::assignment;
 use crate::partition::fnv1a_64;
 use crate::reached::Reached;
-use crate::record::{PARTITIONS_HEADER, STORE_ID_HEADER, header, position_of, watermark_position};
+use crate::record::{
+    PARTITIONS_HEADER, STORE_ID_HEADER, believed_watermark, header, position_of, watermark_position,
+};
 use crate::settings::Kafka;
 use crate::source::{Batch, Cursor, Error, PartitionCursor, Record, Source, SourceFactory};
 
@@ -316,8 +318,11 @@ impl Reader {
         let store_id = header(headers, STORE_ID_HEADER);
         let payload = message.payload().unwrap_or_default();
         let is_ours = store_id == Some(&self.store_id);
-        let watermark = if is_ours { watermark_position(payload) } else { None };
-        if let Some(position) = watermark {
+        if is_ours && watermark_position(payload).is_some() {
+            let Some(position) = believed_watermark(&message) else {
+                partition.took(&message, Bytes::copy_from_slice(payload));
+                return Ok(());
+            };
             let known = header(headers, PARTITIONS_HEADER).and_then(|text| text.parse().ok());
             if known.is_some_and(|known: usize| known > count) {
                 // Events may be in a partition that is not read here: the watermark, read again

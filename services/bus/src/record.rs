@@ -19,6 +19,10 @@ pub const EVENT_ID_HEADER: &str = "daybook_event_id";
 /// that knows of fewer must look again before it believes the watermark.
 pub const PARTITIONS_HEADER: &str = "daybook_partitions";
 
+/// On a watermark: an offset of its partition that it comes after. A watermark at that offset or
+/// before it stands in a topic that was lost and made anew: what it says to be there is not.
+pub const AFTER_HEADER: &str = "daybook_after";
+
 /// A watermark has only this field of RecordedEvent: its tag, and at most ten bytes.
 const WATERMARK_TAG: u8 = 5 << 3;
 const WATERMARK_MAX_BYTES: usize = 11;
@@ -38,6 +42,14 @@ pub(crate) fn position_of(bytes: &Bytes) -> Option<u64> {
 /// The encoded watermark of a position.
 pub(crate) fn watermark(position: u64) -> Vec<u8> {
     RecordedEvent { position, ..Default::default() }.encode_to_vec()
+}
+
+/// The position of a watermark; `None` when the bytes are anything else, or when it stands where
+/// it cannot be true.
+pub(crate) fn believed_watermark(message: &impl rdkafka::Message) -> Option<u64> {
+    let position = watermark_position(message.payload().unwrap_or_default())?;
+    let after = header(message.headers(), AFTER_HEADER).and_then(|after| after.parse().ok());
+    after.is_none_or(|after: i64| after < message.offset()).then_some(position)
 }
 
 /// The position of a watermark; `None` when the bytes are anything else.
@@ -80,11 +92,17 @@ pub(crate) fn event_headers(event: &RecordedEvent, store_id: &str, source: &str)
 }
 
 /// The headers of a watermark.
-pub(crate) fn watermark_headers(store_id: &str, event_id: &str, partitions: u32) -> OwnedHeaders {
-    OwnedHeaders::new_with_capacity(3)
+pub(crate) fn watermark_headers(
+    store_id: &str,
+    event_id: &str,
+    partitions: u32,
+    after: i64,
+) -> OwnedHeaders {
+    OwnedHeaders::new_with_capacity(4)
         .insert(Header { key: STORE_ID_HEADER, value: Some(store_id) })
         .insert(Header { key: EVENT_ID_HEADER, value: Some(event_id) })
         .insert(Header { key: PARTITIONS_HEADER, value: Some(&partitions.to_string()) })
+        .insert(Header { key: AFTER_HEADER, value: Some(&after.to_string()) })
 }
 
 /// The value of a header, if it is there and text.
@@ -95,6 +113,9 @@ pub(crate) fn header<'a, H: Headers>(headers: Option<&'a H>, key: &str) -> Optio
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::Timestamp;
+    use rdkafka::message::OwnedMessage;
+
     use super::*;
 
     #[test]
@@ -106,6 +127,19 @@ mod tests {
         assert_eq!(watermark_position(&event.encode_to_vec()), None);
         assert_eq!(watermark_position(b""), None);
         assert_eq!(watermark_position(b"(poison"), None);
+    }
+
+    #[test]
+    fn a_watermark_before_what_it_comes_after_is_not_believed() {
+        let at = |offset, after| {
+            let (topic, time) = ("a".to_owned(), Timestamp::NotAvailable);
+            let headers = watermark_headers("store", "event", 1, after);
+            OwnedMessage::new(Some(watermark(7)), None, topic, time, 0, offset, Some(headers))
+        };
+        assert_eq!(believed_watermark(&at(0, -1)), Some(7));
+        assert_eq!(believed_watermark(&at(5, 4)), Some(7));
+        assert_eq!(believed_watermark(&at(4, 4)), None);
+        assert_eq!(believed_watermark(&at(0, 4)), None);
     }
 
     #[test]

@@ -136,6 +136,11 @@ impl<O: Outbox> Session<'_, O> {
             let mut state = shared.lock();
             state.prefix = Prefix::new(begin);
             state.watermarks = vec![0; counts.len()];
+            for (topic, tail) in &tails {
+                for (&partition, &offset) in &tail.last_offsets {
+                    state.offsets.found(topic, partition, offset);
+                }
+            }
         }
         let topics = counts
             .iter()
@@ -323,9 +328,11 @@ impl<O: Outbox> Running<'_, O> {
             return Ok(());
         }
         let stream = stream_of(&event);
+        let partition = partition_of(&stream, topic.partitions);
+        self.shared.lock().offsets.sent(&topic.name, partition);
         let opaque = usize::try_from(position).map_err(|error| error.to_string())?;
         let record = BaseRecord::with_opaque_to(&topic.name, opaque)
-            .partition(partition_of(&stream, topic.partitions))
+            .partition(partition)
             .key(stream.as_str())
             .payload(bytes.as_ref())
             .headers(event_headers(&event, &self.store_id, &self.source));
@@ -385,11 +392,13 @@ impl<O: Outbox> Running<'_, O> {
             self.shared.lock().watermarks[index] += topic.partitions;
             for partition in 0..topic.partitions {
                 let partition = i32::try_from(partition).expect("Kafka counts them in an i32");
+                let after = self.shared.lock().offsets.sent(&topic.name, partition);
+                let headers = watermark_headers(&self.store_id, &event_id, topic.partitions, after);
                 let opaque = FIRST_WATERMARK - index;
                 let record = BaseRecord::<str, [u8], usize>::with_opaque_to(&topic.name, opaque)
                     .partition(partition)
                     .payload(&payload)
-                    .headers(watermark_headers(&self.store_id, &event_id, topic.partitions));
+                    .headers(headers);
                 produce(&self.producer, &self.shared, record).await?;
             }
             let topic = &mut self.topics[index];

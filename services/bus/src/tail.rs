@@ -8,7 +8,7 @@
 //! Then there are watermarks or events of its store beyond its end, or, once it has grown again,
 //! other events than its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use daybook_contract::daybook::v1::RecordedEvent;
@@ -19,7 +19,9 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::admin::{End, PartitionCounts, offsets};
 use crate::outbox::Outbox;
-use crate::record::{EVENT_ID_HEADER, STORE_ID_HEADER, header, watermark_position};
+use crate::record::{
+    EVENT_ID_HEADER, STORE_ID_HEADER, believed_watermark, header, watermark_position,
+};
 use crate::settings::Kafka;
 
 /// How many records before the end to look at first. While there are events there are watermarks,
@@ -54,6 +56,8 @@ pub(crate) struct Tail {
     pub furthest: u64,
     /// The last event of the store that an event or a watermark near the end names.
     pub last_event: Option<EventAt>,
+    /// The last offset of each partition that is not empty.
+    pub last_offsets: HashMap<i32, i64>,
 }
 
 /// An event and its place in the log.
@@ -154,15 +158,20 @@ impl Tail {
         let event = range.last_event.as_ref().map_or(0, |event| event.position);
         self.furthest = self.furthest.max(event).max(range.watermark.unwrap_or(0));
         self.last_event = self.last_event.take().max(range.last_event);
+        if range.end > 0 {
+            self.last_offsets.insert(range.partition, range.end - 1);
+        }
     }
 }
 
 impl Range {
     /// Takes in a record of the store.
-    fn add(&mut self, payload: &[u8], event_id: Option<&str>) {
+    fn add(&mut self, message: &impl Message) {
+        let payload = message.payload().unwrap_or_default();
         let at = match watermark_position(payload) {
             Some(position) => {
-                self.watermark = self.watermark.max(Some(position));
+                self.watermark = self.watermark.max(believed_watermark(message));
+                let event_id = header(message.headers(), EVENT_ID_HEADER);
                 event_id.map(|event_id| EventAt { position, event_id: event_id.to_owned() })
             }
             // What is no event is somebody's poison, and says nothing about ours.
@@ -225,8 +234,7 @@ fn read(consumer: &BaseConsumer, ranges: &mut [Range], store_id: &str) -> Result
             continue;
         }
         if header(message.headers(), STORE_ID_HEADER) == Some(store_id) {
-            let event_id = header(message.headers(), EVENT_ID_HEADER);
-            range.add(message.payload().unwrap_or_default(), event_id);
+            range.add(&message);
         }
         if message.offset() + 1 == range.end {
             unread -= 1;

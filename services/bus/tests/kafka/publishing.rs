@@ -8,11 +8,13 @@ use daybook_bus::partition::partition_of;
 use daybook_bus::source::{Cursor, Error};
 use daybook_testing::{Broker, TopicReader, eventually};
 use rdkafka::admin::{AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::fixture::{
-    ACCOUNT, PATIENCE, World, check, event_of, open_when_ready, positions, read_until,
+    ACCOUNT, PATIENCE, World, check, check_watermarks, event_of, open_when_ready, positions,
+    read_until,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -263,6 +265,32 @@ async fn lose_the_bank(world: &World) {
     eventually(PATIENCE, gone).await;
 }
 
+/// Replaces the topic of the bank by an empty one.
+async fn replace_the_bank(world: &World) {
+    lose_the_bank(world).await;
+    let admin = world.admin();
+    let topic = NewTopic::new(&world.bank, 2, TopicReplication::Fixed(1));
+    let made = || async {
+        let results = admin.create_topics([&topic], &AdminOptions::new()).await.ok()?;
+        match results.into_iter().next()? {
+            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => Some(()),
+            Err(_) => None,
+        }
+    };
+    eventually(PATIENCE, made).await;
+}
+
+/// Waits until the topics hold all events up to a position, in whichever order they came, with no
+/// watermark that says so too early.
+async fn becomes_complete(world: &World, end: u64) {
+    let complete = || async {
+        let all = positions(&world.records().await);
+        (all == (1..=end).collect()).then_some(())
+    };
+    eventually(PATIENCE, complete).await;
+    check_watermarks(&world.records().await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_lost_while_it_publishes_is_published_again() {
     let broker = Broker::shared().await;
@@ -272,22 +300,48 @@ async fn what_is_lost_while_it_publishes_is_published_again() {
     config.partitions = 2;
     let mut publishing = world.publish_with(config);
     publishing.reaches(200).await;
-    lose_the_bank(&world).await;
-    let _ = world
-        .admin()
-        .create_topics(
-            [&NewTopic::new(&world.bank, 2, TopicReplication::Fixed(1))],
-            &AdminOptions::new(),
-        )
-        .await;
+    replace_the_bank(&world).await;
     world.log.append_accounts(10, 100);
-    let complete = || async {
-        let all = positions(&world.records().await);
-        (all == (1..=300).collect()).then_some(())
-    };
-    eventually(PATIENCE, complete).await;
+    becomes_complete(&world, 300).await;
     publishing.stop().await;
-    check(&world.records().await, 300);
+    check_watermarks(&world.records().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_lost_before_it_publishes_more_is_published_again() {
+    let broker = Broker::shared().await;
+    let world = World::new(&broker.bootstrap);
+    world.log.append_accounts(10, 200);
+    let mut config = world.publisher_config();
+    config.partitions = 2;
+    config.topic_check_interval = Duration::from_secs(3600);
+    let mut publishing = world.publish_with(config.clone());
+    publishing.reaches(200).await;
+    publishing.stop().await;
+    // It has delivered nothing yet, and knows what is on the topic from reading it.
+    let mut publishing = world.publish_with(config);
+    publishing.reaches(200).await;
+    replace_the_bank(&world).await;
+    world.log.append_accounts(10, 100);
+    becomes_complete(&world, 300).await;
+    publishing.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watermark_on_a_topic_that_replaced_another_is_not_believed() {
+    let broker = Broker::shared().await;
+    let world = World::new(&broker.bootstrap);
+    world.log.append_accounts(10, 200);
+    let mut config = world.publisher_config();
+    config.partitions = 2;
+    config.topic_check_interval = Duration::from_secs(3600);
+    // Long enough that the first one comes to the new topic.
+    config.watermark_interval = Duration::from_secs(5);
+    let mut publishing = world.publish_with(config);
+    publishing.reaches(200).await;
+    replace_the_bank(&world).await;
+    becomes_complete(&world, 200).await;
+    publishing.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
