@@ -6,9 +6,10 @@ use std::path::Path;
 
 use daybook_contract::daybook::v1::RecordedEvent;
 use prost::Message;
+use uuid::Uuid;
 
 use crate::record::{leaf_hash, stream_name};
-use crate::sqlite::{self, RawClaim, RawRow, SqliteReader};
+use crate::sqlite::{self, RawClaim, RawRequest, RawRow, SqliteReader};
 use crate::{Claim, ClaimChange, Error};
 
 /// The rows that are checked at a time.
@@ -64,11 +65,8 @@ async fn check(
 ) -> Result<Findings, Error> {
     let mut findings = Findings::default();
     let mut claims = Claimed::read(reader, claims_of).await?;
-    let (indexed, entries) = reader.index_state().await?;
-    if entries != indexed {
-        findings.add(0, "", format!("the index of {indexed} events has {entries} entries"));
-    }
-    for text in reader.integrity_problems().await? {
+    let index = reader.raw_index().await?;
+    for text in reader.integrity_problems().await?.into_iter().chain(index.problems) {
         findings.add(0, "", text);
     }
     let mut after = 0;
@@ -83,22 +81,17 @@ async fn check(
                 findings.add(row.position, &row.stream, text);
             }
             after = row.position;
-            let must_be_there = row.position <= indexed || row.indexed_at.is_some();
-            if must_be_there && row.indexed_at != Some(row.position) {
-                let text = match row.indexed_at {
-                    Some(other) => format!("the index says that it is at position {other}"),
-                    None => "it is missing in the index of its stream".to_owned(),
-                };
-                findings.add(row.position, &row.stream, text);
-            }
+            check_index(&row, index.indexed, &mut findings);
             let event = check_row(&row, &mut versions, &mut last_time, &mut findings);
             if let Some(event) = event {
+                check_request(&row, &event, index.indexed, &mut findings);
                 claims.follow(&row, &event, &mut findings);
             }
             findings.events += 1;
         }
         progress(last);
     }
+    check_requests(reader, &mut findings).await?;
     claims.compare(&mut findings);
     findings.streams = versions.len() as u64;
     Ok(findings)
@@ -141,6 +134,61 @@ fn check_row(
     }
     *last_time = time;
     Some(event)
+}
+
+/// Up to `indexed`, and wherever the index has something, it must be this row.
+fn check_index(row: &RawRow, indexed: u64, findings: &mut Findings) {
+    let text = match row.indexed_at {
+        Some(at) if at == row.position => return,
+        Some(other) => format!("the index says that it is at position {other}"),
+        None if row.position > indexed => return,
+        None => "it is missing in the index of its stream".to_owned(),
+    };
+    findings.add(row.position, &row.stream, text);
+}
+
+/// The request beside the record must be that of the record, and in the table of requests.
+fn check_request(row: &RawRow, event: &RecordedEvent, indexed: u64, findings: &mut Findings) {
+    let Some((id, fingerprint)) = row.request.as_ref().and_then(|it| it.split_at_checked(16))
+    else {
+        return;
+    };
+    let mut wrong = |text: &str| findings.add(row.position, &row.stream, text.to_owned());
+    if !is_request_of(id, event) {
+        wrong("it stands beside the id of a request that did not record it");
+    }
+    match &row.answered {
+        None if row.position > indexed => {}
+        None => wrong("its request is missing in the table of requests"),
+        Some((stored, at)) if stored != fingerprint || *at != row.position => {
+            wrong("the table of requests has another answer to its request");
+        }
+        Some(_) => {}
+    }
+}
+
+/// What the table of requests says of events that do not name their request.
+async fn check_requests(reader: &SqliteReader, findings: &mut Findings) -> Result<(), Error> {
+    let mut after = Vec::new();
+    loop {
+        let requests = reader.raw_requests(&after, PAGE).await?;
+        let Some(last) = requests.last() else { return Ok(()) };
+        after.clone_from(&last.id);
+        for RawRequest { id, position, record } in requests {
+            // Events of the first format do not name it beside the record.
+            let event = record.and_then(|record| RecordedEvent::decode(record).ok());
+            if !event.is_some_and(|event| is_request_of(&id, &event)) {
+                let id = Uuid::from_slice(&id).unwrap_or_default();
+                let text = format!("the table of requests says that {id} recorded this event");
+                findings.add(position, "", text);
+            }
+        }
+    }
+}
+
+fn is_request_of(id: &[u8], event: &RecordedEvent) -> bool {
+    let recorded = event.metadata.as_ref().map(|metadata| metadata.request_id.parse::<Uuid>());
+    recorded.is_some_and(|recorded| recorded.is_ok_and(|recorded| recorded.as_bytes() == id))
 }
 
 /// Who holds what, by the events and by the table.

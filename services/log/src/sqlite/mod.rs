@@ -7,6 +7,7 @@
 //! group is in it.
 
 mod index;
+mod raw;
 mod reader;
 mod writer;
 
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::TryStreamExt;
+use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
@@ -27,11 +29,15 @@ use crate::Error;
 use crate::limits::INDEX_AFTER;
 use crate::storage::{RequestRow, StoreInfo, StoredAnswer};
 use index::{Generation, Index};
-pub use reader::{RawClaim, RawRow, SqliteReader};
+pub use raw::{RawClaim, RawIndex, RawRequest, RawRow};
+pub use reader::SqliteReader;
 pub use writer::SqliteWriter;
 
 /// The name of the database file in the directory of the log.
 pub const FILE_NAME: &str = "log.db";
+
+/// What makes the tables, and brings those of an earlier version up to date.
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
 /// SQLite before this version can corrupt a WAL that two connections share (WAL-reset bug).
 const LEAST_SQLITE: (u32, u32, u32) = (3, 51, 3);
@@ -104,9 +110,26 @@ pub async fn open_reader(directory: &Path) -> Result<SqliteReader, Error> {
         .connect_with(read_only(directory))
         .await
         .map_err(|error| failed(error.to_string()))?;
+    let format = format(&pool).await.map_err(|error| failed(error.to_string()))?;
+    let ours = MIGRATIONS.iter().map(|migration| migration.version).max();
+    if format < ours {
+        return Err(failed(
+            "it was written by an earlier version of Daybook: start this version on it once, which \
+             brings it up to date"
+                .to_owned(),
+        ));
+    }
+    if format > ours {
+        return Err(failed("it was written by a later version of Daybook: use that".to_owned()));
+    }
     let index = read_index(&pool, INDEX_AFTER).await;
     let index = index.map_err(|error| failed(error.to_string()))?;
     Ok(SqliteReader::new(pool, index))
+}
+
+/// The version of the tables in a store.
+async fn format(pool: &SqlitePool) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(pool).await
 }
 
 fn lock(directory: &Path) -> Result<File, Error> {
@@ -133,7 +156,7 @@ async fn prepare(options: &Options) -> Result<StoreInfo, sqlx::Error> {
         .disable_statement_logging()
         .connect()
         .await?;
-    let migrated = sqlx::migrate!("./migrations").run(&mut connection).await;
+    let migrated = MIGRATIONS.run(&mut connection).await;
     migrated.map_err(|error| sqlx::Error::Protocol(error.to_string()))?;
     let info = store_info(&mut connection).await?;
     connection.close().await?;

@@ -25,75 +25,13 @@ type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArgume
 /// The reading half.
 #[derive(Clone)]
 pub struct SqliteReader {
-    pool: SqlitePool,
+    pub(super) pool: SqlitePool,
     index: Index,
 }
 
 impl SqliteReader {
     pub(super) fn new(pool: SqlitePool, index: Index) -> Self {
         Self { pool, index }
-    }
-
-    /// What SQLite itself finds wrong with the file; reads all of it.
-    pub async fn integrity_problems(&self) -> Result<Vec<String>, Error> {
-        let found: Vec<String> = sqlx::query_scalar("PRAGMA integrity_check")
-            .fetch_all(&self.pool)
-            .await
-            .map_err(read_error)?;
-        Ok(found.into_iter().filter(|line| line != "ok").collect())
-    }
-
-    /// The columns of the events after a position, as they are, for a check of every row.
-    pub async fn raw_events(&self, after: u64, limit: usize) -> Result<Vec<RawRow>, Error> {
-        sqlx::query(
-            "SELECT e.position, e.version, e.leaf_hash, e.record, coalesce(s.name, '') AS name,
-                    (SELECT i.position FROM stream_events i
-                     WHERE i.stream_id = e.stream_id AND i.version = e.version)
-             FROM events e LEFT JOIN streams s ON s.id = e.stream_id
-             WHERE e.position > ? ORDER BY e.position LIMIT ?",
-        )
-        .bind(signed(after))
-        .bind(limit as i64)
-        .map(|row: SqliteRow| RawRow {
-            position: unsigned(row.get(0)),
-            version: unsigned(row.get(1)),
-            leaf_hash: row.get(2),
-            record: row.get::<Vec<u8>, _>(3).into(),
-            stream: row.get(4),
-            indexed_at: row.get::<Option<i64>, _>(5).map(unsigned),
-        })
-        .fetch_all(&self.pool)
-        .await
-        .map_err(read_error)
-    }
-
-    /// How far the indexes follow the log, and how many events they have up to there.
-    pub async fn index_state(&self) -> Result<(u64, u64), Error> {
-        let (indexed, entries): (i64, i64) = sqlx::query_as(
-            "SELECT indexed, (SELECT count(*) FROM stream_events WHERE position <= indexed)
-             FROM store",
-        )
-        .fetch_one(&self.pool)
-        .await
-        .map_err(read_error)?;
-        Ok((unsigned(indexed), unsigned(entries)))
-    }
-
-    /// The table of claims as it is, and the position of the last event of the same moment.
-    pub async fn raw_claims(&self) -> Result<(u64, Vec<RawClaim>), Error> {
-        let mut moment = self.pool.begin().await.map_err(read_error)?;
-        let head: i64 = sqlx::query_scalar("SELECT coalesce(max(position), 0) FROM events")
-            .fetch_one(&mut *moment)
-            .await
-            .map_err(read_error)?;
-        let claims = sqlx::query(
-            "SELECT c.scope, c.key, s.name FROM claims c LEFT JOIN streams s ON s.id = c.stream_id",
-        )
-        .map(|row: SqliteRow| RawClaim { scope: row.get(0), key: row.get(1), stream: row.get(2) })
-        .fetch_all(&mut *moment)
-        .await
-        .map_err(read_error)?;
-        Ok((unsigned(head), claims))
     }
 
     /// The number of a stream.
@@ -151,34 +89,6 @@ impl SqliteReader {
     pub async fn close(&self) {
         self.pool.close().await;
     }
-}
-
-/// A row of the claims, unchecked.
-#[derive(Debug, Clone)]
-pub struct RawClaim {
-    /// Among what it is unique.
-    pub scope: String,
-    /// What is unique.
-    pub key: String,
-    /// The name of the stream that holds it, where there is one with its number.
-    pub stream: Option<String>,
-}
-
-/// A row of the events, unchecked.
-#[derive(Debug, Clone)]
-pub struct RawRow {
-    /// The position, from the column.
-    pub position: u64,
-    /// The version, from the column.
-    pub version: u64,
-    /// The stored hash.
-    pub leaf_hash: Vec<u8>,
-    /// The encoded RecordedEvent.
-    pub record: Bytes,
-    /// The name of the stream, from the table of streams.
-    pub stream: String,
-    /// Where the index says that it is.
-    pub indexed_at: Option<u64>,
 }
 
 impl StorageReader for SqliteReader {
@@ -391,6 +301,6 @@ fn json_list<'a>(texts: impl Iterator<Item = &'a str>) -> String {
     format!("[{}]", quoted.join(","))
 }
 
-fn read_error(error: sqlx::Error) -> Error {
+pub(super) fn read_error(error: sqlx::Error) -> Error {
     Error::Read { problem: error.to_string() }
 }

@@ -24,6 +24,8 @@ fn request(number: u128) -> Uuid {
 #[tokio::test]
 async fn a_store_of_the_first_format_opens_with_all_it_has() {
     let dir = copy("format-1.db");
+    let unopened = daybook_log::verify::verify(dir.path(), None, |_| ()).await.unwrap_err();
+    assert!(unopened.to_string().contains("start this version on it once"), "{unopened}");
     for (opened, added) in [(1, 0), (2, 2)] {
         let log = EventLog::open(Config::new(dir.path())).await.unwrap();
         assert_eq!(all_events(&log).await.len(), 23 + added, "opened for the {opened}. time");

@@ -541,3 +541,49 @@ async fn a_check_of_the_whole_log_finds_every_kind_of_tampering() {
     assert!(found.contains("positions 4 to 4 are missing"), "{found}");
     assert!(found.contains("version 3 stands where 2 belongs"), "{found}");
 }
+
+/// Each change is made to a store of its own, with some entries merged and some not.
+#[tokio::test]
+async fn a_check_finds_what_is_wrong_with_the_indexes() {
+    let changes = [
+        ("UPDATE requests SET position = 2 WHERE position = 1", "another answer to its request"),
+        ("UPDATE requests SET fingerprint = zeroblob(16)", "another answer to its request"),
+        ("DELETE FROM requests WHERE position = 3", "missing in the table of requests"),
+        (
+            "INSERT INTO requests (request_id, fingerprint, position)
+             VALUES (randomblob(16), zeroblob(16), 2)",
+            "recorded this event",
+        ),
+        (
+            "INSERT INTO requests (request_id, fingerprint, position)
+             VALUES (randomblob(16), zeroblob(16), 99)",
+            "recorded this event",
+        ),
+        ("UPDATE store SET newest_request = zeroblob(16)", "would be taken for new"),
+        ("INSERT INTO stream_events VALUES (1, 99, 99)", "events that are not there"),
+        ("DELETE FROM stream_events WHERE position = 1", "missing in the index of its stream"),
+        (
+            "UPDATE events SET request = (SELECT request FROM events WHERE position = 1)
+             WHERE position = 6",
+            "the id of a request that did not record it",
+        ),
+    ];
+    for (change, wanted) in changes {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(&dir).await;
+        for at in 0..6 {
+            add_as(&log, at % 2, 10, Uuid::now_v7()).await.unwrap();
+        }
+        log.close().await;
+        drop(log);
+        let check = || daybook_log::verify::verify(dir.path(), None, |_| ());
+        assert_eq!(check().await.unwrap().problems, vec![], "before: {change}");
+        let url = format!("sqlite://{}", dir.path().join(sqlite::FILE_NAME).display());
+        let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        let done = sqlx::query(change).execute(&mut connection).await.unwrap();
+        assert!(done.rows_affected() > 0, "{change}");
+        connection.close().await.unwrap();
+        let problems = check().await.unwrap().problems;
+        assert!(problems.iter().any(|it| it.text.contains(wanted)), "{change}: {problems:?}");
+    }
+}
