@@ -124,7 +124,7 @@ pub(crate) async fn run(args: SagaClientArgs) -> Result<(), Problem> {
                 let value = json::of("daybook.v1.RetrySagaResponse", &answer)?;
                 return Ok(output::document(&value)?);
             }
-            Ok(output::line(&format!("{steps} steps were waiting and are tried now"))?)
+            Ok(output::line(&format!("{steps} steps have no answer yet and are tried now"))?)
         }
         SagaCommand::Compensate { stream, reason } => {
             show_receipt(&sagas.compensate(&stream, reason).await?, format)

@@ -95,6 +95,11 @@ fn keep_refusal(state: &mut FulfilmentState, answer: Option<&StepAnswer>) {
     }
 }
 
+fn has_passed(deadline: Option<Timestamp>, now: Timestamp) -> bool {
+    let parts = |time: Timestamp| (time.seconds, time.nanos);
+    deadline.is_some_and(|deadline| parts(deadline) <= parts(now))
+}
+
 /// Whether the fulfilment can still be given up: it goes forward, and the order is not being
 /// confirmed yet.
 fn can_turn_back(state: &FulfilmentState) -> bool {
@@ -134,6 +139,12 @@ pub enum FulfilmentRejection {
         /// Where it stands.
         status: &'static str,
     },
+    /// There is time left.
+    #[error("the deadline of the fulfilment of order {order_id} has not passed yet")]
+    DeadlineNotPassed {
+        /// The order.
+        order_id: String,
+    },
 }
 
 impl FulfilmentRejection {
@@ -144,6 +155,7 @@ impl FulfilmentRejection {
             Self::FulfilmentAlreadyStarted { .. } => Reason::FulfilmentAlreadyStarted,
             Self::OrderNotSubmitted { .. } => Reason::OrderNotSubmitted,
             Self::TooLateToCancel { .. } => Reason::TooLateToCancel,
+            Self::DeadlineNotPassed { .. } => Reason::DeadlineNotPassed,
         }
     }
 }
@@ -165,7 +177,8 @@ impl Rejection for FulfilmentRejection {
         match self {
             Self::FulfilmentNotFound { order_id }
             | Self::FulfilmentAlreadyStarted { order_id }
-            | Self::OrderNotSubmitted { order_id } => vec![("order_id", order_id.clone())],
+            | Self::OrderNotSubmitted { order_id }
+            | Self::DeadlineNotPassed { order_id } => vec![("order_id", order_id.clone())],
             Self::TooLateToCancel { order_id, status } => {
                 vec![("order_id", order_id.clone()), ("status", (*status).to_owned())]
             }
@@ -197,6 +210,9 @@ impl Aggregate for Fulfilment {
             Command::StartFulfilment(..) => vec![],
             Command::RecordFulfilmentStep(request) => record(state, request),
             Command::ExpireFulfilment(_) if can_turn_back(state) => {
+                if !has_passed(state.deadline, cx.now) {
+                    return Err(FulfilmentRejection::DeadlineNotPassed { order_id });
+                }
                 vec![FulfilmentExpired { expired_time: Some(cx.now) }.into()]
             }
             Command::ExpireFulfilment(_) => vec![],
@@ -593,6 +609,15 @@ mod specs {
         let after = wanted(&[started(1_000), expired(), reserved(1)]);
         assert_eq!(after, Some("ReleaseReservationRequest"));
         given(&[started(1_000), expired()]).when(expire()).then_nothing();
+    }
+
+    #[test]
+    fn nobody_lets_a_deadline_pass_before_its_time() {
+        let order_id = context().aggregate_id;
+        given(&[started(1_000)])
+            .at(Timestamp { seconds: NOW.seconds - 1, nanos: 999_999_999 })
+            .when(ExpireFulfilmentRequest::default())
+            .then_rejected(FulfilmentRejection::DeadlineNotPassed { order_id });
     }
 
     #[test]

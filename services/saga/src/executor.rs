@@ -21,7 +21,7 @@ use tracing::{error, warn};
 use uuid::Uuid;
 
 use crate::Share;
-use crate::flights::Flights;
+use crate::flights::{Flights, MAX_FLIGHTS};
 use crate::projection::{SagaRow, StartRow, StepRow};
 use crate::sender::{Outgoing, Sender, outcome};
 use crate::{ids, kind, metrics};
@@ -124,7 +124,10 @@ impl Executor {
                 measured = tokio::time::Instant::now();
                 self.measure().await;
             }
-            let _ = tokio::time::timeout(INTERVAL, self.sagas.changed(&mut seen)).await;
+            tokio::select! {
+                _ = tokio::time::timeout(INTERVAL, self.sagas.changed(&mut seen)) => {}
+                () = self.worker.flights.is_asked.notified() => {}
+            }
         }
     }
 
@@ -147,7 +150,7 @@ impl Executor {
     }
 
     async fn look(&self) -> Result<Work, Error> {
-        let limit = self.worker.flights.len() + MAX_TAKEN;
+        let limit = MAX_FLIGHTS.min(self.worker.flights.len() + MAX_TAKEN);
         let now = time::now_ns();
         let (work, _) =
             self.sagas.read(None, |connection| select(connection, limit, now).boxed()).await?;
@@ -161,9 +164,10 @@ impl Executor {
         let todo: Vec<Task> = work.tasks();
         let open: HashSet<Uuid> = todo.iter().map(|task| task.id).collect();
         self.worker.flights.forget(complete.then_some(&open));
-        let foreign_before = time::now_ns() - TAKE_OVER.as_nanos() as i64;
+        let asked = self.worker.flights.take_asked();
+        let now = time::now_ns();
         for task in todo {
-            if !self.share.has(&task.stream) && task.since_ns > foreign_before {
+            if !self.share.takes(&task.stream, task.since_ns, &asked, now) {
                 continue;
             }
             let Some(wake) = self.worker.flights.begin(task.id, &task.stream) else { continue };
@@ -236,6 +240,13 @@ impl Work {
 }
 
 impl Share {
+    /// Whether a process with this share does what a saga has waited for since then: its own, what
+    /// another process has left undone, and what it was asked for.
+    fn takes(self, stream: &str, since_ns: i64, asked: &HashSet<String>, now: i64) -> bool {
+        let is_left = since_ns <= now - TAKE_OVER.as_nanos() as i64;
+        is_left || self.has(stream) || asked.contains(stream)
+    }
+
     /// Whether a saga is in it.
     fn has(self, stream: &str) -> bool {
         // FNV-1a: stable over processes and versions.
@@ -260,12 +271,16 @@ impl Worker {
             }
             TaskKind::Wake(row) => {
                 let step = kind::find(&row.kind).and_then(|k| k.wake(&row.saga_id, &row.state));
-                match step {
-                    Some(step) => {
-                        let context = context(id, &row.saga_id, "");
-                        self.to_itself(id, &stream, &outgoing(step, context), wake).await;
-                    }
-                    None => error!(%stream, "the saga is due and cannot be woken"),
+                let Some(step) = step else {
+                    error!(%stream, "the saga is due and cannot be woken");
+                    return;
+                };
+                // Without a request id: a refusal, from a server whose clock is behind, must not
+                // be the answer for good. The saga is due still, and taken up again.
+                let context =
+                    CommandContext { request_id: String::new(), ..context(id, &row.saga_id, "") };
+                if !self.to_itself(id, &stream, &outgoing(step, context), wake).await {
+                    return;
                 }
             }
         }
@@ -297,18 +312,20 @@ impl Worker {
         self.to_itself(id, &stream, &command, wake).await;
     }
 
-    /// Sends a command to the saga's own stream.
+    /// Sends a command to the saga's own stream, and says whether it was accepted.
     async fn to_itself(
         &self,
         id: Uuid,
         stream: &str,
         command: &Outgoing,
         wake: &tokio::sync::Notify,
-    ) {
-        if let Outcome::Refusal(refusal) = self.insist(id, stream, command, wake).await {
-            let (reason, message) = (&refusal.reason, &refusal.message);
-            warn!(%stream, command = %command.type_name, %reason, %message, "a saga refused");
-        }
+    ) -> bool {
+        let Outcome::Refusal(refusal) = self.insist(id, stream, command, wake).await else {
+            return true;
+        };
+        let (reason, message) = (&refusal.reason, &refusal.message);
+        warn!(%stream, command = %command.type_name, %reason, %message, "a saga refused");
+        false
     }
 
     /// Sends a command until it has an outcome.
@@ -368,5 +385,21 @@ mod tests {
                 assert_eq!(owners.count(), 1, "{stream} of {of}");
             }
         }
+    }
+
+    #[test]
+    fn a_saga_of_another_process_is_taken_when_it_was_left_or_asked_for() {
+        let of = |index| Share { index, of: 2 };
+        let stream = "bank.transfer-1";
+        let (own, other) = match of(0).has(stream) {
+            true => (of(0), of(1)),
+            false => (of(1), of(0)),
+        };
+        let later = 1 + TAKE_OVER.as_nanos() as i64;
+        let (nobody, asked) = (HashSet::new(), HashSet::from([stream.to_owned()]));
+        assert!(own.takes(stream, 1, &nobody, 2));
+        assert!(!other.takes(stream, 1, &nobody, later - 1));
+        assert!(other.takes(stream, 1, &nobody, later));
+        assert!(other.takes(stream, 1, &asked, 2));
     }
 }

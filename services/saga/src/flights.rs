@@ -11,10 +11,18 @@ use uuid::Uuid;
 /// taken up again, which does no harm.
 const RETURN: Duration = Duration::from_secs(30);
 
+/// The most steps under way, each with its task: without the command service none of them ends. The
+/// others stay in the rows.
+pub(crate) const MAX_FLIGHTS: usize = 10_000;
+
 /// The steps under way, by the request id of their command.
 #[derive(Default)]
 pub(crate) struct Flights {
     by_id: Mutex<HashMap<Uuid, Flight>>,
+    /// The streams of sagas whose steps somebody wants taken up at once, whoever's they are.
+    asked: Mutex<HashSet<String>>,
+    /// Says that there are some.
+    pub is_asked: Notify,
 }
 
 /// A step under way.
@@ -35,10 +43,10 @@ impl Flights {
         self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a step up; `None` when it is under way already.
+    /// Takes a step up; `None` when it is under way already, or as many are as may be.
     pub fn begin(&self, id: Uuid, stream: &str) -> Option<Arc<Notify>> {
         let mut flights = self.lock();
-        if flights.contains_key(&id) {
+        if flights.len() >= MAX_FLIGHTS || flights.contains_key(&id) {
             return None;
         }
         let wake = Arc::new(Notify::new());
@@ -98,11 +106,19 @@ impl Flights {
         Some((flight.failed_attempts, flight.problem.clone()))
     }
 
-    /// Wakes the steps of a saga that pause, and says how many there were.
-    pub fn retry(&self, stream: &str) -> u32 {
+    /// Wakes the steps of a saga that pause here, and asks for those that are another process's.
+    pub fn retry(&self, stream: &str) {
         let flights = self.lock();
         let waiting = flights.values().filter(|flight| flight.stream == stream && flight.waits());
-        waiting.map(|flight| flight.wake.notify_one()).count() as u32
+        waiting.for_each(|flight| flight.wake.notify_one());
+        drop(flights);
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(stream.to_owned());
+        self.is_asked.notify_one();
+    }
+
+    /// The sagas that were asked for since the last call.
+    pub fn take_asked(&self) -> HashSet<String> {
+        std::mem::take(&mut self.asked.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// How many steps pause, and what happened to one of them.
@@ -136,6 +152,8 @@ impl Flight {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[test]
@@ -148,7 +166,6 @@ mod tests {
         assert_eq!(flights.len(), 1, "it has no answer yet");
         assert_eq!(flights.failed(id, "down"), 1);
         assert_eq!(flights.waiting(), (1, "down".to_owned()));
-        assert_eq!((flights.retry("s"), flights.retry("t")), (1, 0));
         flights.recorded(id);
         assert_eq!(flights.waiting().0, 0);
         flights.forget(Some(&HashSet::from([id])));
@@ -156,5 +173,32 @@ mod tests {
         assert_eq!(flights.len(), 1, "its event was not seen yet");
         flights.forget(Some(&HashSet::new()));
         assert_eq!(flights.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_retry_wakes_what_pauses_and_asks_for_the_rest() {
+        let flights = Flights::default();
+        let id = Uuid::now_v7();
+        let wake = flights.begin(id, "s").unwrap();
+        flights.failed(id, "down");
+        flights.retry("t");
+        assert!(wake.notified().now_or_never().is_none(), "another saga was retried");
+        flights.retry("s");
+        wake.notified().await;
+        flights.is_asked.notified().await;
+        assert_eq!(flights.take_asked(), HashSet::from(["s".to_owned(), "t".to_owned()]));
+        assert!(flights.take_asked().is_empty());
+    }
+
+    #[test]
+    fn no_more_steps_are_under_way_than_may_be() {
+        let flights = Flights::default();
+        let ids: Vec<_> = (0..MAX_FLIGHTS).map(|_| Uuid::now_v7()).collect();
+        for id in &ids {
+            assert!(flights.begin(*id, "s").is_some());
+        }
+        assert!(flights.begin(Uuid::now_v7(), "s").is_none());
+        drop(flights.until_dropped(ids[0]));
+        assert!(flights.begin(Uuid::now_v7(), "s").is_some());
     }
 }

@@ -7,7 +7,7 @@ use daybook_contract::daybook::v1::step_answer::Outcome;
 use daybook_contract::daybook::v1::{
     CommandContext, CommandReceipt, ErrorReason, ExecuteRequest, StepRefusal,
 };
-use daybook_contract::error::{Error, reason_name};
+use daybook_contract::error::Error;
 use prost::Message;
 use prost_types::Any;
 use tonic::metadata::MetadataValue;
@@ -74,19 +74,17 @@ pub(crate) fn outcome(answer: Result<CommandReceipt, Status>) -> Result<Outcome,
     }
 }
 
-/// What a rule has refused. Rules have a few codes and always a reason.
+/// What a rule has refused. Rules have a few codes, and always a reason of their domain: one of
+/// Daybook's own says that the command was not decided. Some of those do not go away, such as a
+/// malformed request, or an id that was used for something else. They are faults, and take a person
+/// to look; to undo the saga would hide them.
 fn refusal(status: &Status) -> Option<StepRefusal> {
-    let by_a_rule = matches!(
-        status.code(),
-        Code::NotFound | Code::AlreadyExists | Code::FailedPrecondition | Code::InvalidArgument
-    );
+    let has_code =
+        matches!(status.code(), Code::NotFound | Code::AlreadyExists | Code::FailedPrecondition);
     let error = Error::from(status);
-    // A request id that was used for something else is no answer to this command: whether it had
-    // its effect is not known. It takes a person to look.
-    let is_answer = !error.reason().is_empty()
-        && error.reason() != reason_name(ErrorReason::RequestIdReused)
-        && error.reason() != reason_name(ErrorReason::UnknownCommand);
-    (by_a_rule && is_answer).then(|| StepRefusal {
+    let own = ErrorReason::from_str_name(&format!("ERROR_REASON_{}", error.reason()));
+    let by_a_rule = has_code && !error.reason().is_empty() && own.is_none();
+    by_a_rule.then(|| StepRefusal {
         code: status.code().into(),
         reason: error.reason().to_owned(),
         message: error.message().chars().take(MAX_TEXT).collect(),
@@ -103,16 +101,9 @@ mod tests {
         let refused = outcome(Err(rule.into())).unwrap();
         let Outcome::Refusal(refusal) = refused else { panic!("{refused:?}") };
         assert_eq!((refusal.code, refusal.reason.as_str()), (9, "INSUFFICIENT_FUNDS"));
-        for reason in [
-            ErrorReason::Overloaded,
-            ErrorReason::StoreUnavailable,
-            ErrorReason::DeadlineExceeded,
-            ErrorReason::DiskFull,
-            ErrorReason::DamagedRecord,
-            ErrorReason::Internal,
-            ErrorReason::RequestIdReused,
-            ErrorReason::UnknownCommand,
-        ] {
+        let own = (1..).map_while(|number| ErrorReason::try_from(number).ok());
+        assert!(own.clone().count() > 20);
+        for reason in own {
             assert!(outcome(Err(Error::new(reason, "not now").into())).is_err(), "{reason:?}");
         }
         assert!(outcome(Err(Status::not_found("said by a proxy"))).is_err());

@@ -135,8 +135,9 @@ impl SagaService for SagaServer {
     ) -> Result<Response<RetrySagaResponse>, Status> {
         let request = request.into_inner();
         read::check(&request, None, |_| {})?;
-        self.find(&request.stream, None).await?;
-        let steps = self.flights.retry(&request.stream);
+        let found = self.find(&request.stream, None).await?;
+        self.flights.retry(&request.stream);
+        let steps = u32::try_from(found.saga.open_steps).unwrap_or_default();
         Ok(Response::new(RetrySagaResponse { steps }))
     }
 
