@@ -35,7 +35,7 @@ pub fn code_of(reason: ErrorReason) -> Code {
         InvalidRequest | UnknownCommand | InvalidPageToken => Code::InvalidArgument,
         VersionConflict => Code::Aborted,
         RequestIdReused => Code::AlreadyExists,
-        StreamOwnedByAggregate | ProjectionState => Code::FailedPrecondition,
+        StreamOwnedByAggregate | ProjectionState | StepNotAnswered => Code::FailedPrecondition,
         EventNotFound
         | StreamNotFound
         | ProjectionNotFound

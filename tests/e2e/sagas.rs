@@ -4,14 +4,20 @@ use std::time::Duration;
 
 use daybook_client::Daybook as Client;
 use daybook_contract::bank::v1::{
-    BankTransfer, ReceiveTransferRequest, RefundTransferRequest, SendTransferRequest,
-    TransferStatus,
+    BankTransfer, ReceiveTransferRequest, RecordTransferStepRequest, RefundTransferRequest,
+    SendTransferRequest, TransferFunded, TransferStatus,
 };
+use daybook_contract::daybook::v1::step_answer::Outcome;
 use daybook_contract::daybook::v1::{
-    GetSagaRequest, ListSagasRequest, ReadContext, Saga, SagaStatus, SagaStep,
+    CommandReceipt, GetSagaRequest, ListSagasRequest, ReadContext, Saga, SagaStatus, SagaStep,
+    StepAnswer, StepRefusal, recorded_event,
 };
-use daybook_contract::orders::v1::{OrderStatus, StartFulfilmentRequest};
+use daybook_contract::inventory::v1::ReserveStockRequest;
+use daybook_contract::orders::v1::{
+    OrderStatus, RecordFulfilmentStepRequest, StartFulfilmentRequest,
+};
 use daybook_testing::{Broker, eventually, http_get, unique};
+use prost::Message;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -193,6 +199,65 @@ async fn money_in_flight_is_seen_and_keeps_its_account_open() {
     assert_eq!(ended(&client, "t").await.status(), TransferStatus::Completed);
     assert_eq!(money(&account("ada").await.pending_out), 0);
     assert_eq!(money(&account("bob").await.balance), 10_000);
+}
+
+/// An answer to the step after a version of a saga.
+fn answer(version: u64, outcome: Outcome) -> Option<StepAnswer> {
+    Some(StepAnswer { version, index: 0, outcome: Some(outcome) })
+}
+
+fn accepted() -> Outcome {
+    Outcome::Receipt(CommandReceipt { event_ids: vec!["forged".into()], ..Default::default() })
+}
+
+fn refused() -> Outcome {
+    Outcome::Refusal(StepRefusal { reason: "FORGED".into(), ..Default::default() })
+}
+
+#[tokio::test]
+async fn a_transfer_believes_the_log_alone() {
+    let site = Site::new();
+    let _command = site.start("command", &[]);
+    let client = site.strict_client();
+    two_accounts(&client).await;
+    client.transfer("ada", "bob", usd(1_000)).transfer_id("t").await.unwrap();
+    client.transfer("ada", "bob", usd(1_000)).transfer_id("u").await.unwrap();
+    let record = |transfer: &str, answer| RecordTransferStepRequest {
+        transfer_id: transfer.into(),
+        answer,
+        ..Default::default()
+    };
+    let before = head(&client).await;
+    // Nobody has answered the step.
+    for outcome in [accepted(), refused()] {
+        let error = client.command(record("t", answer(1, outcome))).await.unwrap_err();
+        assert_eq!(error.reason(), "STEP_NOT_ANSWERED", "{error}");
+    }
+    // What was answered under its request id is another command.
+    let step = |transfer: &str| daybook_kernel::step_id(&format!("bank.transfer-{transfer}"), 1, 0);
+    client.deposit("ada", usd(1)).request_id(step("u")).await.unwrap();
+    for outcome in [accepted(), refused()] {
+        let error = client.command(record("u", answer(1, outcome))).await.unwrap_err();
+        assert_eq!(error.reason(), "STEP_NOT_ANSWERED", "{error}");
+    }
+    assert_eq!(head(&client).await, before + 1, "a forged answer was recorded");
+    // The step is accepted; whoever says otherwise records that it was.
+    let send = SendTransferRequest {
+        account_id: "ada".into(),
+        transfer_id: "t".into(),
+        to_account_id: "bob".into(),
+        amount: Some(usd(1_000)),
+        ..Default::default()
+    };
+    let sent = client.command(send).request_id(step("t")).await.unwrap();
+    client.command(record("t", answer(1, refused()))).await.unwrap();
+    let log = crate::common::everything(&client).await;
+    let last = log.last().unwrap();
+    assert_eq!(last.event_name, "TransferFunded");
+    let Some(recorded_event::Payload::Event(event)) = &last.payload else { panic!("{last:?}") };
+    let funded = TransferFunded::decode(event.value.as_slice()).unwrap();
+    let Some(Outcome::Receipt(receipt)) = funded.answer.unwrap().outcome else { panic!("refused") };
+    assert_eq!((receipt.position, &receipt.event_ids), (sent.position, &sent.event_ids));
 }
 
 #[test]
@@ -393,4 +458,40 @@ async fn a_fulfilment_killed_at_every_step_has_each_effect_once() {
     assert_eq!(order_status(&client, "bad").await, OrderStatus::Cancelled);
     assert_eq!(balance(&client, "ada").await, 7_000);
     assert_eq!((reserved(&client, "ball").await, reserved(&client, "cup").await), (2, 1));
+}
+
+#[tokio::test]
+async fn a_fulfilment_believes_the_log_alone() {
+    let site = Site::new();
+    let _command = site.start("command", &[]);
+    let client = site.strict_client();
+    shop(&client).await;
+    order(&client, "o", 9, 1, 0).await;
+    let start = StartFulfilmentRequest { order_id: "o".into(), ..Default::default() };
+    client.command(start).await.unwrap();
+    let record = |outcome| RecordFulfilmentStepRequest {
+        order_id: "o".into(),
+        answer: answer(1, outcome),
+        ..Default::default()
+    };
+    let before = head(&client).await;
+    for outcome in [accepted(), refused()] {
+        let error = client.command(record(outcome)).await.unwrap_err();
+        assert_eq!(error.reason(), "STEP_NOT_ANSWERED", "{error}");
+    }
+    assert_eq!(head(&client).await, before, "a forged answer was recorded");
+    // The step is refused, since there are five balls; whoever says otherwise records that it was.
+    let reserve = ReserveStockRequest {
+        product_id: "ball".into(),
+        order_id: "o".into(),
+        line_id: "1".into(),
+        quantity: 9,
+        ..Default::default()
+    };
+    let step = daybook_kernel::step_id("orders.fulfilment-o", 1, 0);
+    let error = client.command(reserve).request_id(&step).await.unwrap_err();
+    assert_eq!(error.reason(), "INSUFFICIENT_STOCK");
+    client.command(record(accepted())).await.unwrap();
+    let log = crate::common::everything(&client).await;
+    assert_eq!(log.last().unwrap().event_name, "FulfilmentRefused");
 }

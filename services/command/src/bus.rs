@@ -7,10 +7,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use daybook_contract::contract::{AggregateState, CommandSet, Dispatch, Violations};
-use daybook_contract::daybook::v1::{CommandContext, CommandReceipt, ErrorReason, EventMetadata};
+use daybook_contract::daybook::v1::step_answer::Outcome;
+use daybook_contract::daybook::v1::{
+    CommandContext, CommandReceipt, ErrorReason, EventMetadata, StepAnswer,
+};
 use daybook_contract::error::Error;
-use daybook_kernel::{Aggregate, Context, StreamName};
+use daybook_kernel::{Aggregate, Context, Saga, StreamName, step_id};
 use daybook_log::{Decider, EventLog, Folder, Receipt, RequestKey, Submission};
+use futures::FutureExt;
+use futures::future::{BoxFuture, ready};
 use prost_types::Timestamp;
 use sha2::{Digest, Sha256};
 use tonic::{Request, Response, Status};
@@ -28,25 +33,38 @@ pub struct CommandBus {
 
 #[derive(Default)]
 struct Routes {
-    /// By name of the aggregate: a `MakeDecider<A::Command>`.
+    /// By name of the aggregate: a `Route<A::Command>`.
     typed: HashMap<&'static str, Box<dyn Any + Send + Sync>>,
     decoders: Vec<Box<dyn Decoder>>,
     /// By name of the aggregate: how its state is made.
     folders: HashMap<&'static str, Arc<dyn Folder>>,
 }
 
-/// Makes the decider for a command that reads some states; one for each aggregate.
-type MakeDecider<C> = fn(C, Vec<usize>, Context) -> Box<dyn Decider>;
+/// How the commands of an aggregate are decided.
+struct Route<C> {
+    /// Makes the decider for a command that reads some states.
+    decider: fn(C, Vec<usize>, Context) -> Box<dyn Decider>,
+    /// How a saga records answers; `None` for another aggregate.
+    recorder: Option<Recorder<C>>,
+}
+
+/// How a saga records the answers to its steps.
+struct Recorder<C> {
+    /// The answer in a command that records one.
+    answer: fn(&mut C) -> Option<&mut StepAnswer>,
+    /// Makes the decider for such a command, and the fingerprint of the request that was answered.
+    decider: fn(C, [u8; 16], Context) -> Box<dyn Decider>,
+}
 
 /// Takes commands by their type name.
 trait Decoder: Send + Sync {
-    fn decode(
-        &self,
+    fn decode<'a>(
+        &'a self,
         type_name: &str,
         bytes: Bytes,
-        actor: &str,
-        routes: &Routes,
-    ) -> Option<Result<Submission, Error>>;
+        actor: &'a str,
+        bus: &'a CommandBus,
+    ) -> Option<BoxFuture<'a, Result<Submission, Error>>>;
 }
 
 /// Registers aggregates, then becomes a bus.
@@ -56,10 +74,18 @@ pub struct Builder {
 
 impl daybook_kernel::Registry for Builder {
     fn aggregate<A: Aggregate>(&mut self) {
-        let decider: MakeDecider<A::Command> = decide::decider::<A>;
-        self.routes.typed.insert(A::State::AGGREGATE, Box::new(decider));
+        let route = Route::<A::Command> { decider: decide::decider::<A>, recorder: None };
+        self.routes.typed.insert(A::State::AGGREGATE, Box::new(route));
         self.routes.folders.insert(A::State::AGGREGATE, decide::folder::<A>());
         self.routes.decoders.push(Box::new(TypedDecoder::<A>(PhantomData)));
+    }
+}
+
+impl daybook_kernel::SagaRegistry for Builder {
+    fn saga<S: Saga>(&mut self) {
+        let recorder = Recorder { answer: S::recorded, decider: decide::recorder::<S> };
+        let route = Route::<S::Command> { decider: decide::decider::<S>, recorder: Some(recorder) };
+        self.routes.typed.insert(S::State::AGGREGATE, Box::new(route));
     }
 }
 
@@ -87,7 +113,7 @@ impl CommandBus {
     }
 
     /// Turns a command in an Any into a submission, checked by the rules of the contract.
-    pub(crate) fn submission(
+    pub(crate) async fn submission(
         &self,
         command: Option<prost_types::Any>,
         actor: &str,
@@ -100,8 +126,8 @@ impl CommandBus {
         let name = command.type_url.rsplit('/').next().unwrap_or_default();
         let bytes = Bytes::from(command.value);
         for decoder in &self.routes.decoders {
-            if let Some(submission) = decoder.decode(name, bytes.clone(), actor, &self.routes) {
-                return submission;
+            if let Some(submission) = decoder.decode(name, bytes.clone(), actor, self) {
+                return submission.await;
             }
         }
         let message = format!(
@@ -113,6 +139,74 @@ impl CommandBus {
             .with("type_url", &command.type_url)
             .with_violation("command.type_url", message))
     }
+
+    fn route<C: CommandSet>(&self) -> Result<&Route<C>, Error> {
+        let route = self.routes.typed.get(C::AGGREGATE);
+        let route = route.and_then(|route| route.downcast_ref::<Route<C>>());
+        route.ok_or_else(|| not_registered(C::AGGREGATE))
+    }
+
+    /// Checks a command and fills in what the caller left to the server.
+    async fn prepare<C: CommandSet>(
+        &self,
+        mut command: C,
+        actor: &str,
+    ) -> Result<Submission, Error> {
+        let route = self.route::<C>()?;
+        let mut violations = Violations::default();
+        command.validate(&mut violations);
+        if !violations.is_empty() {
+            return Err(Error::invalid(violations));
+        }
+        let context = command.context().cloned().unwrap_or_default();
+        let caller = Caller::new(context, command.type_name(), || command.content())?;
+        if command.key().is_empty() && command.generates_key() {
+            command.set_key(Uuid::now_v7().to_string());
+        }
+        let stream = stream(C::AGGREGATE, command.key())?;
+        let (indexes, reads) = reads(&command, &self.routes)?;
+        let cx = Context {
+            aggregate_id: stream.id().to_owned(),
+            now: Timestamp::default(),
+            command_id: caller.request_id.clone(),
+            actor: actor.to_owned(),
+        };
+        let answer = route.recorder.as_ref().and_then(|recorder| {
+            let answer = (recorder.answer)(&mut command)?;
+            Some((recorder, answer))
+        });
+        let decider = match answer {
+            Some((recorder, answer)) => {
+                let fingerprint = self.take_from_log(answer, &stream).await?;
+                (recorder.decider)(command, fingerprint, cx)
+            }
+            None => (route.decider)(command, indexes, cx),
+        };
+        let mut submission = caller.submission(stream, actor, decider);
+        submission.reads = reads;
+        Ok(submission)
+    }
+
+    /// Puts the answer that the log has to a step of a saga in the place of the one that was sent,
+    /// and returns the fingerprint of the request that was answered.
+    async fn take_from_log(
+        &self,
+        answer: &mut StepAnswer,
+        saga: &StreamName,
+    ) -> Result<[u8; 16], Error> {
+        let id = step_id(&saga.to_string(), answer.version, answer.index.into());
+        let id = Uuid::parse_str(&id).expect("the id of a step is a UUID");
+        let answered =
+            self.log.answered(&id).await.map_err(|error| Error::from(&from_log(error)))?;
+        let answered = answered.ok_or_else(|| decide::not_answered(&saga.to_string(), answer))?;
+        answer.outcome = Some(match answered.outcome {
+            Ok(receipt) => {
+                Outcome::Receipt(CommandReceipt { replayed: false, ..to_receipt(receipt) })
+            }
+            Err(failure) => Outcome::Refusal(decide::step_refusal(&failure)),
+        });
+        Ok(answered.fingerprint)
+    }
 }
 
 impl Dispatch for CommandBus {
@@ -121,13 +215,7 @@ impl Dispatch for CommandBus {
         request: Request<C>,
     ) -> Result<Response<CommandReceipt>, Status> {
         let actor = actor::of(request.metadata())?;
-        let decider = self
-            .routes
-            .typed
-            .get(C::AGGREGATE)
-            .and_then(|decider| decider.downcast_ref::<MakeDecider<C>>())
-            .ok_or_else(|| not_registered(C::AGGREGATE))?;
-        let submission = prepare(request.into_inner(), &actor, *decider, &self.routes)?;
+        let submission = self.prepare(request.into_inner(), &actor).await?;
         let receipt = self.log.submit(submission).await.map_err(from_log)?;
         Ok(Response::new(to_receipt(receipt)))
     }
@@ -148,36 +236,6 @@ pub(crate) fn to_receipt(receipt: Receipt) -> CommandReceipt {
         replayed: receipt.replayed,
         recorded_time: Some(receipt.recorded_time),
     }
-}
-
-/// Checks a command and fills in what the caller left to the server.
-fn prepare<C: CommandSet>(
-    mut command: C,
-    actor: &str,
-    decider: MakeDecider<C>,
-    routes: &Routes,
-) -> Result<Submission, Error> {
-    let mut violations = Violations::default();
-    command.validate(&mut violations);
-    if !violations.is_empty() {
-        return Err(Error::invalid(violations));
-    }
-    let context = command.context().cloned().unwrap_or_default();
-    let caller = Caller::new(context, command.type_name(), || command.content())?;
-    if command.key().is_empty() && command.generates_key() {
-        command.set_key(Uuid::now_v7().to_string());
-    }
-    let stream = stream(C::AGGREGATE, command.key())?;
-    let (indexes, reads) = reads(&command, routes)?;
-    let cx = Context {
-        aggregate_id: stream.id().to_owned(),
-        now: Timestamp::default(),
-        command_id: caller.request_id.clone(),
-        actor: actor.to_owned(),
-    };
-    let mut submission = caller.submission(stream, actor, decider(command, indexes, cx));
-    submission.reads = reads;
-    Ok(submission)
 }
 
 fn stream(aggregate: &str, id: &str) -> Result<StreamName, Error> {
@@ -266,7 +324,11 @@ fn not_supported(field: &str, what: &str) -> Error {
 }
 
 /// What makes two requests the same: type, content and expected version. Tracing ids do not count.
-fn fingerprint(type_name: &str, content: &[u8], expected_version: Option<u64>) -> [u8; 16] {
+pub(crate) fn fingerprint(
+    type_name: &str,
+    content: &[u8],
+    expected_version: Option<u64>,
+) -> [u8; 16] {
     let mut hash = Sha256::new();
     hash.update(type_name);
     hash.update([0, u8::from(expected_version.is_some())]);
@@ -280,20 +342,20 @@ fn fingerprint(type_name: &str, content: &[u8], expected_version: Option<u64>) -
 struct TypedDecoder<A>(PhantomData<fn() -> A>);
 
 impl<A: Aggregate> Decoder for TypedDecoder<A> {
-    fn decode(
-        &self,
+    fn decode<'a>(
+        &'a self,
         type_name: &str,
         bytes: Bytes,
-        actor: &str,
-        routes: &Routes,
-    ) -> Option<Result<Submission, Error>> {
+        actor: &'a str,
+        bus: &'a CommandBus,
+    ) -> Option<BoxFuture<'a, Result<Submission, Error>>> {
         let command = A::Command::decode(type_name, bytes)?;
         Some(match command {
-            Ok(command) => prepare(command, actor, decide::decider::<A>, routes),
+            Ok(command) => bus.prepare(command, actor).boxed(),
             Err(error) => {
                 let message = format!("command.value is not a {type_name}: {error}");
-                Err(Error::new(ErrorReason::InvalidRequest, message.as_str())
-                    .with_violation("command.value", message))
+                let error = Error::new(ErrorReason::InvalidRequest, message.as_str());
+                ready(Err(error.with_violation("command.value", message))).boxed()
             }
         })
     }

@@ -5,12 +5,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use daybook_contract::contract::{AggregateState, CommandSet, EventError, EventSet};
-use daybook_contract::daybook::v1::{ErrorReason, Failure, RecordedEvent, recorded_event};
+use daybook_contract::daybook::v1::{
+    ErrorReason, Failure, RecordedEvent, StepAnswer, StepRefusal, recorded_event,
+};
 use daybook_contract::error::Error;
-use daybook_kernel::{Aggregate, Context, Rejection, RejectionKind};
+use daybook_kernel::{Aggregate, Awaited, Context, Rejection, RejectionKind, Saga};
 use daybook_log::{Claim, Decider, Folder, NewEvent, Payload, State};
 use prost_types::Timestamp;
-use tonic::Code;
+use tonic::{Code, Status};
+
+use crate::bus::fingerprint;
 
 /// What stands before the name of a message in an Any.
 pub(crate) const TYPE_URL_PREFIX: &str = "type.googleapis.com/";
@@ -31,6 +35,76 @@ pub(crate) fn decider<A: Aggregate>(
     cx: Context,
 ) -> Box<dyn Decider> {
     Box::new(Decide::<A> { command, reads, cx, decided: Vec::new() })
+}
+
+/// A decision of a saga about the answer to one of its steps.
+struct Record<S: Saga> {
+    decide: Decide<S>,
+    answer: StepAnswer,
+    /// Of the request that was answered.
+    fingerprint: [u8; 16],
+}
+
+/// Makes the decider for a command of a saga that records an answer.
+pub(crate) fn recorder<S: Saga>(
+    mut command: S::Command,
+    fingerprint: [u8; 16],
+    cx: Context,
+) -> Box<dyn Decider> {
+    let answer = S::recorded(&mut command).cloned().unwrap_or_default();
+    let decide = Decide::<S> { command, reads: Vec::new(), cx, decided: Vec::new() };
+    Box::new(Record { decide, answer, fingerprint })
+}
+
+/// The answer to whoever records an answer that nobody gave.
+pub(crate) fn not_answered(saga: &str, answer: &StepAnswer) -> Error {
+    let version = answer.version;
+    let message = format!("the log has no answer to the step after version {version} of {saga}");
+    Error::new(ErrorReason::StepNotAnswered, message).with("stream", saga).with("version", version)
+}
+
+/// A refusal as a saga records it.
+pub(crate) fn step_refusal(failure: &Failure) -> StepRefusal {
+    let error = Error::from(&Status::from(failure));
+    StepRefusal {
+        code: failure.code,
+        reason: error.reason().to_owned(),
+        message: error.message().to_owned(),
+    }
+}
+
+impl<S: Saga> Decider for Record<S> {
+    fn folder(&self) -> Option<Arc<dyn Folder>> {
+        self.decide.folder()
+    }
+
+    /// The request id of a step is no secret: what was answered under it may be another command,
+    /// which says nothing about the step.
+    fn decide(
+        &mut self,
+        state: Option<&State>,
+        reads: &[&State],
+        now: Timestamp,
+    ) -> Result<Vec<NewEvent>, Failure> {
+        let id = &self.decide.cx.aggregate_id;
+        let state_of_saga = state.and_then(|state| state.downcast_ref::<S::State>());
+        let awaited = state_of_saga.and_then(|state| S::awaited(id, state));
+        if let Some(Awaited { step, .. }) = awaited.filter(|it| it.is_answered_by(&self.answer))
+            && fingerprint(step.type_name, &step.request, None) != self.fingerprint
+        {
+            let stream = format!("{}-{id}", S::State::AGGREGATE);
+            return Err(not_answered(&stream, &self.answer).into());
+        }
+        self.decide.decide(state, reads, now)
+    }
+
+    fn taken(&self, claim: &Claim) -> Failure {
+        self.decide.taken(claim)
+    }
+
+    fn evolve(&mut self, state: &mut State) {
+        self.decide.evolve(state);
+    }
 }
 
 /// How the state of an aggregate is made.

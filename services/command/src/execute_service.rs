@@ -72,7 +72,7 @@ impl command_service_server::CommandService for ExecuteServer {
         request: Request<ExecuteRequest>,
     ) -> Result<Response<CommandReceipt>, Status> {
         let actor = actor::of(request.metadata())?;
-        let submission = self.bus.submission(request.into_inner().command, &actor)?;
+        let submission = self.bus.submission(request.into_inner().command, &actor).await?;
         let receipt = self.bus.log().submit(submission).await.map_err(from_log)?;
         Ok(Response::new(to_receipt(receipt)))
     }
@@ -123,7 +123,7 @@ async fn feed(
 }
 
 async fn submit(bus: &CommandBus, actor: &str, request: ExecuteStreamRequest) -> Answer {
-    let submission = match bus.submission(request.command, actor) {
+    let submission = match bus.submission(request.command, actor).await {
         Ok(submission) => submission,
         Err(error) => return Answer::Refused(error.into()),
     };

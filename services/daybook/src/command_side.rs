@@ -40,6 +40,7 @@ pub async fn start(config: &Config) -> anyhow::Result<CommandSide> {
     .await?;
     let mut builder = CommandBus::builder();
     daybook_domain::register(&mut builder);
+    daybook_domain::register_sagas(&mut builder);
     let bus = builder.build(log.clone());
     let publishing = Arc::new(Publishing::start(config, &log));
     let closing = watch::Sender::new(false);

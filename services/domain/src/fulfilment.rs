@@ -30,7 +30,7 @@ use daybook_contract::orders::v1::{
     OrderStatus, PayOrderRequest, RecordFulfilmentStepRequest, StartFulfilmentRequest, UndoRefused,
 };
 use daybook_kernel::{
-    Aggregate, Context, Foreign, Money, Rejection, RejectionKind, Saga, Step, Timestamp,
+    Aggregate, Awaited, Context, Foreign, Money, Rejection, RejectionKind, Saga, Step, Timestamp,
 };
 
 use crate::order;
@@ -208,7 +208,7 @@ impl Aggregate for Fulfilment {
         }
         Ok(match command {
             Command::StartFulfilment(..) => vec![],
-            Command::RecordFulfilmentStep(request) => record(state, request),
+            Command::RecordFulfilmentStep(request) => record(&order_id, state, request),
             Command::ExpireFulfilment(_) if can_turn_back(state) => {
                 if !has_passed(state.deadline, cx.now) {
                     return Err(FulfilmentRejection::DeadlineNotPassed { order_id });
@@ -312,11 +312,16 @@ fn start(
 }
 
 /// Records the answer that the fulfilment waits for; another one changes nothing.
-fn record(state: &FulfilmentState, request: &RecordFulfilmentStepRequest) -> Vec<Event> {
+fn record(
+    order_id: &str,
+    state: &FulfilmentState,
+    request: &RecordFulfilmentStepRequest,
+) -> Vec<Event> {
     use FulfilmentStatus::*;
     let answer = request.answer.clone();
-    let awaited = answer.as_ref().filter(|answer| answer.version == state.awaited_version);
-    let accepted = match awaited.and_then(|answer| answer.outcome.as_ref()) {
+    let awaited = Fulfilment::awaited(order_id, state);
+    let is_awaited = |answer: &&StepAnswer| awaited.is_some_and(|it| it.is_answered_by(answer));
+    let accepted = match answer.as_ref().filter(is_awaited).and_then(|it| it.outcome.as_ref()) {
         Some(Outcome::Receipt(_)) => true,
         Some(Outcome::Refusal(_)) => false,
         None => return Vec::new(),
@@ -357,12 +362,9 @@ impl Saga for Fulfilment {
         Ok(Some((order_id, request.into())))
     }
 
-    fn react(id: &str, state: &FulfilmentState, _event: &Event) -> Vec<Step> {
-        if state.awaited_version != state.version {
-            return Vec::new();
-        }
+    fn awaited(id: &str, state: &FulfilmentState) -> Option<Awaited> {
         let item = |number: u32| state.items.get(number as usize).cloned().unwrap_or_default();
-        vec![match state.status() {
+        let step = match state.status() {
             FulfilmentStatus::Reserving => {
                 Step::send(ToStock::from(reserve(id, item(state.reserved_items))))
             }
@@ -385,13 +387,23 @@ impl Saga for Fulfilment {
             FulfilmentStatus::Unspecified
             | FulfilmentStatus::Completed
             | FulfilmentStatus::Undone
-            | FulfilmentStatus::Failed => return Vec::new(),
-        }]
+            | FulfilmentStatus::Failed => return None,
+        };
+        Some(Awaited { version: state.awaited_version, step })
     }
 
     fn record(id: &str, answer: StepAnswer) -> Command {
         let (order_id, answer) = (id.to_owned(), Some(answer));
         RecordFulfilmentStepRequest { context: None, order_id, answer }.into()
+    }
+
+    fn recorded(command: &mut Command) -> Option<&mut StepAnswer> {
+        match command {
+            Command::RecordFulfilmentStep(request) => request.answer.as_mut(),
+            Command::StartFulfilment(..)
+            | Command::ExpireFulfilment(_)
+            | Command::CancelFulfilment(_) => None,
+        }
     }
 
     fn answered(event: &Event) -> Option<&StepAnswer> {
@@ -545,8 +557,8 @@ mod specs {
     /// The last part of the name of the command that is wanted after this history.
     fn wanted(history: &[Event]) -> Option<&'static str> {
         let state = fold::<Fulfilment>(history);
-        let steps = Fulfilment::react("spec", &state, history.last().expect("an event"));
-        steps.first().and_then(|step| step.type_name.rsplit('.').next())
+        let awaited = Fulfilment::awaited("spec", &state).filter(|it| it.version == state.version);
+        awaited.and_then(|awaited| awaited.step.type_name.rsplit('.').next())
     }
 
     fn given(events: &[Event]) -> Spec<Fulfilment> {
@@ -635,7 +647,8 @@ mod specs {
 
     #[test]
     fn an_answer_that_is_not_awaited_changes_nothing() {
-        for wrong in [accepted(1), refused(3), None] {
+        let another = accepted(2).map(|answer| StepAnswer { index: 1, ..answer });
+        for wrong in [accepted(1), refused(3), another, None] {
             given(&[started(1_000), reserved(1)]).when(answer(wrong)).then_nothing();
         }
     }

@@ -21,7 +21,7 @@ use daybook_contract::bank::v1::{
 };
 use daybook_contract::daybook::v1::step_answer::Outcome;
 use daybook_contract::daybook::v1::{Money as WireMoney, SagaStatus, StepAnswer, StepRefusal};
-use daybook_kernel::{Aggregate, Context, Money, Rejection, RejectionKind, Saga, Step};
+use daybook_kernel::{Aggregate, Awaited, Context, Money, Rejection, RejectionKind, Saga, Step};
 
 use crate::account::{self, AccountRejection, LIMIT_MINOR};
 
@@ -261,10 +261,9 @@ fn record(
     if state.status() == TransferStatus::Unspecified {
         return Err(not_found(cx));
     }
-    if answer.as_ref().is_none_or(|answer| answer.version != state.awaited_version) {
-        return Ok(vec![]);
-    }
-    let accepted = match answer.as_ref().and_then(|answer| answer.outcome.as_ref()) {
+    let awaited = Transfer::awaited(&cx.aggregate_id, state);
+    let is_awaited = |answer: &&StepAnswer| awaited.is_some_and(|it| it.is_answered_by(answer));
+    let accepted = match answer.as_ref().filter(is_awaited).and_then(|it| it.outcome.as_ref()) {
         Some(Outcome::Receipt(_)) => true,
         Some(Outcome::Refusal(_)) => false,
         None => return Ok(vec![]),
@@ -311,10 +310,7 @@ fn positive(amount: Option<&WireMoney>) -> Result<Money, TransferRejection> {
 // ---- The saga ---------------------------------------------------------------------------------
 
 impl Saga for Transfer {
-    fn react(id: &str, state: &TransferState, _event: &Event) -> Vec<Step> {
-        if state.awaited_version != state.version {
-            return Vec::new();
-        }
+    fn awaited(id: &str, state: &TransferState) -> Option<Awaited> {
         let command = match state.status() {
             TransferStatus::Started => send(id, state),
             TransferStatus::InFlight => deliver(id, state),
@@ -323,9 +319,9 @@ impl Saga for Transfer {
             TransferStatus::Unspecified
             | TransferStatus::Completed
             | TransferStatus::Returned
-            | TransferStatus::Failed => return Vec::new(),
+            | TransferStatus::Failed => return None,
         };
-        vec![Step::send(command)]
+        Some(Awaited { version: state.awaited_version, step: Step::send(command) })
     }
 
     fn record(id: &str, answer: StepAnswer) -> Command {
@@ -334,6 +330,13 @@ impl Saga for Transfer {
             transfer_id: id.to_owned(),
             answer: Some(answer),
         })
+    }
+
+    fn recorded(command: &mut Command) -> Option<&mut StepAnswer> {
+        match command {
+            Command::RecordTransferStep(request) => request.answer.as_mut(),
+            Command::Transfer(..) | Command::CancelTransfer(_) => None,
+        }
     }
 
     fn answered(event: &Event) -> Option<&StepAnswer> {
@@ -488,11 +491,11 @@ mod specs {
         TransferCancelled { reason: String::new() }.into()
     }
 
-    /// The command that a transfer with this history wants sent.
+    /// The command that a transfer with this history wants sent after its last event.
     fn wanted(history: &[Event]) -> Vec<&'static str> {
         let state = fold::<Transfer>(history);
-        let last = history.last().expect("something has happened");
-        Transfer::react("spec", &state, last).into_iter().map(|step| step.type_name).collect()
+        let awaited = Transfer::awaited("spec", &state).filter(|it| it.version == state.version);
+        awaited.into_iter().map(|awaited| awaited.step.type_name).collect()
     }
 
     #[test]
@@ -569,7 +572,8 @@ mod specs {
 
     #[test]
     fn an_answer_that_is_not_awaited_changes_nothing() {
-        for wrong in [accepted(1), refused(3), None] {
+        let another = accepted(2).map(|answer| StepAnswer { index: 1, ..answer });
+        for wrong in [accepted(1), refused(3), another, None] {
             Spec::<Transfer>::given([started(), funded()]).when(answer(wrong)).then_nothing();
         }
     }

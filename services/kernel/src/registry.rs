@@ -11,7 +11,8 @@ pub trait Registry {
     fn aggregate<A: Aggregate>(&mut self);
 }
 
-/// Takes sagas up, one at a time: the saga runtime.
+/// Takes sagas up, one at a time: the saga runtime, and the command bus, which has them as
+/// aggregates already.
 pub trait SagaRegistry {
     /// Takes up one saga. It is an aggregate as well, and registered as one, too.
     fn saga<S: Saga>(&mut self);

@@ -11,11 +11,12 @@ use crate::Aggregate;
 /// A process manager: an aggregate with its own stream that sends commands to other aggregates and
 /// records their answers.
 ///
-/// Law: all functions are pure. Every step that `react` asks for is sent until it is answered; its
-/// answer comes back through `record`, and the saga then records an event for which `answered`
-/// gives that answer. A step may be sent more than once, and so may its answer: the runtime gives
-/// each a request id made from the saga's stream, the version of the event and the place among its
-/// steps, so that the log lets each have one effect.
+/// Law: all functions are pure. A step that `awaited` names is sent until it is answered, under a
+/// request id made from the saga's stream and the version of the event that it follows from
+/// ([`step_id`]): so it has one effect and one answer, however often it is sent. The answer comes
+/// back through `record`, and the saga then records an event for which `answered` gives that
+/// answer. It may come more than once; one that is not awaited (any more) is accepted and changes
+/// nothing.
 pub trait Saga: Aggregate {
     /// The aggregates whose events may start such a saga.
     const STARTED_BY: &'static [&'static str] = &[];
@@ -27,11 +28,16 @@ pub trait Saga: Aggregate {
         Ok(None)
     }
 
-    /// What is to be done after an event, which is part of the state already.
-    fn react(id: &str, state: &Self::State, event: &Self::Event) -> Vec<Step>;
+    /// The step whose answer the saga waits for; the same from the event that it follows from until
+    /// the event with its answer.
+    fn awaited(id: &str, state: &Self::State) -> Option<Awaited>;
 
     /// The command to the saga's own stream that records the answer to a step.
     fn record(id: &str, answer: StepAnswer) -> Self::Command;
+
+    /// The answer in such a command; `None` in any other. Its outcome is put there by the command
+    /// service, which has it from the log: nobody else is believed.
+    fn recorded(command: &mut Self::Command) -> Option<&mut StepAnswer>;
 
     /// The answer that an event has recorded; `None` for an event that records none.
     fn answered(event: &Self::Event) -> Option<&StepAnswer>;
@@ -66,6 +72,23 @@ pub struct Foreign<'a> {
     pub version: u32,
     /// The encoded message.
     pub bytes: &'a [u8],
+}
+
+/// A step without an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Awaited {
+    /// The version of the saga's stream with the event that it follows from.
+    pub version: u64,
+    /// The step.
+    pub step: Step,
+}
+
+impl Awaited {
+    /// Whether this is the answer to it. A saga takes one step after an event, which has the
+    /// index 0.
+    pub fn is_answered_by(&self, answer: &StepAnswer) -> bool {
+        (answer.version, answer.index) == (self.version, 0)
+    }
 }
 
 /// A command that a saga wants sent to an aggregate, without its context.

@@ -18,9 +18,9 @@ use crate::limits::{
     RECENT_BYTES,
 };
 use crate::sqlite::{self, Sqlite};
-use crate::storage::{Direction, StorageReader, StorageWriter, StoreInfo};
-use crate::writer::{Message, Start, Writer};
-use crate::{Error, Receipt, Record, Submission, event_id};
+use crate::storage::{Direction, Recall, StorageReader, StorageWriter, StoreInfo};
+use crate::writer::{Message, Start, Writer, stored_answer};
+use crate::{Answered, Error, Receipt, Record, Submission, event_id};
 
 /// How a log is opened.
 #[derive(Debug, Clone)]
@@ -183,6 +183,23 @@ impl EventLog {
         let message = Message::Submit(Box::new(submission), reply);
         self.inner.queue.send(message).await.map_err(|_| self.closed())?;
         Ok(Submitted { answer, log: self.clone() })
+    }
+
+    /// What was answered to a request; `None` when nothing is kept of it.
+    pub async fn answered(&self, id: &Uuid) -> Result<Option<Answered>, Error> {
+        let reader = &self.inner.reader;
+        let row = match reader.recall(id) {
+            Recall::Stored(row) => Some(row),
+            Recall::New => None,
+            Recall::Unknown => reader.find_requests(&[*id]).await?.pop(),
+        };
+        let Some(row) = row else { return Ok(None) };
+        let outcome = match stored_answer(reader.as_ref(), &row).await {
+            Ok(receipt) => Ok(receipt),
+            Err(Error::Refused { failure, .. }) => Err(failure),
+            Err(error) => return Err(error),
+        };
+        Ok(Some(Answered { fingerprint: row.fingerprint, outcome }))
     }
 
     fn closed(&self) -> Error {

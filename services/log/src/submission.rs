@@ -39,6 +39,15 @@ pub struct RequestKey {
     pub fingerprint: [u8; 16],
 }
 
+/// A request that was answered for good.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answered {
+    /// The hash of its content.
+    pub fingerprint: [u8; 16],
+    /// What was answered: what it has done, or why it was refused.
+    pub outcome: Result<Receipt, Box<Failure>>,
+}
+
 /// Takes one decision. The writer asks for it in the order of submissions, with the latest
 /// accepted states. It may ask again, before anything came of the first answer, when it had to look
 /// up who holds a claim: so `decide` depends on its arguments alone.

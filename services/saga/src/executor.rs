@@ -265,7 +265,7 @@ impl Worker {
             TaskKind::Step(row) => self.step(id, *row, wake).await,
             TaskKind::Start(row) => {
                 let (type_name, request) = (row.type_name, row.request);
-                let context = context(id, &row.saga_id, &row.event_id);
+                let context = context(&row.saga_id, &row.event_id);
                 let command = Outgoing { type_name, request, context };
                 self.to_itself(id, &stream, &command, wake).await;
             }
@@ -275,10 +275,9 @@ impl Worker {
                     error!(%stream, "the saga is due and cannot be woken");
                     return;
                 };
-                // Without a request id: a refusal, from a server whose clock is behind, must not
-                // be the answer for good. The saga is due still, and taken up again.
-                let context =
-                    CommandContext { request_id: String::new(), ..context(id, &row.saga_id, "") };
+                let context = context(&row.saga_id, "");
+                // A server whose clock is behind refuses. The saga is due still: it is taken up
+                // again.
                 if !self.to_itself(id, &stream, &outgoing(step, context), wake).await {
                     return;
                 }
@@ -287,7 +286,7 @@ impl Worker {
         self.flights.recorded(id);
     }
 
-    /// Sends the command of a step, then records its answer.
+    /// Sends the command of a step, then has its answer recorded, which the log knows.
     async fn step(&self, id: Uuid, row: StepRow, wake: &tokio::sync::Notify) {
         let StepRow { stream, version, number, event_id, .. } = row;
         let (kind, saga_id) = stream.split_once('-').unwrap_or((&stream, ""));
@@ -298,21 +297,22 @@ impl Worker {
         let command = Outgoing {
             type_name: row.type_name,
             request: row.request,
-            context: context(id, saga_id, &event_id),
+            context: CommandContext { request_id: id.to_string(), ..context(saga_id, &event_id) },
         };
-        let outcome = self.insist(id, &stream, &command, wake).await;
+        self.insist(id, &stream, &command, wake).await;
         let answer = StepAnswer {
             version: u64::try_from(version).unwrap_or_default(),
             index: u32::try_from(number).unwrap_or_default(),
-            outcome: Some(outcome),
+            outcome: None,
         };
-        let record = ids::answer(&stream, version, number);
-        let context = context(record, saga_id, &event_id);
+        let context = context(saga_id, &event_id);
         let command = outgoing(kind.record(saga_id, answer), context);
         self.to_itself(id, &stream, &command, wake).await;
     }
 
-    /// Sends a command to the saga's own stream, and says whether it was accepted.
+    /// Sends a command to the saga's own stream, and says whether it was accepted. It has no request
+    /// id: the saga knows by itself what it has recorded, and what is refused today may be right
+    /// tomorrow.
     async fn to_itself(
         &self,
         id: Uuid,
@@ -363,9 +363,8 @@ fn outgoing(step: Step, context: CommandContext) -> Outgoing {
     Outgoing { type_name: step.type_name.to_owned(), request: step.request, context }
 }
 
-fn context(id: Uuid, saga_id: &str, causation_id: &str) -> CommandContext {
+fn context(saga_id: &str, causation_id: &str) -> CommandContext {
     CommandContext {
-        request_id: id.to_string(),
         correlation_id: saga_id.to_owned(),
         causation_id: causation_id.to_owned(),
         ..Default::default()

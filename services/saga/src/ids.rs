@@ -1,5 +1,6 @@
-//! Request ids that are made from what a request is, so that the same request has the same id
-//! whoever sends it and however often: UUIDs of version 8 over SHA-256, in the manner of RFC 9562.
+//! Ids that are made from what they are of. That of a step is the request id of its command, the
+//! same whoever sends it and however often: UUIDs of version 8 over SHA-256, in the manner of
+//! RFC 9562.
 
 use uuid::Uuid;
 
@@ -8,17 +9,12 @@ pub(crate) fn step(stream: &str, version: i64, number: i64) -> Uuid {
     parsed(&daybook_kernel::step_id(stream, version.unsigned_abs(), number.unsigned_abs()))
 }
 
-/// The id of the command that records the answer to a step.
-pub(crate) fn answer(stream: &str, version: i64, number: i64) -> Uuid {
-    derived("answer", &[stream, &version.to_string(), &number.to_string()])
-}
-
-/// The id of the command that wakes a saga.
+/// What the wake-up of a saga is known by in this process.
 pub(crate) fn wake(stream: &str, due_time: i64) -> Uuid {
     derived("wake", &[stream, &due_time.to_string()])
 }
 
-/// The id of the command that starts a saga.
+/// What the start of a saga is known by in this process.
 pub(crate) fn start(stream: &str, event_id: &str) -> Uuid {
     derived("start", &[stream, event_id])
 }
@@ -42,7 +38,6 @@ mod tests {
             step("bank.transfer-1", 1, 1),
             step("bank.transfer-1", 11, 0),
             step("bank.transfer-11", 1, 0),
-            answer("bank.transfer-1", 1, 0),
             wake("bank.transfer-1", 1),
             start("bank.transfer-1", "1"),
         ];

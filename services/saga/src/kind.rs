@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use daybook_contract::contract::{AggregateState, EventError, EventSet};
 use daybook_contract::daybook::v1::{SagaStatus, StepAnswer, StepRefusal};
-use daybook_kernel::{Foreign, Saga, SagaRegistry, Step};
+use daybook_kernel::{Awaited, Foreign, Saga, SagaRegistry, Step};
 use daybook_query::runtime::EncodedEvent;
 use daybook_query::time;
 use prost::Message;
@@ -20,7 +20,8 @@ pub(crate) struct Folded {
     pub state: Vec<u8>,
     pub status: SagaStatus,
     pub refusal: Option<StepRefusal>,
-    pub steps: Vec<Step>,
+    /// The step without an answer.
+    pub awaited: Option<Awaited>,
     /// When the saga has to be woken, in nanoseconds since 1970.
     pub due_time: Option<i64>,
 }
@@ -84,7 +85,7 @@ impl<S: Saga> Kind for Of<S> {
         S::evolve(&mut state, event);
         let timer = S::timer(id, &state);
         Ok(Folded {
-            steps: S::react(id, &state, event),
+            awaited: S::awaited(id, &state),
             status: S::status(&state),
             refusal: S::refusal(&state).cloned(),
             due_time: timer.map(|(due, _)| time::saturating_nanos(&due)),

@@ -338,9 +338,9 @@ fn advance(event: &Recorded<SagaEvent>, own: &Own, tables: &mut Tables) -> Resul
     if let Some(answer) = own.kind.answered(&own.event) {
         saga.open_steps -= answered(event, &stream, answer, tables)?;
     }
-    for (number, step) in (0_i64..).zip(folded.steps) {
+    if let Some(awaited) = folded.awaited.filter(|awaited| awaited.version == event.version) {
         saga.open_steps += 1;
-        tables.steps.put(new_step(event, &stream, number, step));
+        tables.steps.put(new_step(event, &stream, awaited.step));
     }
     saga.status = i64::from(i32::from(folded.status));
     saga.version = event.version_i64();
@@ -375,11 +375,11 @@ fn answered(
     Ok(was_open)
 }
 
-fn new_step(event: &Recorded<SagaEvent>, stream: &str, number: i64, step: Step) -> StepRow {
+fn new_step(event: &Recorded<SagaEvent>, stream: &str, step: Step) -> StepRow {
     StepRow {
         stream: stream.to_owned(),
         version: event.version_i64(),
-        number,
+        number: 0,
         event_name: event.event.name.clone(),
         event_id: event.event_id.clone(),
         event_time: event.time_ns,

@@ -45,7 +45,6 @@ pub struct World {
 pub struct Open {
     pub stream: String,
     pub version: u64,
-    pub index: u32,
     pub step: Step,
 }
 
@@ -102,7 +101,7 @@ macro_rules! places {
             /// Records the answer to a step in the saga's own stream.
             fn record(&mut self, open: &Open, answer: StepAnswer) {
                 let (kind, id) = open.stream.split_once('-').expect("a stream");
-                let request_id = format!("answer {} {} {}", open.stream, open.version, open.index);
+                let request_id = format!("answer {} {}", open.stream, open.version);
                 $(if kind == <$saga as Aggregate>::State::AGGREGATE {
                     self.send::<$saga>(&request_id, $saga::record(id, answer));
                     return;
@@ -182,29 +181,24 @@ impl World {
         let stream = format!("{}-{id}", S::State::AGGREGATE);
         if let Some(answer) = S::answered(event) {
             let before = self.open.len();
-            self.open.retain(|open| {
-                !(open.stream == stream
-                    && open.version == answer.version
-                    && open.index == answer.index)
-            });
+            self.open.retain(|open| (&open.stream, open.version) != (&stream, answer.version));
             assert_eq!(self.open.len() + 1, before, "{stream}: an answer that nobody waits for");
         }
         let state = S::states(self)[id].clone();
         let version = self.versions.entry(stream.clone()).or_default();
         *version += 1;
         let version = *version;
-        for (index, step) in (0..).zip(S::react(id, &state, event)) {
-            self.open.push(Open { stream: stream.clone(), version, index, step });
-        }
+        let awaited = S::awaited(id, &state).filter(|awaited| awaited.version == version);
+        self.open.extend(awaited.map(|awaited| Open { stream, version, step: awaited.step }));
     }
 
     /// Carries out an open step and records the answer. `lost` says that the process dies before
     /// the answer is recorded; the step is then open still.
     pub fn carry_out(&mut self, open: &Open, lost: bool) {
-        let request_id = step_id(&open.stream, open.version, open.index.into());
+        let request_id = step_id(&open.stream, open.version, 0);
         let outcome = Some(self.execute(&request_id, &open.step));
         if !lost {
-            let answer = StepAnswer { version: open.version, index: open.index, outcome };
+            let answer = StepAnswer { version: open.version, index: 0, outcome };
             self.record(open, answer);
         }
     }

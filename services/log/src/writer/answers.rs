@@ -44,7 +44,7 @@ pub(super) fn to_store(outcome: &Result<Receipt, Error>) -> Option<StoredAnswer>
 }
 
 /// The first answer to a request, from what is stored.
-pub(super) async fn stored_answer(
+pub(crate) async fn stored_answer(
     reader: &dyn StorageReader,
     row: &RequestRow,
 ) -> Result<Receipt, Error> {
