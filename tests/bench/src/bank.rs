@@ -22,6 +22,7 @@ use tonic::transport::{Channel, Endpoint};
 use uuid::Uuid;
 
 use crate::load::{Client, Pipe};
+use crate::spread::Spread;
 
 /// The accounts of a load that is spread.
 pub const ACCOUNTS: u64 = 10_000;
@@ -57,7 +58,8 @@ pub fn account(number: u64) -> String {
     format!("bench-{number:05}")
 }
 
-fn context() -> Option<CommandContext> {
+/// The context of a new request.
+pub fn context() -> Option<CommandContext> {
     Some(CommandContext { request_id: Uuid::now_v7().to_string(), ..CommandContext::default() })
 }
 
@@ -76,11 +78,15 @@ pub fn deposit(account_id: String) -> DepositRequest {
     }
 }
 
-/// Opens as many connections as are of use: one keeps up with eight clients.
+/// How many connections are of use: one keeps up with eight clients.
+pub fn connections_for(clients: usize) -> usize {
+    if clients <= 8 { 1 } else { 8 }
+}
+
+/// Opens as many connections as are of use.
 pub async fn connections(url: &str, clients: usize) -> Result<Vec<Channel>> {
-    let count = if clients <= 8 { 1 } else { 8 };
-    let mut channels = Vec::with_capacity(count);
-    for _ in 0..count {
+    let mut channels = Vec::new();
+    for _ in 0..connections_for(clients) {
         channels.push(connect(url).await?);
     }
     Ok(channels)
@@ -92,21 +98,21 @@ pub async fn connect(url: &str) -> Result<Channel> {
     endpoint.connect().await.with_context(|| format!("nobody answers at {url}"))
 }
 
-/// Deposits to one of the first `accounts` accounts at a time.
+/// Deposits to one account at a time.
 pub struct Deposits {
     client: BankClient<Channel>,
     random: Random,
-    accounts: u64,
+    accounts: Spread,
 }
 
 impl Deposits {
     /// As many clients as asked for, spread over their connections.
-    pub async fn clients(url: &str, count: usize, accounts: u64) -> Result<Vec<Self>> {
+    pub async fn clients(url: &str, count: usize, accounts: &Spread) -> Result<Vec<Self>> {
         let channels = connections(url, count).await?;
         let clients = (0..count).zip(channels.iter().cycle()).map(|(number, channel)| Self {
             client: BankClient::new(channel.clone()),
             random: Random::new(number as u64),
-            accounts,
+            accounts: accounts.clone(),
         });
         Ok(clients.collect())
     }
@@ -114,7 +120,7 @@ impl Deposits {
 
 impl Client for Deposits {
     async fn call(&mut self) -> Result<()> {
-        let account_id = account(self.random.below(self.accounts));
+        let account_id = account(self.accounts.next(&mut self.random));
         self.client.deposit(deposit(account_id)).await.context("a deposit failed")?;
         Ok(())
     }
@@ -203,10 +209,15 @@ impl Pipe for CommandPipe {
 /// Opens the accounts of a load. Answers with the highest position: that of the last command may
 /// be lower, since only the commands of one account keep their order.
 pub async fn open_accounts(url: &str) -> Result<u64> {
-    send_all(url, ACCOUNTS, |pipe, number| {
+    open_from(url, 0, ACCOUNTS).await
+}
+
+/// Opens so many accounts, from one on. Answers with the highest position.
+pub async fn open_from(url: &str, first: u64, accounts: u64) -> Result<u64> {
+    send_all(url, accounts, |pipe, number| {
         let request = OpenAccountRequest {
             context: context(),
-            account_id: account(number),
+            account_id: account(first + number),
             owner_name: "Ada Lovelace".to_owned(),
             initial_balance: dollars(1000),
         };
@@ -217,7 +228,16 @@ pub async fn open_accounts(url: &str) -> Result<u64> {
 
 /// Makes so many deposits. Answers with the highest position.
 pub async fn fill(url: &str, deposits: u64) -> Result<u64> {
-    send_all(url, deposits, |pipe, _| pipe.send()).await
+    deposit_in(url, &Spread::Evenly(ACCOUNTS), deposits).await
+}
+
+/// Makes so many deposits to these accounts. Answers with the highest position.
+pub async fn deposit_in(url: &str, accounts: &Spread, deposits: u64) -> Result<u64> {
+    send_all(url, deposits, |pipe, _| {
+        let account_id = account(accounts.next(&mut pipe.random));
+        pipe.command("bank.v1.DepositRequest", &deposit(account_id))
+    })
+    .await
 }
 
 /// Sends so many commands, and says the highest position of their receipts.

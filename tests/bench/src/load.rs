@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
@@ -17,7 +18,7 @@ use crate::machine::{Processor, Usage};
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// How long a load lasts.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Times {
     /// What is thrown away at the start.
     pub warm_up: Duration,
@@ -42,6 +43,47 @@ impl Window {
     /// Answers a second.
     pub fn rate(&self) -> f64 {
         self.answers as f64 / self.seconds
+    }
+}
+
+/// What one process asks another to run: a closed loop.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Asked {
+    /// How many clients.
+    pub clients: usize,
+    /// Over how many connections.
+    pub connections: usize,
+    /// To how many accounts.
+    pub accounts: u64,
+    /// For how long.
+    pub times: Times,
+}
+
+/// A window as one process tells it another.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Told {
+    seconds: f64,
+    /// Each latency in microseconds, and how many answers took it.
+    latency: Vec<(u64, u64)>,
+    usage: Usage,
+}
+
+impl From<Window> for Told {
+    fn from(window: Window) -> Self {
+        let recorded = window.latency.iter_recorded();
+        let latency =
+            recorded.map(|at| (at.value_iterated_to(), at.count_since_last_iteration())).collect();
+        Self { seconds: window.seconds, latency, usage: window.usage }
+    }
+}
+
+impl From<Told> for Window {
+    fn from(told: Told) -> Self {
+        let mut latency = histogram();
+        for (micros, count) in told.latency {
+            latency.saturating_record_n(micros, count);
+        }
+        Self { answers: latency.len(), seconds: told.seconds, latency, usage: told.usage }
     }
 }
 
@@ -236,6 +278,20 @@ mod tests {
         let times = Times { window: Duration::from_secs(3600), ..SHORT };
         let failed = closed(vec![Failing(0)], times, &[]).await.unwrap_err();
         assert_eq!(failed.to_string(), "the third call fails");
+    }
+
+    #[test]
+    fn a_window_that_another_process_tells_is_the_same() {
+        let mut latency = histogram();
+        for micros in [0, 7, 7, 123_456] {
+            record(&mut latency, Duration::from_micros(micros));
+        }
+        let usage = Usage { servers: 1.0, bench: 2.0, others: 0.5 };
+        let window = Window { answers: 4, seconds: 1.5, latency: latency.clone(), usage };
+        let line = serde_json::to_string(&Told::from(window)).unwrap();
+        let told = Window::from(serde_json::from_str::<Told>(&line).unwrap());
+        assert_eq!((told.answers, told.seconds, told.latency), (4, 1.5, latency));
+        assert_eq!((told.usage.servers, told.usage.bench), (1.0, 2.0));
     }
 
     #[tokio::test]

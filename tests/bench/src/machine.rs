@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::load;
 
@@ -29,7 +29,7 @@ pub struct Processor {
 }
 
 /// Processor time within a window, in seconds.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Usage {
     /// Of the servers.
     pub servers: f64,
@@ -123,7 +123,7 @@ pub fn fdatasync(directory: &Path, time: Duration) -> Result<Histogram<u64>> {
 }
 
 /// What a reader of the figures must know of the machine.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Machine {
     /// The processors that this process may use.
     pub processors: usize,

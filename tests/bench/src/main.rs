@@ -8,14 +8,19 @@
 //! These are not tests: nothing fails because it is slow.
 
 mod bank;
+mod big;
 mod load;
 mod machine;
+mod mixes;
 mod noop;
+mod peers;
 mod plain;
+mod plot;
 mod projections;
 mod report;
 mod scenarios;
 mod servers;
+mod spread;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -64,8 +69,18 @@ struct Cli {
     #[arg(long)]
     kafka: bool,
     /// The commands a second while it is measured when they become visible
-    #[arg(long, value_name = "RATE", default_value_t = 500)]
+    #[arg(long, value_name = "RATE", default_value_t = 1000)]
     visible_rate: u64,
+    /// How many events the big store has, a tenth as many accounts; 10,000,000 take 4 GB and
+    /// minutes
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    big_events: u64,
+    /// Also draw the figures as SVG files into a directory
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
+    /// Draw the figures of an earlier run, and measure nothing
+    #[arg(long, value_name = "FILE", requires = "plots")]
+    from_json: Option<PathBuf>,
     /// Also write the figures to a file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -84,6 +99,10 @@ async fn main() -> Result<()> {
         cli.seconds > 0.0 && cli.windows > 0 && cli.visible_rate > 0,
         "--seconds, --windows and --visible-rate must be above 0"
     );
+    if let (Some(file), Some(directory)) = (&cli.from_json, &cli.plots) {
+        let json = std::fs::read(file).with_context(|| format!("{}", file.display()))?;
+        return plot::draw(&serde_json::from_slice(&json)?, directory);
+    }
     let programs = Programs::find(cli.server, cli.dir)?;
     let window = Duration::from_secs_f64(cli.seconds);
     let report = Report {
@@ -93,6 +112,7 @@ async fn main() -> Result<()> {
         rows: Vec::new(),
         figures: Vec::new(),
         floors: Vec::new(),
+        series: Vec::new(),
     };
     let mut bench = Bench {
         programs,
@@ -102,6 +122,7 @@ async fn main() -> Result<()> {
         brokers: cli.brokers,
         start_broker: cli.kafka,
         visible_rate: cli.visible_rate,
+        big_events: cli.big_events,
         report,
     };
     let scenarios = match cli.scenarios.is_empty() {
@@ -116,6 +137,9 @@ async fn main() -> Result<()> {
         let json = serde_json::to_string_pretty(&bench.report)?;
         std::fs::write(&file, json)
             .with_context(|| format!("{} is not written", file.display()))?;
+    }
+    if let Some(directory) = cli.plots {
+        plot::draw(&bench.report, &directory)?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use daybook_contract::daybook::v1::{
     GetLogInfoRequest, GetProjectionRequest, ListProjectionsRequest, ProjectionStatus,
     RebuildProjectionRequest, RebuildStage,
 };
-use daybook_testing::{Broker, Ports, free_port, unique};
+use daybook_testing::{Ports, free_port, unique};
 use tonic::transport::Channel;
 
 use crate::bank::{connect, fill, open_accounts};
@@ -30,16 +30,8 @@ impl Bench {
     pub async fn catch_up(&mut self) -> Result<()> {
         let rate = self.catch_up_over(None).await?;
         self.rate_of("catch-up from the log", rate);
-        let started;
-        let brokers = match (&self.brokers, self.start_broker) {
-            (Some(brokers), _) => brokers.clone(),
-            (None, true) => {
-                started = Broker::start().await;
-                started.bootstrap.clone()
-            }
-            (None, false) => return Ok(()),
-        };
-        let rate = self.catch_up_over(Some(&brokers)).await?;
+        let Some(kafka) = self.kafka().await else { return Ok(()) };
+        let rate = self.catch_up_over(Some(&kafka.bootstrap)).await?;
         self.rate_of("catch-up from Kafka", rate);
         Ok(())
     }
@@ -118,7 +110,7 @@ async fn list(client: &mut ProjectionServiceClient<Channel>) -> Result<Vec<Proje
 }
 
 /// Waits until all projections of the bank reflect a position.
-async fn reached(url: &str, position: u64) -> Result<()> {
+pub(crate) async fn reached(url: &str, position: u64) -> Result<()> {
     let mut client = projections(url).await?;
     let began = Instant::now();
     loop {
@@ -131,8 +123,20 @@ async fn reached(url: &str, position: u64) -> Result<()> {
     }
 }
 
+/// The end of the log.
+pub(crate) async fn head(url: &str) -> Result<u64> {
+    let mut client = EventLogServiceClient::new(connect(url).await?);
+    Ok(client.get_log_info(GetLogInfoRequest {}).await?.into_inner().head_position)
+}
+
+/// The least position of the projections of the bank.
+pub(crate) async fn lowest(url: &str) -> Result<u64> {
+    let statuses = list(&mut projections(url).await?).await?;
+    Ok(statuses.iter().map(|status| status.position).min().unwrap_or_default())
+}
+
 /// Waits until everything up to a position is on Kafka.
-async fn published(url: &str, position: u64) -> Result<()> {
+pub(crate) async fn published(url: &str, position: u64) -> Result<()> {
     let mut client = EventLogServiceClient::new(connect(url).await?);
     let began = Instant::now();
     loop {

@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, Table, presets};
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::load::Window;
 use crate::machine::Machine;
@@ -11,7 +11,7 @@ use crate::machine::Machine;
 const TOO_BUSY: f64 = 0.05;
 
 /// All of a run.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
     /// The machine.
     pub machine: Machine,
@@ -25,10 +25,26 @@ pub struct Report {
     pub figures: Vec<Figure>,
     /// What must at least be reached.
     pub floors: Vec<Floor>,
+    /// What changes as something grows.
+    #[serde(default)]
+    pub series: Vec<Series>,
+}
+
+/// Figures along an axis.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Series {
+    /// What was measured.
+    pub name: String,
+    /// What grows.
+    pub x: String,
+    /// The unit of the figures.
+    pub y: String,
+    /// Both, in the order of what grows.
+    pub points: Vec<(f64, f64)>,
 }
 
 /// A load and what it is compared with.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Row {
     /// What was measured.
     pub name: String,
@@ -39,7 +55,7 @@ pub struct Row {
 }
 
 /// What a load is compared with.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Beside {
     /// What it is.
     pub name: String,
@@ -50,7 +66,7 @@ pub struct Beside {
 }
 
 /// The medians of several windows.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Summary {
     /// Answers a second.
     pub rate: f64,
@@ -69,18 +85,18 @@ pub struct Summary {
 }
 
 /// A single figure.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Figure {
     /// What it is.
     pub name: String,
     /// How much.
     pub value: f64,
     /// Of what.
-    pub unit: &'static str,
+    pub unit: String,
 }
 
 /// A floor, and whether it was reached.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Floor {
     /// What is asked for.
     pub name: String,
@@ -211,7 +227,7 @@ impl Report {
     fn single_figures(&self) -> Table {
         let mut table = table(&["figure", "value", "unit"], &[1]);
         for figure in &self.figures {
-            let cells = [figure.name.clone(), format!("{:.2}", figure.value), figure.unit.into()];
+            let cells = [figure.name.clone(), format!("{:.2}", figure.value), figure.unit.clone()];
             table.add_row(cells);
         }
         table
