@@ -308,6 +308,18 @@ async fn stock_and_sales_are_the_same_in_whichever_order_the_topics_come() {
     }
 }
 
+/// What is paid or cancelled is not looked at again, and must not pile up.
+#[tokio::test]
+async fn only_the_orders_that_wait_for_their_payment_are_remembered() {
+    let log = Log::new();
+    shop(&log);
+    let catalog = Catalog::over(&log).await;
+    let remembered = dump(&catalog._dir, "product_admin", "submitted").await;
+    assert_eq!(remembered.len(), 1, "{remembered:?}");
+    assert!(remembered[0].starts_with("'o4'"), "{remembered:?}");
+    catalog.host.shutdown().await;
+}
+
 #[tokio::test]
 async fn the_admin_sees_discontinued_products_too() {
     let log = products();
