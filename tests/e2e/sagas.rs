@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use daybook_client::Daybook as Client;
+use daybook_client::{CommandRequest, Daybook as Client};
 use daybook_contract::bank::v1::{
-    BankTransfer, ReceiveTransferRequest, RecordTransferStepRequest, RefundTransferRequest,
-    SendTransferRequest, TransferFunded, TransferStatus,
+    BankTransfer, ReceiveTransferRequest, RecordTransferStepRequest, RefundPaymentRequest,
+    RefundTransferRequest, SendPaymentRequest, SendTransferRequest, TransferFunded, TransferStatus,
 };
 use daybook_contract::daybook::v1::step_answer::Outcome;
 use daybook_contract::daybook::v1::{
@@ -14,7 +14,7 @@ use daybook_contract::daybook::v1::{
 };
 use daybook_contract::inventory::v1::ReserveStockRequest;
 use daybook_contract::orders::v1::{
-    OrderStatus, RecordFulfilmentStepRequest, StartFulfilmentRequest,
+    ExpireFulfilmentRequest, OrderStatus, RecordFulfilmentStepRequest, StartFulfilmentRequest,
 };
 use daybook_testing::{Broker, eventually, http_get, unique};
 use prost::Message;
@@ -325,6 +325,58 @@ async fn a_saga_that_waits_is_seen_and_given_up() {
     assert_eq!(saga.status(), SagaStatus::Completed);
 }
 
+/// The value of a metric of transfers, as `/metrics` shows it.
+fn metric(metrics: &str, name: &str) -> Option<f64> {
+    let line = format!("{name}{{kind=\"bank.transfer\"}} ");
+    metrics.lines().find_map(|text| text.strip_prefix(&line)?.parse().ok())
+}
+
+#[tokio::test]
+async fn the_metrics_count_sagas_by_their_ends_and_tell_the_age_of_the_oldest() {
+    let site = Site::new();
+    let _command = site.start("command", &[]);
+    let sagas = Site { ports: site.ports.beside(), ..Site::new() };
+    let client = site.client();
+    two_accounts(&client).await;
+    client.open_account("Cleo").account_id("cleo").initial_balance(usd(100)).await.unwrap();
+    // Ada can pay one of the two, whichever comes first.
+    for id in ["one", "other"] {
+        client.transfer("ada", "bob", usd(6_000)).transfer_id(id).await.unwrap();
+    }
+    client.transfer("cleo", "nobody", usd(1)).transfer_id("back").await.unwrap();
+    // Somebody has used the request id of its step for something else: it waits for a person.
+    client.transfer("cleo", "bob", usd(1)).transfer_id("stuck").await.unwrap();
+    let step = daybook_kernel::step_id("bank.transfer-stuck", 1, 0);
+    client.deposit("bob", usd(1)).request_id(step).await.unwrap();
+    let _saga = sagas.start("saga", &[]);
+    let expected = [
+        ("daybook_sagas_started_total", 4.0),
+        ("daybook_sagas_completed_total", 1.0),
+        ("daybook_sagas_compensated_total", 1.0),
+        ("daybook_sagas_failed_total", 1.0),
+        ("daybook_sagas_open", 1.0),
+    ];
+    let age = eventually(PATIENCE, || async {
+        let (_, metrics) = http_get(sagas.ports.http, "/metrics")?;
+        let found = expected.map(|(name, _)| (name, metric(&metrics, name).unwrap_or(-1.0)));
+        let waits = metrics.lines().any(|line| line == "daybook_saga_steps_waiting 1");
+        let age = metric(&metrics, "daybook_saga_oldest_seconds")?;
+        (found == expected && waits).then_some(age)
+    })
+    .await;
+    // It goes on growing older.
+    eventually(PATIENCE, || async {
+        let (_, metrics) = http_get(sagas.ports.http, "/metrics")?;
+        (metric(&metrics, "daybook_saga_oldest_seconds")? > age).then_some(())
+    })
+    .await;
+    // It can be seen why.
+    let request = GetSagaRequest { stream: "bank.transfer-stuck".into(), read: None };
+    let steps = sagas.client().sagas().get(request).await.unwrap().steps;
+    assert!(steps[0].failed_attempts > 0 && steps[0].answer.is_none(), "{steps:?}");
+    assert!(steps[0].problem.contains("AlreadyExists"), "{steps:?}");
+}
+
 // ---- Fulfilment -------------------------------------------------------------------------------
 
 /// A shop with two products at 10.00, five pieces of each, and Ada with 100.00.
@@ -364,10 +416,15 @@ async fn an_order_is_fulfilled_or_everything_is_undone() {
 
     order(&client, "good", 2, 1, 0).await;
     let (saga, steps) = saga_ended(&client, "orders.fulfilment-good").await;
-    assert_eq!((saga.status(), steps.len()), (SagaStatus::Completed, 4));
+    assert_eq!((saga.status(), steps.len()), (SagaStatus::Completed, 5));
     assert_eq!(order_status(&client, "good").await, OrderStatus::Paid);
     assert_eq!(balance(&client, "ada").await, 7_000);
     assert_eq!((reserved(&client, "ball").await, reserved(&client, "cup").await), (2, 1));
+
+    // What was sold is kept for its buyer until it leaves the house.
+    let release = client.release_reservation("ball", "good", "1").await.unwrap_err();
+    assert_eq!(release.reason(), "ORDER_IN_FULFILMENT");
+    assert_eq!(reserved(&client, "ball").await, 2);
 
     // There are four cups left, and three balls.
     order(&client, "no-stock", 3, 5, 0).await;
@@ -432,12 +489,12 @@ async fn a_fulfilment_killed_at_every_step_has_each_effect_once() {
     let client = sagas.client();
     shop(&client).await;
     // The first goes to its end, the second runs out of cups and is undone.
-    for (id, cups, last) in
-        [("good", 1, SagaStatus::Completed), ("bad", 9, SagaStatus::Compensated)]
+    for (id, cups, events, last) in
+        [("good", 1, 6, SagaStatus::Completed), ("bad", 9, 5, SagaStatus::Compensated)]
     {
         order(&client, id, 2, cups, 0).await;
         let stream = format!("orders.fulfilment-{id}");
-        for version in 1..=5 {
+        for version in 1..=events {
             let mut saga = sagas.spawn("saga", &[]);
             eventually(PATIENCE, || async {
                 let log = crate::common::everything(&client).await;
@@ -494,4 +551,102 @@ async fn a_fulfilment_believes_the_log_alone() {
     client.command(record(accepted())).await.unwrap();
     let log = crate::common::everything(&client).await;
     assert_eq!(log.last().unwrap().event_name, "FulfilmentRefused");
+}
+
+/// Takes a step of a fulfilment as its runtime does: sends the command, and has the answer recorded.
+async fn take_step<C: CommandRequest>(client: &Client, order: &str, version: u64, command: C) {
+    let step = daybook_kernel::step_id(&format!("orders.fulfilment-{order}"), version, 0);
+    client.command(command).request_id(&step).await.unwrap();
+    let answer = Some(StepAnswer { version, ..Default::default() });
+    let record =
+        RecordFulfilmentStepRequest { order_id: order.into(), answer, ..Default::default() };
+    client.command(record).await.unwrap();
+}
+
+/// Without the saga process a fulfilment stands where its last step has left it: its money can be seen
+/// and comes back for certain, and its goods are nobody else's.
+#[tokio::test]
+async fn nobody_interferes_with_an_order_in_fulfilment() {
+    let site = Site::new();
+    let _command = site.start("command", &[]);
+    let beside = || Site { ports: site.ports.beside(), ..Site::new() };
+    let (queries, sagas) = (beside(), beside());
+    let _query = queries.start("query", &[]);
+    let client = site.strict_client();
+    shop(&client).await;
+    client.create_order("ada").order_id("o").await.unwrap();
+    client.add_item("o", "ball", 5).await.unwrap();
+    client.submit_order("o", "ada").await.unwrap();
+    let start = StartFulfilmentRequest { order_id: "o".into(), ..Default::default() };
+    client.command(start).await.unwrap();
+    let early = ExpireFulfilmentRequest { order_id: "o".into(), ..Default::default() };
+    let error = client.command(early).await.unwrap_err();
+    assert_eq!(error.reason(), "DEADLINE_NOT_PASSED");
+    let reserve = ReserveStockRequest {
+        product_id: "ball".into(),
+        order_id: "o".into(),
+        line_id: "1".into(),
+        quantity: 5,
+        ..Default::default()
+    };
+    take_step(&client, "o", 1, reserve).await;
+    let send = SendPaymentRequest {
+        account_id: "ada".into(),
+        order_id: "o".into(),
+        amount: Some(usd(5_000)),
+        description: "order o".into(),
+        ..Default::default()
+    };
+    take_step(&client, "o", 2, send).await;
+
+    let error = client.pay_order("o").payment_id("cash").await.unwrap_err();
+    assert_eq!(error.reason(), "ORDER_IN_FULFILMENT");
+    for error in [
+        client.release_reservation("ball", "o", "1").await.unwrap_err(),
+        client.ship_reservation("ball", "o", "1").await.unwrap_err(),
+    ] {
+        assert_eq!(error.reason(), "ORDER_IN_FULFILMENT");
+    }
+    client.withdraw("ada", usd(5_000)).await.unwrap();
+    let error = client.close_account("ada").await.unwrap_err();
+    assert_eq!(error.reason(), "PAYMENT_IN_FLIGHT");
+    let query = client.get_account("ada").min_position(head(&client).await);
+    let ada = query.await.unwrap().account.unwrap();
+    let shown = [ada.balance, ada.pending_out].map(|money| minor(&money.unwrap()));
+    assert_eq!(shown, [0, 5_000]);
+    let refund = RefundPaymentRequest {
+        account_id: "ada".into(),
+        order_id: "o".into(),
+        ..Default::default()
+    };
+    let error = client.command(refund).await.unwrap_err();
+    assert_eq!(error.reason(), "PAYMENT_NOT_IN_FLIGHT");
+
+    // Whoever cancels the order has it undone.
+    client.cancel_order("o").await.unwrap();
+    let _saga = sagas.start("saga", &[]);
+    let steering = sagas.client();
+    let (saga, _) = saga_ended(&steering, "orders.fulfilment-o").await;
+    assert_eq!(saga.status(), SagaStatus::Compensated);
+    assert_eq!(saga.refusal.unwrap().reason, "ORDER_CANCELLED");
+    assert_eq!(balance(&client, "ada").await, 5_000);
+    assert_eq!(reserved(&client, "ball").await, 0);
+}
+
+#[tokio::test]
+async fn an_order_that_is_paid_by_other_means_first_is_left_alone() {
+    let site = Site::new();
+    let _command = site.start("command", &[]);
+    let beside = || Site { ports: site.ports.beside(), ..Site::new() };
+    let (queries, sagas) = (beside(), beside());
+    let _query = queries.start("query", &[]);
+    let client = site.client();
+    shop(&client).await;
+    order(&client, "o", 1, 1, 0).await;
+    client.pay_order("o").payment_id("cash").await.unwrap();
+    let _saga = sagas.start("saga", &[]);
+    let (saga, steps) = saga_ended(&sagas.client(), "orders.fulfilment-o").await;
+    assert_eq!((saga.status(), steps.len()), (SagaStatus::Compensated, 0));
+    assert_eq!(order_status(&client, "o").await, OrderStatus::Paid);
+    assert_eq!(balance(&client, "ada").await, 10_000);
 }

@@ -184,6 +184,10 @@ enum Kind {
     TransferOut,
     TransferIn,
     TransferRefund,
+    /// Money left to pay for an order.
+    Payment,
+    /// Money for an order came back.
+    PaymentRefund,
 }
 
 pub(crate) async fn run(args: AccountArgs) -> Result<(), Problem> {
@@ -464,6 +468,8 @@ fn kind_of(kind: Kind) -> TransactionKind {
         Kind::TransferOut => TransactionKind::TransferOut,
         Kind::TransferIn => TransactionKind::TransferIn,
         Kind::TransferRefund => TransactionKind::TransferRefund,
+        Kind::Payment => TransactionKind::Payment,
+        Kind::PaymentRefund => TransactionKind::PaymentRefund,
     }
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use daybook_contract::bank::v1::{
     CancelTransferRequest, CloseAccountRequest, DepositRequest, MovementMethod, OpenAccountRequest,
-    ReceiveTransferRequest, RecordTransferStepRequest, RefundTransferRequest, SendTransferRequest,
-    SettleTransferRequest, TransferRequest, WithdrawRequest,
+    ReceiveTransferRequest, RecordTransferStepRequest, RefundPaymentRequest, RefundTransferRequest,
+    SendPaymentRequest, SendTransferRequest, SettlePaymentRequest, SettleTransferRequest,
+    TransferRequest, WithdrawRequest,
 };
 use daybook_contract::daybook::v1::{CommandContext, CommandReceipt, ExecuteRequest, Money};
 use daybook_contract::error::Error;
@@ -56,6 +57,9 @@ commands!("bank.v1":
     ReceiveTransferRequest => "ReceiveTransfer",
     SettleTransferRequest => "SettleTransfer",
     RefundTransferRequest => "RefundTransfer",
+    SendPaymentRequest => "SendPayment",
+    SettlePaymentRequest => "SettlePayment",
+    RefundPaymentRequest => "RefundPayment",
 );
 
 /// A command that is sent when it is awaited.

@@ -37,10 +37,13 @@ pub fn reads(
         };
         let role = format!("the key by which command {} reads", method.name());
         check_key(&method.input(), &read.key, &role, mistakes);
-        let name = read.key.strip_suffix("_id").unwrap_or(&read.key).to_owned();
+        let name = match read.name.as_str() {
+            "" => read.key.strip_suffix("_id").unwrap_or(&read.key),
+            name => name,
+        };
+        let name = name.to_owned();
         if reads.iter().any(|other| other.name == name) {
-            let mend = "each state has the name of its key without `_id`: rename a field, or take \
-                        one read away";
+            let mend = "give one of them another `name`";
             mistakes.add(method, format!("reads two states called {name:?}; {mend}"));
             continue;
         }

@@ -24,6 +24,8 @@ pub struct ReadOptions {
     pub aggregate: String,
     /// The request field with its id.
     pub key: String,
+    /// The name of the state in code; empty for that of the key.
+    pub name: String,
 }
 
 /// `daybook.v1.AggregateOptions`.
@@ -85,7 +87,11 @@ pub fn command(method: &MethodDescriptor) -> Option<CommandOptions> {
         generate_key: flag(&options, "generate_key"),
         reads: list(&options, "reads")
             .iter()
-            .map(|read| ReadOptions { aggregate: text(read, "aggregate"), key: text(read, "key") })
+            .map(|read| ReadOptions {
+                aggregate: text(read, "aggregate"),
+                key: text(read, "key"),
+                name: text(read, "name"),
+            })
             .collect(),
     })
 }

@@ -432,8 +432,7 @@ fn a_command_that_reads_two_states_of_one_name() {
         "key: \"friend\"",
         "key: \"cart_id\"",
         &["shop/v1/cart.proto:221: shop.v1.CustomerService.RenameCustomer: reads two states \
-             called \"cart\"; each state has the name of its key without `_id`: rename a field, or \
-             take one read away"],
+             called \"cart\"; give one of them another `name`"],
     );
 }
 

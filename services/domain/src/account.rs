@@ -4,31 +4,35 @@
 //! Between the two, money comes and goes. Amounts are whole smallest units ([`Money`]), and both an
 //! amount and a balance stay within [`LIMIT_MINOR`], so that no sum ever overflows.
 //!
-//! Money that was sent to another account is in flight until that account has it, or until it is
-//! back. The sender's account remembers it: it cannot close meanwhile, and keeps the room for it
-//! below the limit, so that a refund is never refused.
+//! Money that was sent to another account, or to pay for an order, is in flight until it has arrived
+//! or is back. The account that it has left remembers it: it cannot close meanwhile, and keeps the
+//! room for it below the limit, so that a refund is never refused.
 //!
-//! *Not* here: the course of a transfer, which is a saga's, and the form of requests, which the
-//! contract's rules check before a command comes here.
+//! *Not* here: the course of a transfer or a fulfilment, which is a saga's, and the form of requests,
+//! which the contract's rules check before a command comes here.
 
 use daybook_contract::bank::v1::account::{Command, Event, Upcast};
 use daybook_contract::bank::v1::{
     AccountClosed, AccountOpened, AccountRejection as Reason, AccountState, AccountStatus,
     CloseAccountRequest, DepositRequest, MoneyDeposited, MoneyDepositedV1, MoneyDepositedV2,
-    MoneyWithdrawn, MovementMethod, OpenAccountRequest, ReceiveTransferRequest,
-    RefundTransferRequest, SendTransferRequest, SettleTransferRequest, TransferInFlight,
-    TransferReceived, TransferRefunded, TransferSent, TransferSettled, TransferState,
-    TransferStatus, WithdrawRequest,
+    MoneyWithdrawn, MovementMethod, OpenAccountRequest, PaymentRefunded, PaymentSent,
+    PaymentSettled, ReceiveTransferRequest, RefundPaymentRequest, RefundTransferRequest,
+    SendPaymentRequest, SendTransferRequest, SettlePaymentRequest, SettleTransferRequest,
+    TransferInFlight, TransferReceived, TransferRefunded, TransferSent, TransferSettled,
+    WithdrawRequest,
 };
-use daybook_contract::contract::AggregateState;
 use daybook_contract::daybook::v1 as wire;
-use daybook_kernel::{Aggregate, Context, Currency, Money, Rejection, RejectionKind, step_id};
+use daybook_kernel::{Aggregate, Context, Currency, Money, Rejection, RejectionKind, is_awaited};
+
+use crate::fulfilment::Fulfilment;
+use crate::transfer::Transfer;
 
 /// The most smallest units of one amount, and of a balance: 10^15, ten trillion dollars. It is far
 /// from the limits of 64 bits, and JSON numbers up to 2^53 carry it exactly.
 pub const LIMIT_MINOR: i64 = 1_000_000_000_000_000;
 
-/// The most transfers from one account that are in flight at once: they are part of its state.
+/// The most transfers and payments from one account that are in flight at once: they are part of
+/// its state.
 pub const MAX_TRANSFERS_IN_FLIGHT: usize = 10_000;
 
 /// The aggregate `bank.account`.
@@ -46,21 +50,57 @@ fn balance(state: &AccountState) -> Money {
     Money::new(state.balance_minor, currency(state))
 }
 
-/// What has been sent to other accounts and may come back.
+/// What has been sent and may come back.
 fn in_flight(state: &AccountState) -> Money {
     let minor = state.transfers_in_flight.iter().map(|transfer| transfer.amount_minor);
     Money::new(minor.fold(0, i64::saturating_add), currency(state))
 }
 
-fn transfer_in_flight<'a>(
-    state: &'a AccountState,
-    transfer_id: &str,
-) -> Option<&'a TransferInFlight> {
-    state.transfers_in_flight.iter().find(|transfer| transfer.transfer_id == transfer_id)
+/// What money in flight is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose<'a> {
+    /// The transfer with this id.
+    Transfer(&'a str),
+    /// The order with this id.
+    Order(&'a str),
 }
 
-fn land(state: &mut AccountState, transfer_id: &str) {
-    state.transfers_in_flight.retain(|transfer| transfer.transfer_id != transfer_id);
+impl<'a> Purpose<'a> {
+    fn of(sent: &'a TransferInFlight) -> Self {
+        match sent.order_id.as_str() {
+            "" => Self::Transfer(&sent.transfer_id),
+            order_id => Self::Order(order_id),
+        }
+    }
+
+    fn in_flight(self) -> AccountRejection {
+        match self {
+            Self::Transfer(id) => AccountRejection::TransferInFlight { transfer_id: id.to_owned() },
+            Self::Order(id) => AccountRejection::PaymentInFlight { order_id: id.to_owned() },
+        }
+    }
+
+    fn not_in_flight(self) -> AccountRejection {
+        match self {
+            Self::Transfer(id) => {
+                AccountRejection::TransferNotInFlight { transfer_id: id.to_owned() }
+            }
+            Self::Order(id) => AccountRejection::PaymentNotInFlight { order_id: id.to_owned() },
+        }
+    }
+}
+
+fn sent<'a>(state: &'a AccountState, purpose: Purpose<'_>) -> Option<&'a TransferInFlight> {
+    state.transfers_in_flight.iter().find(|sent| Purpose::of(sent) == purpose)
+}
+
+fn take_off(state: &mut AccountState, sent: TransferInFlight) {
+    state.balance_minor = state.balance_minor.saturating_sub(sent.amount_minor);
+    state.transfers_in_flight.push(sent);
+}
+
+fn land(state: &mut AccountState, purpose: Purpose<'_>) {
+    state.transfers_in_flight.retain(|sent| Purpose::of(sent) != purpose);
 }
 
 /// The smallest units of an amount in an event. It was checked before it was recorded; an amount
@@ -138,11 +178,23 @@ pub enum AccountRejection {
         /// The transfer that was named.
         transfer_id: String,
     },
-    /// The account has as many transfers in flight as it may have.
-    #[error("{limit} transfers from the account are in flight, which is the limit")]
+    /// The account has as many transfers and payments in flight as it may have.
+    #[error("{limit} transfers and payments from the account are in flight, which is the limit")]
     TooManyTransfers {
         /// The limit.
         limit: usize,
+    },
+    /// The money for an order is still in flight.
+    #[error("the money for order {order_id} is in flight from the account")]
+    PaymentInFlight {
+        /// The order, or the first of several.
+        order_id: String,
+    },
+    /// The fulfilment of the order is not at this step.
+    #[error("the fulfilment of order {order_id} is not at this step")]
+    PaymentNotInFlight {
+        /// The order that was named.
+        order_id: String,
     },
 }
 
@@ -161,6 +213,8 @@ impl AccountRejection {
             Self::TransferInFlight { .. } => Reason::TransferInFlight,
             Self::TransferNotInFlight { .. } => Reason::TransferNotInFlight,
             Self::TooManyTransfers { .. } => Reason::TooManyTransfers,
+            Self::PaymentInFlight { .. } => Reason::PaymentInFlight,
+            Self::PaymentNotInFlight { .. } => Reason::PaymentNotInFlight,
         }
     }
 }
@@ -196,6 +250,9 @@ impl Rejection for AccountRejection {
                 vec![("transfer_id", transfer_id.clone())]
             }
             Self::TooManyTransfers { limit } => vec![("limit", limit.to_string())],
+            Self::PaymentInFlight { order_id } | Self::PaymentNotInFlight { order_id } => {
+                vec![("order_id", order_id.clone())]
+            }
         }
     }
 }
@@ -218,12 +275,25 @@ impl Aggregate for Account {
             Command::Deposit(request) => deposit(state, request, cx)?,
             Command::Withdraw(request) => withdraw(state, request, cx)?,
             Command::CloseAccount(request) => close(state, request, cx)?,
-            Command::SendTransfer(request, reads) => send(state, request, &reads.transfer, cx)?,
-            Command::ReceiveTransfer(request, reads) => {
-                receive(state, request, &reads.transfer, cx)?
+            Command::SendTransfer(request, _) => send(state, request, is_step(command, cx), cx)?,
+            Command::ReceiveTransfer(request, _) => {
+                receive(state, request, is_step(command, cx), cx)?
             }
-            Command::SettleTransfer(request, reads) => settle(state, request, &reads.transfer, cx)?,
-            Command::RefundTransfer(request, reads) => refund(state, request, &reads.transfer, cx)?,
+            Command::SettleTransfer(request, _) => {
+                settle(state, request, is_step(command, cx), cx)?
+            }
+            Command::RefundTransfer(request, _) => {
+                refund(state, request, is_step(command, cx), cx)?
+            }
+            Command::SendPayment(request, _) => {
+                send_payment(state, request, is_step(command, cx), cx)?
+            }
+            Command::SettlePayment(request, _) => {
+                settle_payment(state, request, is_step(command, cx), cx)?
+            }
+            Command::RefundPayment(request, _) => {
+                refund_payment(state, request, is_step(command, cx), cx)?
+            }
         };
         Ok(vec![event])
     }
@@ -252,23 +322,37 @@ impl Aggregate for Account {
                 state.closed_time = event.closed_time;
             }
             Event::TransferSent(event) => {
-                let amount_minor = minor(event.amount.as_ref());
-                state.balance_minor = state.balance_minor.saturating_sub(amount_minor);
-                state.transfers_in_flight.push(TransferInFlight {
+                let sent = TransferInFlight {
                     transfer_id: event.transfer_id.clone(),
                     to_account_id: event.to_account_id.clone(),
-                    amount_minor,
-                });
+                    amount_minor: minor(event.amount.as_ref()),
+                    order_id: String::new(),
+                };
+                take_off(state, sent);
             }
             Event::TransferReceived(event) => {
                 let amount = minor(event.amount.as_ref());
                 state.balance_minor = state.balance_minor.saturating_add(amount);
             }
-            Event::TransferSettled(event) => land(state, &event.transfer_id),
+            Event::TransferSettled(event) => land(state, Purpose::Transfer(&event.transfer_id)),
             Event::TransferRefunded(event) => {
                 let amount = minor(event.amount.as_ref());
                 state.balance_minor = state.balance_minor.saturating_add(amount);
-                land(state, &event.transfer_id);
+                land(state, Purpose::Transfer(&event.transfer_id));
+            }
+            Event::PaymentSent(event) => {
+                let sent = TransferInFlight {
+                    order_id: event.order_id.clone(),
+                    amount_minor: minor(event.amount.as_ref()),
+                    ..Default::default()
+                };
+                take_off(state, sent);
+            }
+            Event::PaymentSettled(event) => land(state, Purpose::Order(&event.order_id)),
+            Event::PaymentRefunded(event) => {
+                let amount = minor(event.amount.as_ref());
+                state.balance_minor = state.balance_minor.saturating_add(amount);
+                land(state, Purpose::Order(&event.order_id));
             }
         }
     }
@@ -339,9 +423,8 @@ fn close(
     if !balance.is_zero() {
         return Err(AccountRejection::BalanceNotZero { balance });
     }
-    if let Some(transfer) = state.transfers_in_flight.first() {
-        let transfer_id = transfer.transfer_id.clone();
-        return Err(AccountRejection::TransferInFlight { transfer_id });
+    if let Some(sent) = state.transfers_in_flight.first() {
+        return Err(Purpose::of(sent).in_flight());
     }
     Ok(Event::AccountClosed(AccountClosed {
         reason: request.reason.clone(),
@@ -373,28 +456,83 @@ fn open_and_rich_enough(
     Ok(amount)
 }
 
-fn send(
-    state: &AccountState,
-    request: &SendTransferRequest,
-    transfer: &TransferState,
-    cx: &Context,
-) -> Result<Event, AccountRejection> {
-    let amount = open_and_rich_enough(state, request.amount.as_ref(), &cx.aggregate_id)?;
-    if transfer_in_flight(state, &request.transfer_id).is_some() {
-        let transfer_id = request.transfer_id.clone();
-        return Err(AccountRejection::TransferInFlight { transfer_id });
+/// Whether a command is the step that its saga waits for. One that is not would make money, or lose
+/// it.
+fn is_step(command: &Command, cx: &Context) -> bool {
+    let of_transfer = |id: &str, state| is_awaited::<Transfer>(id, state, command, cx);
+    let of_fulfilment = |id: &str, state| is_awaited::<Fulfilment>(id, state, command, cx);
+    match command {
+        Command::OpenAccount(_)
+        | Command::Deposit(_)
+        | Command::Withdraw(_)
+        | Command::CloseAccount(_) => false,
+        Command::SendTransfer(request, reads) => of_transfer(&request.transfer_id, &reads.transfer),
+        Command::ReceiveTransfer(request, reads) => {
+            of_transfer(&request.transfer_id, &reads.transfer)
+        }
+        Command::SettleTransfer(request, reads) => {
+            of_transfer(&request.transfer_id, &reads.transfer)
+        }
+        Command::RefundTransfer(request, reads) => {
+            of_transfer(&request.transfer_id, &reads.transfer)
+        }
+        Command::SendPayment(request, reads) => of_fulfilment(&request.order_id, &reads.fulfilment),
+        Command::SettlePayment(request, reads) => {
+            of_fulfilment(&request.order_id, &reads.fulfilment)
+        }
+        Command::RefundPayment(request, reads) => {
+            of_fulfilment(&request.order_id, &reads.fulfilment)
+        }
     }
-    let is_its_step = transfer.from_account_id == cx.aggregate_id
-        && transfer.to_account_id == request.to_account_id
-        && transfer.amount == request.amount;
-    must_be_at(TransferStatus::Started, transfer, is_its_step, &request.transfer_id, cx)?;
+}
+
+/// What leaves the account, and is in flight then.
+fn leaving(
+    state: &AccountState,
+    purpose: Purpose<'_>,
+    amount: Option<&wire::Money>,
+    is_step: bool,
+    cx: &Context,
+) -> Result<wire::Money, AccountRejection> {
+    let amount = open_and_rich_enough(state, amount, &cx.aggregate_id)?;
+    if sent(state, purpose).is_some() {
+        return Err(purpose.in_flight());
+    }
+    if !is_step {
+        return Err(purpose.not_in_flight());
+    }
     if state.transfers_in_flight.len() >= MAX_TRANSFERS_IN_FLIGHT {
         return Err(AccountRejection::TooManyTransfers { limit: MAX_TRANSFERS_IN_FLIGHT });
     }
+    Ok(amount.into())
+}
+
+/// What has left the account, and is in flight no longer: how much, and the account that it was for.
+fn landing(
+    state: &AccountState,
+    purpose: Purpose<'_>,
+    is_step: bool,
+    cx: &Context,
+) -> Result<(wire::Money, String), AccountRejection> {
+    must_be_open(state, cx)?;
+    let sent = sent(state, purpose).filter(|_| is_step);
+    let sent = sent.ok_or_else(|| purpose.not_in_flight())?;
+    let amount = Money::new(sent.amount_minor, currency(state));
+    Ok((amount.into(), sent.to_account_id.clone()))
+}
+
+fn send(
+    state: &AccountState,
+    request: &SendTransferRequest,
+    is_step: bool,
+    cx: &Context,
+) -> Result<Event, AccountRejection> {
+    let purpose = Purpose::Transfer(&request.transfer_id);
+    let amount = leaving(state, purpose, request.amount.as_ref(), is_step, cx)?;
     Ok(Event::TransferSent(TransferSent {
         transfer_id: request.transfer_id.clone(),
         to_account_id: request.to_account_id.clone(),
-        amount: Some(amount.into()),
+        amount: Some(amount),
         description: request.description.clone(),
     }))
 }
@@ -402,16 +540,15 @@ fn send(
 fn receive(
     state: &AccountState,
     request: &ReceiveTransferRequest,
-    transfer: &TransferState,
+    is_step: bool,
     cx: &Context,
 ) -> Result<Event, AccountRejection> {
     must_be_open(state, cx)?;
     let amount = positive(request.amount.as_ref(), currency(state))?;
     must_have_room(state, amount)?;
-    let is_its_step = transfer.from_account_id == request.from_account_id
-        && transfer.to_account_id == cx.aggregate_id
-        && transfer.amount == request.amount;
-    must_be_at(TransferStatus::InFlight, transfer, is_its_step, &request.transfer_id, cx)?;
+    if !is_step {
+        return Err(Purpose::Transfer(&request.transfer_id).not_in_flight());
+    }
     Ok(Event::TransferReceived(TransferReceived {
         transfer_id: request.transfer_id.clone(),
         from_account_id: request.from_account_id.clone(),
@@ -423,49 +560,66 @@ fn receive(
 fn settle(
     state: &AccountState,
     request: &SettleTransferRequest,
-    transfer: &TransferState,
+    is_step: bool,
     cx: &Context,
 ) -> Result<Event, AccountRejection> {
-    must_be_open(state, cx)?;
-    let sent = transfer_in_flight(state, &request.transfer_id);
-    must_be_at(TransferStatus::Delivered, transfer, sent.is_some(), &request.transfer_id, cx)?;
     let transfer_id = request.transfer_id.clone();
+    landing(state, Purpose::Transfer(&transfer_id), is_step, cx)?;
     Ok(Event::TransferSettled(TransferSettled { transfer_id }))
 }
 
 fn refund(
     state: &AccountState,
     request: &RefundTransferRequest,
-    transfer: &TransferState,
+    is_step: bool,
     cx: &Context,
 ) -> Result<Event, AccountRejection> {
-    must_be_open(state, cx)?;
-    let sent = transfer_in_flight(state, &request.transfer_id);
-    must_be_at(TransferStatus::Returning, transfer, sent.is_some(), &request.transfer_id, cx)?;
-    let sent = sent.cloned().unwrap_or_default();
+    let transfer_id = request.transfer_id.clone();
+    let (amount, to_account_id) = landing(state, Purpose::Transfer(&transfer_id), is_step, cx)?;
     Ok(Event::TransferRefunded(TransferRefunded {
-        transfer_id: sent.transfer_id,
-        to_account_id: sent.to_account_id,
-        amount: Some(Money::new(sent.amount_minor, currency(state)).into()),
+        transfer_id,
+        to_account_id,
+        amount: Some(amount),
         reason: request.reason.clone(),
     }))
 }
 
-/// A step that is not the transfer's own would make money, or lose it; so would one that is taken
-/// twice, which its request id forbids.
-fn must_be_at(
-    status: TransferStatus,
-    transfer: &TransferState,
-    is_its_step: bool,
-    transfer_id: &str,
+fn send_payment(
+    state: &AccountState,
+    request: &SendPaymentRequest,
+    is_step: bool,
     cx: &Context,
-) -> Result<(), AccountRejection> {
-    let stream = format!("{}-{transfer_id}", TransferState::AGGREGATE);
-    let id = || step_id(&stream, transfer.awaited_version, 0);
-    match is_its_step && transfer.status() == status && cx.command_id == id() {
-        true => Ok(()),
-        false => Err(AccountRejection::TransferNotInFlight { transfer_id: transfer_id.to_owned() }),
-    }
+) -> Result<Event, AccountRejection> {
+    let purpose = Purpose::Order(&request.order_id);
+    let amount = leaving(state, purpose, request.amount.as_ref(), is_step, cx)?;
+    Ok(Event::PaymentSent(PaymentSent {
+        order_id: request.order_id.clone(),
+        amount: Some(amount),
+        description: request.description.clone(),
+    }))
+}
+
+fn settle_payment(
+    state: &AccountState,
+    request: &SettlePaymentRequest,
+    is_step: bool,
+    cx: &Context,
+) -> Result<Event, AccountRejection> {
+    let order_id = request.order_id.clone();
+    let (amount, _) = landing(state, Purpose::Order(&order_id), is_step, cx)?;
+    Ok(Event::PaymentSettled(PaymentSettled { order_id, amount: Some(amount) }))
+}
+
+fn refund_payment(
+    state: &AccountState,
+    request: &RefundPaymentRequest,
+    is_step: bool,
+    cx: &Context,
+) -> Result<Event, AccountRejection> {
+    let order_id = request.order_id.clone();
+    let (amount, _) = landing(state, Purpose::Order(&order_id), is_step, cx)?;
+    let (amount, reason) = (Some(amount), request.reason.clone());
+    Ok(Event::PaymentRefunded(PaymentRefunded { order_id, amount, reason }))
 }
 
 /// What comes in must fit below the limit together with what may come back.
@@ -835,6 +989,8 @@ mod specs {
             AccountRejection::TransferInFlight { transfer_id: "t".to_owned() },
             AccountRejection::TransferNotInFlight { transfer_id: "t".to_owned() },
             AccountRejection::TooManyTransfers { limit: MAX_TRANSFERS_IN_FLIGHT },
+            AccountRejection::PaymentInFlight { order_id: "o".to_owned() },
+            AccountRejection::PaymentNotInFlight { order_id: "o".to_owned() },
         ];
         let contract: Vec<_> = (1..).map_while(|number| Reason::try_from(number).ok()).collect();
         assert_eq!(here.each_ref().map(AccountRejection::in_contract).as_slice(), contract);

@@ -4,10 +4,11 @@
 //! It takes one step at a time, so what has been done is always the first so many of: reserve each
 //! item, charge the account. When a step is refused, the deadline passes or somebody gives it up,
 //! it goes back the way it came. A step that is under way is waited for first: it may have had its
-//! effect. Once the order is being confirmed there is no way back, unless the order refuses.
+//! effect. Once the order is being confirmed there is no way back, unless the order refuses. Until it
+//! is confirmed, its money is in flight, so that the account can always take it back.
 //!
 //! ```text
-//! reserving ─▶ charging ─▶ confirming ─▶ completed
+//! reserving ─▶ charging ─▶ confirming ─▶ settling ─▶ completed
 //!     │            │            │
 //!     ▼            ▼            ▼
 //! cancelling ◀─ releasing ◀─ refunding
@@ -15,7 +16,7 @@
 //! ```
 
 use daybook_contract::bank::v1::account::Command as ToAccount;
-use daybook_contract::bank::v1::{DepositRequest, MovementMethod, WithdrawRequest};
+use daybook_contract::bank::v1::{RefundPaymentRequest, SendPaymentRequest, SettlePaymentRequest};
 use daybook_contract::daybook::v1::step_answer::Outcome;
 use daybook_contract::daybook::v1::{SagaStatus, StepAnswer, StepRefusal};
 use daybook_contract::inventory::v1::stock::Command as ToStock;
@@ -26,8 +27,9 @@ use daybook_contract::orders::v1::{
     AccountCharged, CancelFulfilmentRequest, CancelOrderRequest, ChargeRefunded,
     ExpireFulfilmentRequest, FulfilmentCancelled, FulfilmentCompleted, FulfilmentExpired,
     FulfilmentRefused, FulfilmentRejection as Reason, FulfilmentStarted, FulfilmentState,
-    FulfilmentStatus, FulfilmentUndone, ItemReleased, ItemReserved, OrderItem, OrderState,
-    OrderStatus, PayOrderRequest, RecordFulfilmentStepRequest, StartFulfilmentRequest, UndoRefused,
+    FulfilmentStatus, FulfilmentUndone, ItemReleased, ItemReserved, OrderConfirmed, OrderItem,
+    OrderState, OrderStatus, PayOrderRequest, RecordFulfilmentStepRequest, StartFulfilmentRequest,
+    UndoRefused,
 };
 use daybook_kernel::{
     Aggregate, Awaited, Context, Foreign, Money, Rejection, RejectionKind, Saga, Step, Timestamp,
@@ -63,10 +65,14 @@ fn next(state: &FulfilmentState) -> FulfilmentStatus {
     }
 }
 
-/// Takes the next step, whose answer is awaited from now on.
+/// Takes the next step.
 fn proceed(state: &mut FulfilmentState) {
-    let next = next(state);
-    state.set_status(next);
+    proceed_to(state, next(state));
+}
+
+/// Takes a step, whose answer is awaited from now on.
+fn proceed_to(state: &mut FulfilmentState, status: FulfilmentStatus) {
+    state.set_status(status);
     state.awaited_version = state.version;
 }
 
@@ -238,6 +244,7 @@ impl Aggregate for Fulfilment {
                 state.deadline = event.deadline;
                 if event.obsolete {
                     turn_back(state, CANCELLED, "the order was not waiting for its fulfilment");
+                    return end(state, FulfilmentStatus::Undone);
                 }
                 proceed(state);
             }
@@ -250,6 +257,7 @@ impl Aggregate for Fulfilment {
                 state.payment_id = payment_id(event.answer.as_ref());
                 proceed(state);
             }
+            Event::OrderConfirmed(_) => proceed_to(state, FulfilmentStatus::Settling),
             Event::FulfilmentRefused(event) => {
                 state.undoing = true;
                 keep_refusal(state, event.answer.as_ref());
@@ -285,8 +293,8 @@ impl Aggregate for Fulfilment {
     }
 }
 
-/// Starts with what the order says at this moment. An order that is not waiting any more is
-/// started as well, and undone at once: that is how it ends.
+/// Starts with what the order says at this moment. For an order that is not waiting any more it is
+/// started as well, and has ended with that: there is nothing to undo.
 fn start(
     state: &FulfilmentState,
     order: &OrderState,
@@ -329,7 +337,9 @@ fn record(
     vec![match (state.status(), accepted) {
         (Reserving, true) => ItemReserved { answer }.into(),
         (Charging, true) => AccountCharged { answer }.into(),
-        (Confirming, true) => FulfilmentCompleted { answer }.into(),
+        (Confirming, true) if state.charged => OrderConfirmed { answer }.into(),
+        // Whatever the account says now, the order is paid.
+        (Confirming, true) | (Settling, _) => FulfilmentCompleted { answer }.into(),
         (Reserving | Charging | Confirming, false) => FulfilmentRefused { answer }.into(),
         (Refunding, true) => ChargeRefunded { answer }.into(),
         (Releasing, true) => ItemReleased { answer }.into(),
@@ -374,6 +384,11 @@ impl Saga for Fulfilment {
                 order_id: id.to_owned(),
                 payment_id: state.payment_id.clone(),
             })),
+            FulfilmentStatus::Settling => Step::send(ToAccount::from(SettlePaymentRequest {
+                context: None,
+                account_id: state.account_id.clone(),
+                order_id: id.to_owned(),
+            })),
             FulfilmentStatus::Refunding => Step::send(ToAccount::from(refund(id, state))),
             FulfilmentStatus::Releasing => {
                 let last = item(state.reserved_items.saturating_sub(1));
@@ -413,6 +428,7 @@ impl Saga for Fulfilment {
             | Event::FulfilmentCancelled(_) => None,
             Event::ItemReserved(event) => event.answer.as_ref(),
             Event::AccountCharged(event) => event.answer.as_ref(),
+            Event::OrderConfirmed(event) => event.answer.as_ref(),
             Event::FulfilmentCompleted(event) => event.answer.as_ref(),
             Event::FulfilmentRefused(event) => event.answer.as_ref(),
             Event::ChargeRefunded(event) => event.answer.as_ref(),
@@ -474,23 +490,22 @@ fn release(order_id: &str, item: OrderItem, reason: String) -> ReleaseReservatio
     }
 }
 
-fn charge(order_id: &str, state: &FulfilmentState) -> WithdrawRequest {
-    WithdrawRequest {
+fn charge(order_id: &str, state: &FulfilmentState) -> SendPaymentRequest {
+    SendPaymentRequest {
         context: None,
         account_id: state.account_id.clone(),
+        order_id: order_id.to_owned(),
         amount: state.total.clone(),
         description: format!("order {order_id}"),
-        method: MovementMethod::Card.into(),
     }
 }
 
-fn refund(order_id: &str, state: &FulfilmentState) -> DepositRequest {
-    DepositRequest {
+fn refund(order_id: &str, state: &FulfilmentState) -> RefundPaymentRequest {
+    RefundPaymentRequest {
         context: None,
         account_id: state.account_id.clone(),
-        amount: state.total.clone(),
-        description: format!("refund of order {order_id}"),
-        method: MovementMethod::Card.into(),
+        order_id: order_id.to_owned(),
+        reason: reason(state),
     }
 }
 
@@ -570,23 +585,42 @@ mod specs {
         let way = [started(1_000), reserved(1), charged(2)];
         given(&way[..1]).when(answer(accepted(1))).then([reserved(1)]);
         given(&way[..2]).when(answer(accepted(2))).then([charged(2)]);
-        let completed = FulfilmentCompleted { answer: accepted(3) };
-        given(&way).when(answer(accepted(3))).then([completed.into()]);
+        let confirmed: Event = OrderConfirmed { answer: accepted(3) }.into();
+        given(&way).when(answer(accepted(3))).then([confirmed.clone()]);
         assert_eq!(wanted(&way[..1]), Some("ReserveStockRequest"));
-        assert_eq!(wanted(&way[..2]), Some("WithdrawRequest"));
+        assert_eq!(wanted(&way[..2]), Some("SendPaymentRequest"));
         assert_eq!(wanted(&way), Some("PayOrderRequest"));
+        let way: Vec<_> = way.into_iter().chain([confirmed]).collect();
+        assert_eq!(wanted(&way), Some("SettlePaymentRequest"));
+        // The order is paid, whatever the account says now.
+        for last in [accepted(4), refused(4)] {
+            let completed = FulfilmentCompleted { answer: last.clone() };
+            given(&way).when(answer(last)).then([completed.into()]);
+        }
+    }
+
+    #[test]
+    fn an_order_that_does_not_wait_any_more_is_left_alone() {
+        let Event::FulfilmentStarted(waiting) = started(1_000) else { unreachable!() };
+        let obsolete: Event = FulfilmentStarted { obsolete: true, ..waiting }.into();
+        let state = fold::<Fulfilment>(std::slice::from_ref(&obsolete));
+        assert_eq!(Fulfilment::status(&state), SagaStatus::Compensated);
+        assert_eq!(wanted(&[obsolete]), None);
     }
 
     #[test]
     fn what_costs_nothing_is_not_charged() {
-        assert_eq!(wanted(&[started(0), reserved(1)]), Some("PayOrderRequest"));
+        let way = [started(0), reserved(1)];
+        assert_eq!(wanted(&way), Some("PayOrderRequest"));
+        let completed = FulfilmentCompleted { answer: accepted(2) };
+        given(&way).when(answer(accepted(2))).then([completed.into()]);
     }
 
     #[test]
     fn what_was_done_is_undone_in_reverse_order() {
         let mut way = vec![started(1_000), reserved(1), charged(2)];
         way.push(FulfilmentRefused { answer: refused(3) }.into());
-        assert_eq!(wanted(&way), Some("DepositRequest"));
+        assert_eq!(wanted(&way), Some("RefundPaymentRequest"));
         way.push(ChargeRefunded { answer: accepted(4) }.into());
         assert_eq!(wanted(&way), Some("ReleaseReservationRequest"));
         way.push(ItemReleased { answer: accepted(5) }.into());
@@ -666,5 +700,308 @@ mod specs {
         given(&[])
             .when(answer(accepted(1)))
             .then_rejected(FulfilmentRejection::FulfilmentNotFound { order_id });
+    }
+
+    // ---- The steps, as others take them -------------------------------------------------------
+
+    /// How far a fulfilment of two balls for 10.00 has come.
+    #[derive(Clone, Copy, PartialEq)]
+    enum At {
+        NotBegun,
+        Reserving,
+        Charging,
+        Confirming,
+        Settling,
+        Completed,
+        Refunding,
+        Releasing,
+        Undone,
+    }
+
+    const EVERYWHERE: [At; 9] = [
+        At::NotBegun,
+        At::Reserving,
+        At::Charging,
+        At::Confirming,
+        At::Settling,
+        At::Completed,
+        At::Refunding,
+        At::Releasing,
+        At::Undone,
+    ];
+
+    fn way(at: At) -> Vec<Event> {
+        let forward = [
+            started(1_000),
+            reserved(1),
+            charged(2),
+            OrderConfirmed { answer: accepted(3) }.into(),
+            FulfilmentCompleted { answer: accepted(4) }.into(),
+        ];
+        let back = [
+            FulfilmentRefused { answer: refused(3) }.into(),
+            ChargeRefunded { answer: accepted(4) }.into(),
+            ItemReleased { answer: accepted(5) }.into(),
+            FulfilmentUndone { answer: accepted(6) }.into(),
+        ];
+        let (there, again) = match at {
+            At::NotBegun => (0, 0),
+            At::Reserving => (1, 0),
+            At::Charging => (2, 0),
+            At::Confirming => (3, 0),
+            At::Settling => (4, 0),
+            At::Completed => (5, 0),
+            At::Refunding => (3, 1),
+            At::Releasing => (3, 2),
+            At::Undone => (3, 4),
+        };
+        forward[..there].iter().chain(&back[..again]).cloned().collect()
+    }
+
+    /// The request id of the step that the fulfilment waits for.
+    fn step(at: At) -> String {
+        daybook_kernel::step_id("orders.fulfilment-o", way(at).len() as u64, 0)
+    }
+
+    /// A specification about another aggregate, which reads the fulfilment of order `o`.
+    fn beside<A: Aggregate>(events: impl IntoIterator<Item = A::Event>, at: At) -> Spec<A> {
+        let mut spec = Spec::<A>::given(events).requested_as(step(at));
+        if at != At::NotBegun {
+            spec = spec.reading::<Fulfilment>("o", way(at));
+        }
+        spec
+    }
+
+    fn order_id() -> String {
+        "o".to_owned()
+    }
+
+    mod account {
+        use daybook_contract::bank::v1::account::Event as AccountEvent;
+        use daybook_contract::bank::v1::{
+            AccountClosed, AccountOpened, CloseAccountRequest, DepositRequest, PaymentRefunded,
+            PaymentSent, PaymentSettled, RefundPaymentRequest, SendPaymentRequest,
+            SettlePaymentRequest,
+        };
+
+        use super::*;
+        use crate::account::{Account, AccountRejection, LIMIT_MINOR};
+
+        fn account() -> String {
+            "account".to_owned()
+        }
+
+        fn opened(minor: i64) -> AccountEvent {
+            AccountOpened { initial_balance: usd(minor), ..Default::default() }.into()
+        }
+
+        fn sent() -> AccountEvent {
+            let description = "order o".to_owned();
+            PaymentSent { order_id: order_id(), amount: usd(1_000), description }.into()
+        }
+
+        fn given(events: &[AccountEvent], at: At) -> Spec<Account> {
+            let cx = Context { aggregate_id: account(), command_id: step(at), ..context() };
+            beside::<Account>(events.to_vec(), at).within(cx)
+        }
+
+        fn not_at_this_step() -> AccountRejection {
+            AccountRejection::PaymentNotInFlight { order_id: order_id() }
+        }
+
+        #[test]
+        fn money_leaves_for_an_order_when_its_fulfilment_takes_it_and_at_no_other_time() {
+            let send = || SendPaymentRequest {
+                account_id: account(),
+                order_id: order_id(),
+                amount: usd(1_000),
+                description: "order o".to_owned(),
+                context: None,
+            };
+            for at in EVERYWHERE {
+                let when = given(&[opened(1_000)], at).when(send());
+                match at {
+                    At::Charging => when.then([sent()]),
+                    _ => when.then_rejected(not_at_this_step()),
+                }
+            }
+            let balance = Money::new(999, Currency::USD);
+            let requested = Money::new(1_000, Currency::USD);
+            given(&[opened(999)], At::Charging)
+                .when(send())
+                .then_rejected(AccountRejection::InsufficientFunds { balance, requested });
+            // Another amount, or another request id.
+            given(&[opened(1_000)], At::Charging)
+                .when(SendPaymentRequest { amount: usd(1), ..send() })
+                .then_rejected(not_at_this_step());
+            given(&[opened(1_000)], At::Charging)
+                .requested_as(step(At::Confirming))
+                .when(send())
+                .then_rejected(not_at_this_step());
+        }
+
+        #[test]
+        fn money_in_flight_for_an_order_is_settled_or_refunded_by_its_fulfilment_alone() {
+            let settle = || SettlePaymentRequest {
+                account_id: account(),
+                order_id: order_id(),
+                context: None,
+            };
+            let refund = || RefundPaymentRequest {
+                account_id: account(),
+                order_id: order_id(),
+                reason: "NO".to_owned(),
+                context: None,
+            };
+            let amount = usd(1_000);
+            let settled: AccountEvent =
+                PaymentSettled { order_id: order_id(), amount: amount.clone() }.into();
+            let reason = "NO".to_owned();
+            let refunded: AccountEvent =
+                PaymentRefunded { order_id: order_id(), amount, reason }.into();
+            let in_flight = [opened(1_000), sent()];
+            for at in EVERYWHERE {
+                let when = given(&in_flight, at).when(settle());
+                match at {
+                    At::Settling => when.then([settled.clone()]),
+                    _ => when.then_rejected(not_at_this_step()),
+                }
+                let when = given(&in_flight, at).when(refund());
+                match at {
+                    At::Refunding => when.then([refunded.clone()]),
+                    _ => when.then_rejected(not_at_this_step()),
+                }
+            }
+            for landed in [settled, refunded] {
+                let after = [opened(1_000), sent(), landed];
+                given(&after, At::Settling).when(settle()).then_rejected(not_at_this_step());
+                given(&after, At::Refunding).when(refund()).then_rejected(not_at_this_step());
+            }
+        }
+
+        #[test]
+        fn an_account_keeps_open_and_keeps_room_for_what_may_come_back() {
+            let limit = Money::new(LIMIT_MINOR, Currency::USD);
+            Spec::<Account>::given([opened(LIMIT_MINOR), sent()])
+                .when(DepositRequest { amount: usd(1), ..Default::default() })
+                .then_rejected(AccountRejection::AmountTooLarge { limit });
+            Spec::<Account>::given([opened(1_000), sent()])
+                .when(CloseAccountRequest::default())
+                .then_rejected(AccountRejection::PaymentInFlight { order_id: order_id() });
+            let settled = PaymentSettled { order_id: order_id(), amount: usd(1_000) };
+            let closed = AccountClosed { reason: String::new(), closed_time: Some(NOW) };
+            Spec::<Account>::given([opened(1_000), sent(), settled.into()])
+                .when(CloseAccountRequest::default())
+                .then([closed.into()]);
+        }
+    }
+
+    mod order {
+        use daybook_contract::orders::v1::order::Event as OrderEvent;
+        use daybook_contract::orders::v1::{OrderPaid, OrderSubmitted};
+
+        use super::*;
+        use crate::order::{Order, OrderRejection};
+
+        #[test]
+        fn an_order_in_fulfilment_is_paid_by_it_alone() {
+            let submitted: OrderEvent = OrderSubmitted::default().into();
+            let pay = PayOrderRequest {
+                order_id: order_id(),
+                payment_id: "charge".to_owned(),
+                context: None,
+            };
+            let paid: OrderEvent =
+                OrderPaid { amount: None, payment_id: "charge".to_owned(), paid_time: Some(NOW) }
+                    .into();
+            for at in EVERYWHERE {
+                let cx = Context { aggregate_id: order_id(), command_id: step(at), ..context() };
+                let spec = beside::<Order>([submitted.clone()], at).within(cx);
+                let rejection = OrderRejection::OrderInFulfilment { order_id: order_id() };
+                match at {
+                    At::NotBegun | At::Confirming => spec.when(pay.clone()).then([paid.clone()]),
+                    _ => spec.when(pay.clone()).then_rejected(rejection.clone()),
+                }
+                if at != At::NotBegun {
+                    let by_hand = beside::<Order>([submitted.clone()], at)
+                        .within(Context { aggregate_id: order_id(), ..context() });
+                    by_hand.when(pay.clone()).then_rejected(rejection);
+                }
+            }
+        }
+    }
+
+    mod stock {
+        use daybook_contract::inventory::v1::stock::Event as StockEvent;
+        use daybook_contract::inventory::v1::{
+            ReservationReleased, ReservationShipped, ShipReservationRequest, StockReceived,
+            StockReserved,
+        };
+
+        use super::*;
+        use crate::stock::{Stock, StockRejection};
+
+        fn given(events: &[StockEvent], at: At, by_hand: bool) -> Spec<Stock> {
+            let received =
+                StockReceived { quantity: 2, reference: String::new(), received_time: Some(NOW) };
+            let events: Vec<_> =
+                std::iter::once(received.into()).chain(events.iter().cloned()).collect();
+            let command_id = if by_hand { context().command_id } else { step(at) };
+            let cx = Context { aggregate_id: "ball".to_owned(), command_id, ..context() };
+            beside::<Stock>(events, at).within(cx)
+        }
+
+        #[test]
+        fn the_pieces_of_an_order_in_fulfilment_are_moved_by_it_alone() {
+            use At::*;
+            let line = || "1".to_owned();
+            let item = || OrderItem {
+                line_id: line(),
+                product_id: "ball".to_owned(),
+                quantity: 2,
+                unit_price: None,
+            };
+            let reserve = || super::super::reserve("o", item());
+            let release = || super::super::release("o", item(), "NO".to_owned());
+            let ship = || ShipReservationRequest {
+                product_id: "ball".to_owned(),
+                order_id: order_id(),
+                line_id: line(),
+                context: None,
+            };
+            let reserved: StockEvent =
+                StockReserved { order_id: order_id(), line_id: line(), quantity: 2 }.into();
+            let released: StockEvent = ReservationReleased {
+                order_id: order_id(),
+                line_id: line(),
+                quantity: 2,
+                reason: "NO".to_owned(),
+            }
+            .into();
+            let shipped: StockEvent =
+                ReservationShipped { order_id: order_id(), line_id: line(), quantity: 2 }.into();
+            let held = [reserved.clone()];
+            let kept = || StockRejection::OrderInFulfilment { order_id: order_id() };
+            for at in EVERYWHERE {
+                for by_hand in [false, true] {
+                    let is_free = matches!(at, NotBegun | Undone);
+                    let when = given(&[], at, by_hand).when(reserve());
+                    match is_free || (at == Reserving && !by_hand) {
+                        true => when.then([reserved.clone()]),
+                        false => when.then_rejected(kept()),
+                    }
+                    let when = given(&held, at, by_hand).when(release());
+                    match is_free || (at == Releasing && !by_hand) {
+                        true => when.then([released.clone()]),
+                        false => when.then_rejected(kept()),
+                    }
+                    let when = given(&held, at, by_hand).when(ship());
+                    match is_free || at == Completed {
+                        true => when.then([shipped.clone()]),
+                        false => when.then_rejected(kept()),
+                    }
+                }
+            }
+        }
     }
 }

@@ -4,19 +4,24 @@
 //! Every other step is refused with the rule that names where the order is. Its items are all in
 //! one currency, and what it comes to is the exact sum, within what an account can hold.
 //!
-//! *Not* here: stock and the charging of the account, which the fulfilment of an order sees to.
+//! *Not* here: stock and the charging of the account, which the fulfilment of an order sees to. Once
+//! it has begun, it alone says that the order is paid.
 
 use daybook_contract::catalog::v1::{ProductState, ProductStatus};
 use daybook_contract::daybook::v1 as wire;
 use daybook_contract::orders::v1::order::{Command, Event, Upcast};
 use daybook_contract::orders::v1::{
-    AddItemRequest, CancelOrderRequest, CreateOrderRequest, ItemAdded, ItemRemoved, OrderCancelled,
-    OrderCreated, OrderItem, OrderPaid, OrderRejection as Reason, OrderShipped, OrderState,
-    OrderStatus, OrderSubmitted, PayOrderRequest, RemoveItemRequest, ShipOrderRequest,
-    SubmitOrderRequest,
+    AddItemRequest, CancelOrderRequest, CreateOrderRequest, FulfilmentStatus, ItemAdded,
+    ItemRemoved, OrderCancelled, OrderCreated, OrderItem, OrderPaid, OrderRejection as Reason,
+    OrderShipped, OrderState, OrderStatus, OrderSubmitted, PayOrderRequest, RemoveItemRequest,
+    ShipOrderRequest, SubmitOrderRequest,
 };
 use daybook_contract::users::v1::{UserState, UserStatus};
-use daybook_kernel::{Aggregate, Context, Currency, Money, Rejection, RejectionKind, Timestamp};
+use daybook_kernel::{
+    Aggregate, Context, Currency, Money, Rejection, RejectionKind, Timestamp, is_awaited,
+};
+
+use crate::fulfilment::Fulfilment;
 
 /// The most items of an order, so that one event can carry all of them.
 pub const LIMIT_ITEMS: usize = 100;
@@ -163,6 +168,12 @@ pub enum OrderRejection {
         /// The order.
         order_id: String,
     },
+    /// The fulfilment of the order has begun.
+    #[error("order {order_id} is in fulfilment, which alone says that it is paid")]
+    OrderInFulfilment {
+        /// The order.
+        order_id: String,
+    },
 }
 
 impl OrderRejection {
@@ -186,6 +197,7 @@ impl OrderRejection {
             Self::TotalTooLarge { .. } => Reason::TotalTooLarge,
             Self::ItemNotInOrder { .. } => Reason::ItemNotInOrder,
             Self::OrderEmpty { .. } => Reason::OrderEmpty,
+            Self::OrderInFulfilment { .. } => Reason::OrderInFulfilment,
         }
     }
 }
@@ -213,7 +225,8 @@ impl Rejection for OrderRejection {
             | Self::OrderAlreadySubmitted { order_id }
             | Self::OrderNotSubmitted { order_id }
             | Self::OrderNotPaid { order_id }
-            | Self::OrderEmpty { order_id } => vec![("order_id", order_id.clone())],
+            | Self::OrderEmpty { order_id }
+            | Self::OrderInFulfilment { order_id } => vec![("order_id", order_id.clone())],
             Self::UnknownUser { user_id } | Self::UserDeactivated { user_id } => {
                 vec![("user_id", user_id.clone())]
             }
@@ -248,7 +261,13 @@ impl Aggregate for Order {
             Command::AddItem(request, reads) => add(state, request, &reads.product, cx)?,
             Command::RemoveItem(request) => remove(state, request, cx)?,
             Command::SubmitOrder(request) => submit(state, request, cx)?,
-            Command::PayOrder(request) => pay(state, request, cx)?,
+            Command::PayOrder(request, reads) => {
+                let order_id = &cx.aggregate_id;
+                let fulfilment = &reads.fulfilment;
+                let may_pay = fulfilment.status() == FulfilmentStatus::Unspecified
+                    || is_awaited::<Fulfilment>(order_id, fulfilment, command, cx);
+                pay(state, request, may_pay, cx)?
+            }
             Command::ShipOrder(request) => ship(state, request, cx)?,
             Command::CancelOrder(_) if state.status() == OrderStatus::Cancelled => {
                 return Ok(Vec::new());
@@ -390,9 +409,13 @@ fn fulfil_by(request: &SubmitOrderRequest, now: Timestamp) -> Timestamp {
 fn pay(
     state: &OrderState,
     request: &PayOrderRequest,
+    may_pay: bool,
     cx: &Context,
 ) -> Result<Event, OrderRejection> {
     must_be(&[OrderStatus::Submitted], state, cx)?;
+    if !may_pay {
+        return Err(OrderRejection::OrderInFulfilment { order_id: cx.aggregate_id.clone() });
+    }
     Ok(Event::OrderPaid(OrderPaid {
         amount: total(state).map(wire::Money::from),
         payment_id: request.payment_id.clone(),
@@ -867,6 +890,7 @@ mod specs {
             OrderRejection::TotalTooLarge { limit: usd(LIMIT_MINOR) },
             OrderRejection::ItemNotInOrder { line_id: "1".to_owned() },
             OrderRejection::OrderEmpty { order_id: order_id() },
+            OrderRejection::OrderInFulfilment { order_id: order_id() },
         ];
         let contract: Vec<_> = (1..).map_while(|number| Reason::try_from(number).ok()).collect();
         assert_eq!(here.each_ref().map(OrderRejection::in_contract).as_slice(), contract);

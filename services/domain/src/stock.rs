@@ -5,6 +5,9 @@
 //! fulfilment of an order, does no harm: reserving, releasing and shipping a line twice is the same
 //! as once. When few pieces are available an alert is recorded, once, and once when it is over.
 //!
+//! The pieces of an order are reserved and released by the steps of its fulfilment alone, once that
+//! has begun and as long as the order keeps them; nobody else can sell them twice.
+//!
 //! *Not* here: whether there is such a product or such an order, which those who reserve know.
 
 use std::cmp::Ordering;
@@ -16,7 +19,10 @@ use daybook_contract::inventory::v1::{
     ReserveStockRequest, SetLowStockThresholdRequest, ShipReservationRequest, StockAdjusted,
     StockReceived, StockRejection as Reason, StockReserved, StockState,
 };
-use daybook_kernel::{Aggregate, Context, Rejection, RejectionKind};
+use daybook_contract::orders::v1::FulfilmentStatus;
+use daybook_kernel::{Aggregate, Context, Rejection, RejectionKind, is_awaited};
+
+use crate::fulfilment::Fulfilment;
 
 /// The most pieces of a product: more than a house holds, and far from the limits of 64 bits.
 pub const LIMIT_PIECES: u64 = 1_000_000_000;
@@ -24,8 +30,9 @@ pub const LIMIT_PIECES: u64 = 1_000_000_000;
 /// The most open reservations of a product, so that its state stays below a megabyte.
 pub const LIMIT_RESERVATIONS: usize = 10_000;
 
-/// How many shipped reservations are remembered. A late repetition of a step comes within a few
-/// shipments; an old request sent again is known by its request id.
+/// How many shipped reservations are remembered, so that whoever ships by hand and is not sure can
+/// ask again. A step of a fulfilment, and every request that is sent again, is known by its request id,
+/// and no other reserves for an order that was fulfilled.
 pub const REMEMBERED_SHIPMENTS: usize = 100;
 
 /// The aggregate `inventory.stock`.
@@ -135,6 +142,12 @@ pub enum StockRejection {
         /// The limit.
         limit: usize,
     },
+    /// The fulfilment of the order keeps its pieces.
+    #[error("the pieces of order {order_id} are kept by its fulfilment")]
+    OrderInFulfilment {
+        /// The order.
+        order_id: String,
+    },
 }
 
 impl StockRejection {
@@ -149,6 +162,7 @@ impl StockRejection {
             Self::StockIsReserved { .. } => Reason::StockIsReserved,
             Self::StockTooLarge { .. } => Reason::StockTooLarge,
             Self::TooManyReservations { .. } => Reason::TooManyReservations,
+            Self::OrderInFulfilment { .. } => Reason::OrderInFulfilment,
         }
     }
 }
@@ -189,6 +203,7 @@ impl Rejection for StockRejection {
             ],
             Self::StockTooLarge { limit } => vec![("limit", limit.to_string())],
             Self::TooManyReservations { limit } => vec![("limit", limit.to_string())],
+            Self::OrderInFulfilment { order_id } => vec![("order_id", order_id.clone())],
         }
     }
 }
@@ -208,12 +223,15 @@ impl Aggregate for Stock {
     ) -> Result<Vec<Event>, StockRejection> {
         let event = match command {
             Command::ReceiveStock(request) => Some(receive(state, request, cx)?),
-            Command::ReserveStock(request) => reserve(state, request, cx)?,
-            Command::ReleaseReservation(request) => release(state, request, cx)?,
-            Command::ShipReservation(request) => ship(state, request, cx)?,
+            Command::ReserveStock(request, _) => reserve(state, request, cx)?,
+            Command::ReleaseReservation(request, _) => release(state, request, cx)?,
+            Command::ShipReservation(request, _) => ship(state, request, cx)?,
             Command::AdjustStock(request) => Some(adjust(state, request, cx)?),
             Command::SetLowStockThreshold(request) => set_threshold(state, request, cx),
         };
+        if event.is_some() {
+            must_be_free(command, cx)?;
+        }
         let alert = event.as_ref().and_then(|event| alert(state, event));
         Ok(event.into_iter().chain(alert).collect())
     }
@@ -367,6 +385,30 @@ fn set_threshold(
     let is_news = state.created_time.is_none() || request.threshold != state.low_stock_threshold;
     let set = LowStockThresholdSet { threshold: request.threshold, set_time: Some(cx.now) };
     is_news.then_some(Event::LowStockThresholdSet(set))
+}
+
+/// What the fulfilment of an order keeps, nobody else may touch. When the order is paid, its pieces
+/// may be shipped.
+fn must_be_free(command: &Command, cx: &Context) -> Result<(), StockRejection> {
+    let (order_id, fulfilment, ships) = match command {
+        Command::ReserveStock(request, reads) => (&request.order_id, &reads.fulfilment, false),
+        Command::ReleaseReservation(request, reads) => {
+            (&request.order_id, &reads.fulfilment, false)
+        }
+        Command::ShipReservation(request, reads) => (&request.order_id, &reads.fulfilment, true),
+        Command::ReceiveStock(_) | Command::AdjustStock(_) | Command::SetLowStockThreshold(_) => {
+            return Ok(());
+        }
+    };
+    let is_free = match fulfilment.status() {
+        FulfilmentStatus::Unspecified | FulfilmentStatus::Undone | FulfilmentStatus::Failed => true,
+        FulfilmentStatus::Completed => ships,
+        _ => is_awaited::<Fulfilment>(order_id, fulfilment, command, cx),
+    };
+    match is_free {
+        true => Ok(()),
+        false => Err(StockRejection::OrderInFulfilment { order_id: order_id.clone() }),
+    }
 }
 
 /// The alert that an event brings about, or ends.
@@ -772,6 +814,7 @@ mod specs {
             is_reserved(5, 3, -3),
             too_large(),
             StockRejection::TooManyReservations { limit: LIMIT_RESERVATIONS },
+            StockRejection::OrderInFulfilment { order_id: "order".to_owned() },
         ];
         let contract: Vec<_> = (1..).map_while(|number| Reason::try_from(number).ok()).collect();
         assert_eq!(here.each_ref().map(StockRejection::in_contract).as_slice(), contract);

@@ -623,6 +623,7 @@ mod specs {
 
     fn send() -> SendTransferRequest {
         SendTransferRequest {
+            account_id: context().aggregate_id,
             transfer_id: "t".to_owned(),
             to_account_id: "bob".to_owned(),
             amount: Some(usd(10)),
@@ -662,6 +663,7 @@ mod specs {
     #[test]
     fn an_account_receives_what_is_in_flight_to_it_alone() {
         let request = || ReceiveTransferRequest {
+            account_id: context().aggregate_id,
             transfer_id: "t".to_owned(),
             from_account_id: "ada".to_owned(),
             amount: Some(usd(10)),
@@ -701,8 +703,16 @@ mod specs {
     #[test]
     fn money_in_flight_is_settled_or_refunded_once() {
         let id = || "t".to_owned();
-        let settle = || SettleTransferRequest { transfer_id: id(), ..Default::default() };
-        let refund = || RefundTransferRequest { transfer_id: id(), ..Default::default() };
+        let account_id = || context().aggregate_id;
+        let settle =
+            || SettleTransferRequest { account_id: account_id(), transfer_id: id(), context: None };
+        let reason = || "ACCOUNT_CLOSED".to_owned();
+        let refund = || RefundTransferRequest {
+            account_id: account_id(),
+            transfer_id: id(),
+            reason: reason(),
+            context: None,
+        };
         let delivered: Event = TransferDelivered { answer: accepted(2) }.into();
         let bounced: Event = TransferBounced { answer: refused(2) }.into();
         let settled: AccountEvent = TransferSettled { transfer_id: id() }.into();
@@ -710,7 +720,7 @@ mod specs {
             transfer_id: id(),
             to_account_id: "bob".to_owned(),
             amount: Some(usd(10)),
-            reason: String::new(),
+            reason: reason(),
         }
         .into();
         let there = [own(started()), funded(), delivered];

@@ -50,7 +50,9 @@ fn effect(event: &Event) -> i128 {
         Event::AccountOpened(event) => minor(&event.initial_balance),
         Event::MoneyDeposited(event) => minor(&event.amount),
         Event::MoneyWithdrawn(event) => -minor(&event.amount),
-        Event::AccountClosed(_) | Event::TransferSettled(_) => 0,
+        Event::AccountClosed(_) | Event::TransferSettled(_) | Event::PaymentSettled(_) => 0,
+        Event::PaymentSent(event) => -minor(&event.amount),
+        Event::PaymentRefunded(event) => minor(&event.amount),
         Event::TransferSent(event) => -minor(&event.amount),
         Event::TransferReceived(event) => minor(&event.amount),
         Event::TransferRefunded(event) => minor(&event.amount),
@@ -66,7 +68,7 @@ fn broken_rules(state: &AccountState, command: &Command) -> Vec<Reason> {
         Command::Deposit(request) => (request.amount.clone(), false),
         Command::Withdraw(request) => (request.amount.clone(), false),
         Command::CloseAccount(_) => (None, false),
-        _ => unreachable!("transfers have laws of their own, in saga_properties.rs"),
+        _ => unreachable!("transfers and payments have laws of their own, in saga_properties"),
     };
     let mut broken = Vec::new();
     let mut rule = |holds: bool, reason| {

@@ -124,7 +124,7 @@ proptest! {
             // What was accepted about a line is accepted again and records nothing.
             let of_a_line = matches!(
                 command,
-                Command::ReserveStock(_) | Command::ReleaseReservation(_) | Command::ShipReservation(_)
+                Command::ReserveStock(..) | Command::ReleaseReservation(..) | Command::ShipReservation(..)
             );
             if of_a_line && outcome.is_ok() {
                 prop_assert_eq!(Stock::decide(&live, command, &cx), Ok(vec![]), "{:?}", command);

@@ -1,12 +1,12 @@
 //! Sagas: work over several aggregates, step by step. *Not* here: who sends the steps, how often,
 //! and what is remembered meanwhile.
 
-use daybook_contract::contract::CommandSet;
+use daybook_contract::contract::{AggregateState, CommandSet};
 use daybook_contract::daybook::v1::{SagaStatus, StepAnswer, StepRefusal};
 use prost_types::Timestamp;
 use sha2::{Digest, Sha256};
 
-use crate::Aggregate;
+use crate::{Aggregate, Context};
 
 /// A process manager: an aggregate with its own stream that sends commands to other aggregates and
 /// records their answers.
@@ -91,6 +91,21 @@ impl Awaited {
     }
 }
 
+/// Whether a command is the step that a saga waits for, under the request id of that step. An
+/// aggregate that takes a command only then cannot be made to take it by anybody else, nor twice:
+/// the log gives a request id one effect.
+pub fn is_awaited<S: Saga>(
+    id: &str,
+    saga: &S::State,
+    command: &impl CommandSet,
+    cx: &Context,
+) -> bool {
+    S::awaited(id, saga).is_some_and(|awaited| {
+        let stream = format!("{}-{id}", S::State::AGGREGATE);
+        cx.command_id == step_id(&stream, awaited.version, 0) && awaited.step == Step::from(command)
+    })
+}
+
 /// A command that a saga wants sent to an aggregate, without its context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
@@ -106,10 +121,7 @@ pub struct Step {
 
 /// The request id of a step: of the saga with this stream, after its event of this version, at this
 /// place among the steps that the event asks for. Everybody makes the same, so a step has one effect,
-/// whoever sends it; and an aggregate that takes a step only under its id ([`Context::command_id`])
-/// cannot be made to take it twice.
-///
-/// [`Context::command_id`]: crate::Context::command_id
+/// whoever sends it.
 pub fn step_id(stream: &str, version: u64, index: u64) -> String {
     derived_id("step", &[stream, &version.to_string(), &index.to_string()])
 }

@@ -16,7 +16,7 @@ use daybook_domain::order::Order;
 use daybook_domain::stock::Stock;
 use daybook_domain::transfer::Transfer;
 use daybook_kernel::spec::context;
-use daybook_kernel::{Aggregate, Context, Rejection, Saga, Step, step_id};
+use daybook_kernel::{Aggregate, Context, Money, Rejection, Saga, Step, step_id};
 
 /// The states of one kind of aggregate, by id.
 type States<S> = BTreeMap<String, S>;
@@ -35,6 +35,8 @@ pub struct World {
     pub open: Vec<Open>,
     /// The transfers whose money has arrived.
     pub arrived: BTreeSet<String>,
+    /// What orders were paid with, in the smallest unit.
+    pub settled: i64,
     events: u64,
     /// How many events each saga has recorded.
     versions: BTreeMap<String, u64>,
@@ -121,6 +123,10 @@ impl Place for Account {
         if let account::Event::TransferReceived(received) = event {
             let is_new = world.arrived.insert(received.transfer_id.clone());
             assert!(is_new, "{} arrived twice", received.transfer_id);
+        }
+        if let account::Event::PaymentSettled(settled) = event {
+            let amount = settled.amount.as_ref().expect("an amount");
+            world.settled += Money::try_from(amount).expect("money").minor();
         }
     }
 }

@@ -100,10 +100,11 @@ impl Projection for AccountBalance {
 
     fn want(event: &Recorded<Event>, tables: &mut Tables) {
         tables.accounts.want(event.aggregate_id.clone());
-        if let Some(transfer) = Leg::of(event) {
-            let currency = &transfer.amount.currency_code;
-            tables.pending.want((transfer.from.to_owned(), currency.clone()));
-            tables.pending.want((transfer.to.to_owned(), currency.clone()));
+        if let Some(leg) = Leg::of(event) {
+            let currency = &leg.amount.currency_code;
+            for account in std::iter::once(leg.from).chain(leg.to) {
+                tables.pending.want((account.to_owned(), currency.clone()));
+            }
         }
     }
 
@@ -152,7 +153,15 @@ impl Projection for AccountBalance {
                 let amount = minor(refunded.amount.as_ref(), &account.currency_code)?;
                 account.balance_minor = add(account.balance_minor, amount)?;
             }
-            Event::TransferSettled(_) => {}
+            Event::PaymentSent(sent) => {
+                let amount = minor(sent.amount.as_ref(), &account.currency_code)?;
+                account.balance_minor = add(account.balance_minor, -amount)?;
+            }
+            Event::PaymentRefunded(refunded) => {
+                let amount = minor(refunded.amount.as_ref(), &account.currency_code)?;
+                account.balance_minor = add(account.balance_minor, amount)?;
+            }
+            Event::TransferSettled(_) | Event::PaymentSettled(_) => {}
             Event::AccountClosed(closed) => {
                 let closed_time = closed.closed_time.as_ref().and_then(crate::time::nanos);
                 account.status = AccountStatus::Closed as i64;
@@ -168,10 +177,11 @@ impl Projection for AccountBalance {
     }
 }
 
-/// Money that leaves for another account, or whose way ends.
+/// Money that leaves an account, or whose way ends.
 struct Leg<'a> {
     from: &'a str,
-    to: &'a str,
+    /// The account that it is for; `None` when it pays for an order.
+    to: Option<&'a str>,
     amount: &'a Money,
     leaves: bool,
 }
@@ -180,23 +190,27 @@ impl<'a> Leg<'a> {
     fn of(event: &'a Recorded<Event>) -> Option<Self> {
         let own = &event.aggregate_id;
         let (from, to, amount, leaves) = match &event.event {
-            Event::TransferSent(sent) => (own, &sent.to_account_id, &sent.amount, true),
+            Event::TransferSent(sent) => (own, Some(&sent.to_account_id), &sent.amount, true),
             Event::TransferReceived(received) => {
-                (&received.from_account_id, own, &received.amount, false)
+                (&received.from_account_id, Some(own), &received.amount, false)
             }
             Event::TransferRefunded(refunded) => {
-                (own, &refunded.to_account_id, &refunded.amount, false)
+                (own, Some(&refunded.to_account_id), &refunded.amount, false)
             }
+            Event::PaymentSent(sent) => (own, None, &sent.amount, true),
+            Event::PaymentSettled(settled) => (own, None, &settled.amount, false),
+            Event::PaymentRefunded(refunded) => (own, None, &refunded.amount, false),
             _ => return None,
         };
-        Some(Self { from, to, amount: amount.as_ref()?, leaves })
+        Some(Self { from, to: to.map(String::as_str), amount: amount.as_ref()?, leaves })
     }
 
     fn apply(&self, tables: &mut Tables) -> Result<(), ApplyError> {
         let currency = &self.amount.currency_code;
         let amount = minor(Some(self.amount), currency)?;
         let amount = if self.leaves { amount } else { -amount };
-        for (account, out_minor, in_minor) in [(self.from, amount, 0), (self.to, 0, amount)] {
+        let to = self.to.map(|to| (to, 0, amount));
+        for (account, out_minor, in_minor) in std::iter::once((self.from, amount, 0)).chain(to) {
             let key = (account.to_owned(), currency.clone());
             let slot = tables.pending.edit(&key)?;
             let (account_id, currency_code) = key;

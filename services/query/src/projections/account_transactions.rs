@@ -140,7 +140,25 @@ impl Projection for AccountTransactions {
                 &refunded.reason,
                 MovementMethod::Transfer.into(),
             ),
-            Event::TransferSettled(_) | Event::AccountClosed(_) => Ok(()),
+            Event::PaymentSent(sent) => movement(
+                event,
+                tables,
+                TransactionKind::Payment,
+                sent.amount.as_ref(),
+                &sent.description,
+                MovementMethod::Card.into(),
+            ),
+            Event::PaymentRefunded(refunded) => movement(
+                event,
+                tables,
+                TransactionKind::PaymentRefund,
+                refunded.amount.as_ref(),
+                &refunded.reason,
+                MovementMethod::Card.into(),
+            ),
+            Event::TransferSettled(_) | Event::PaymentSettled(_) | Event::AccountClosed(_) => {
+                Ok(())
+            }
         }
     }
 }
@@ -190,7 +208,10 @@ fn movement(
     let account =
         slot.as_mut().ok_or_else(|| ApplyError::failed("the account was never opened"))?;
     let amount_minor = minor(amount, &account.currency_code)?;
-    let goes_out = matches!(kind, TransactionKind::Withdrawal | TransactionKind::TransferOut);
+    let goes_out = matches!(
+        kind,
+        TransactionKind::Withdrawal | TransactionKind::TransferOut | TransactionKind::Payment
+    );
     let signed = if goes_out { -amount_minor } else { amount_minor };
     account.balance_minor = add(account.balance_minor, signed)?;
     let row = TransactionRow {

@@ -93,9 +93,12 @@ impl Projection for DailySummary {
             // The day's row is in the currency of the account, which is not known yet.
             Event::AccountClosed(_) => &None,
             Event::TransferReceived(received) => &received.amount,
-            Event::TransferSent(_) | Event::TransferSettled(_) | Event::TransferRefunded(_) => {
-                return;
-            }
+            Event::PaymentSettled(settled) => &settled.amount,
+            Event::TransferSent(_)
+            | Event::TransferSettled(_)
+            | Event::TransferRefunded(_)
+            | Event::PaymentSent(_)
+            | Event::PaymentRefunded(_) => return,
         };
         tables.currencies.want(event.aggregate_id.clone());
         if let Some(amount) = amount {
@@ -106,9 +109,13 @@ impl Projection for DailySummary {
     fn apply(event: &Recorded<Event>, tables: &mut Tables) -> Result<(), ApplyError> {
         if matches!(
             event.event,
-            Event::TransferSent(_) | Event::TransferSettled(_) | Event::TransferRefunded(_)
+            Event::TransferSent(_)
+                | Event::TransferSettled(_)
+                | Event::TransferRefunded(_)
+                | Event::PaymentSent(_)
+                | Event::PaymentRefunded(_)
         ) {
-            // A transfer counts when it arrives.
+            // What is sent counts when it arrives.
             return Ok(());
         }
         if let Event::AccountOpened(opened) = &event.event {
@@ -151,7 +158,17 @@ impl Projection for DailySummary {
                 day.transfer_count += 1;
                 day.transfer_minor = add(day.transfer_minor, amount)?;
             }
-            Event::TransferSent(_) | Event::TransferSettled(_) | Event::TransferRefunded(_) => {}
+            // What an order was paid with has left the bank.
+            Event::PaymentSettled(settled) => {
+                let amount = minor(settled.amount.as_ref(), &currency)?;
+                day.withdrawal_count += 1;
+                day.withdrawal_minor = add(day.withdrawal_minor, amount)?;
+            }
+            Event::TransferSent(_)
+            | Event::TransferSettled(_)
+            | Event::TransferRefunded(_)
+            | Event::PaymentSent(_)
+            | Event::PaymentRefunded(_) => {}
         }
         Ok(())
     }

@@ -3,8 +3,9 @@
 use daybook_contract::bank::v1::query_service_server::QueryService;
 use daybook_contract::bank::v1::{
     GetDailySummaryRequest, GetTransferRequest, ListTransactionsRequest, ListTransfersRequest,
-    TransactionKind, TransferCompleted, TransferFailed, TransferReceived, TransferRefunded,
-    TransferSent, TransferStarted, TransferStatus,
+    PaymentRefunded, PaymentSent, PaymentSettled, TransactionKind, TransferCompleted,
+    TransferFailed, TransferReceived, TransferRefunded, TransferSent, TransferStarted,
+    TransferStatus,
 };
 use daybook_contract::daybook::v1::step_answer::Outcome;
 use daybook_contract::daybook::v1::{StepAnswer, StepRefusal};
@@ -90,6 +91,60 @@ async fn money_on_its_way_is_shown_at_both_ends_until_it_arrives_or_is_back() {
     let movements = days[0].movements.clone().unwrap();
     assert_eq!((movements.transfer_count, movements.transfer_total), (2, Some(usd(310))));
     assert_eq!((movements.deposit_count, movements.withdrawal_count), (1, 0));
+}
+
+#[tokio::test]
+async fn money_for_an_order_is_shown_on_its_way_until_it_is_settled_or_back() {
+    let (log, dir) = (Log::new(), tempfile::tempdir().unwrap());
+    log.append("ada", opened("Ada", usd(1_000)));
+    let host = run_bank(&dir, &log);
+    let bank = BankQueries::new(host.handles()).unwrap();
+    let after = |expected: [i64; 3]| {
+        let (log, host, bank) = (&log, &host, &bank);
+        async move {
+            until_position(host, log.position()).await;
+            assert_eq!(shown(bank, "ada").await, expected);
+        }
+    };
+    let send = |order: &str, cents| {
+        let (order_id, amount) = (order.to_owned(), Some(usd(cents)));
+        let description = format!("order {order}");
+        log.append("ada", PaymentSent { order_id, amount, description }.into());
+    };
+    send("o1", 300);
+    after([700, 300, 0]).await;
+    send("o2", 50);
+    after([650, 350, 0]).await;
+    let settled = PaymentSettled { order_id: "o1".to_owned(), amount: Some(usd(300)) };
+    log.append("ada", settled.into());
+    after([650, 50, 0]).await;
+    let (order_id, reason) = ("o2".to_owned(), "INSUFFICIENT_STOCK".to_owned());
+    let refunded = PaymentRefunded { order_id, amount: Some(usd(50)), reason };
+    log.append("ada", refunded.into());
+    after([700, 0, 0]).await;
+
+    let request = ListTransactionsRequest { account_id: "ada".to_owned(), ..Default::default() };
+    let found = bank.list_transactions(Request::new(request)).await.unwrap().into_inner();
+    let shown: Vec<_> = found
+        .transactions
+        .iter()
+        .map(|t| (t.kind(), t.description.as_str(), t.balance_after.clone().unwrap()))
+        .collect();
+    let (out, back) = (TransactionKind::Payment, TransactionKind::PaymentRefund);
+    let expected = [
+        (back, "INSUFFICIENT_STOCK", usd(700)),
+        (out, "order o2", usd(650)),
+        (out, "order o1", usd(700)),
+        (TransactionKind::Opening, "", usd(1_000)),
+    ];
+    assert_eq!(shown, expected);
+    // What has left the bank counts as withdrawn: deposits less withdrawals are what is there.
+    let day = found.transactions[0].recorded_time.unwrap().to_string()[..10].to_owned();
+    let request = GetDailySummaryRequest { start_date: day, ..Default::default() };
+    let days = bank.get_daily_summary(Request::new(request)).await.unwrap().into_inner().days;
+    let movements = days[0].movements.clone().unwrap();
+    assert_eq!((movements.deposit_count, movements.deposit_total), (1, Some(usd(1_000))));
+    assert_eq!((movements.withdrawal_count, movements.withdrawal_total), (1, Some(usd(300))));
 }
 
 fn started(from: &str, to: &str) -> TransferStarted {
