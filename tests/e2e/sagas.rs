@@ -650,3 +650,26 @@ async fn an_order_that_is_paid_by_other_means_first_is_left_alone() {
     assert_eq!(order_status(&client, "o").await, OrderStatus::Paid);
     assert_eq!(balance(&client, "ada").await, 10_000);
 }
+
+#[tokio::test]
+async fn the_goods_of_an_order_leave_the_house_with_it() {
+    let site = Site::new();
+    let _server = site.start("dev", &[]);
+    let client = site.client();
+    shop(&client).await;
+    order(&client, "o", 2, 1, 0).await;
+    saga_ended(&client, "orders.fulfilment-o").await;
+    let error = client.ship_reservation("ball", "o", "1").await.unwrap_err();
+    assert_eq!(error.reason(), "ORDER_IN_FULFILMENT");
+    client.ship_order("o").tracking_id("parcel").await.unwrap();
+    let (saga, steps) = saga_ended(&client, "orders.shipment-o").await;
+    assert_eq!((saga.status(), steps.len()), (SagaStatus::Completed, 2));
+    for (product, left) in [("ball", 3), ("cup", 4)] {
+        let query = client.get_stock(product).min_position(head(&client).await);
+        let stock = query.await.unwrap().stock.unwrap();
+        assert_eq!((stock.on_hand, stock.reserved), (left, 0), "{product}");
+    }
+    // There is no way back.
+    let error = client.sagas().compensate("orders.shipment-o", "a mistake").await.unwrap_err();
+    assert_eq!(error.reason(), "NOT_SUPPORTED");
+}

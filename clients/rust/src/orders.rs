@@ -5,8 +5,8 @@ use daybook_contract::orders::v1::{
     ExpireFulfilmentRequest, GetDailyStatisticsRequest, GetDailyStatisticsResponse,
     GetOrderRequest, GetOrderResponse, ListOrdersByProductRequest, ListOrdersByProductResponse,
     ListOrdersRequest, ListOrdersResponse, Order, OrderStatus, PayOrderRequest, ProductOrder,
-    RecordFulfilmentStepRequest, RemoveItemRequest, ShipOrderRequest, StartFulfilmentRequest,
-    SubmitOrderRequest,
+    RecordFulfilmentStepRequest, RecordShipmentStepRequest, RemoveItemRequest, ShipOrderRequest,
+    StartFulfilmentRequest, StartShipmentRequest, SubmitOrderRequest,
 };
 use prost_types::Timestamp;
 
@@ -26,6 +26,8 @@ commands!("orders.v1":
     CancelFulfilmentRequest => "CancelFulfilment",
     ExpireFulfilmentRequest => "ExpireFulfilment",
     RecordFulfilmentStepRequest => "RecordFulfilmentStep",
+    StartShipmentRequest => "StartShipment",
+    RecordShipmentStepRequest => "RecordShipmentStep",
 );
 
 queries!("orders.v1":

@@ -106,6 +106,12 @@ fn has_passed(deadline: Option<Timestamp>, now: Timestamp) -> bool {
     deadline.is_some_and(|deadline| parts(deadline) <= parts(now))
 }
 
+/// Whether the order and its goods are the fulfilment's: it has begun, and was not undone.
+pub(crate) fn keeps(state: &FulfilmentState) -> bool {
+    use FulfilmentStatus::{Failed, Undone, Unspecified};
+    !matches!(state.status(), Unspecified | Undone | Failed)
+}
+
 /// Whether the fulfilment can still be given up: it goes forward, and the order is not being
 /// confirmed yet.
 fn can_turn_back(state: &FulfilmentState) -> bool {
@@ -459,9 +465,9 @@ impl Saga for Fulfilment {
         state.refusal.as_ref()
     }
 
-    fn compensate(id: &str, reason: &str) -> Command {
+    fn compensate(id: &str, reason: &str) -> Option<Command> {
         let (order_id, reason) = (id.to_owned(), reason.to_owned());
-        CancelFulfilmentRequest { context: None, order_id, reason }.into()
+        Some(CancelFulfilmentRequest { context: None, order_id, reason }.into())
     }
 }
 
@@ -996,7 +1002,7 @@ mod specs {
                         false => when.then_rejected(kept()),
                     }
                     let when = given(&held, at, by_hand).when(ship());
-                    match is_free || at == Completed {
+                    match is_free {
                         true => when.then([shipped.clone()]),
                         false => when.then_rejected(kept()),
                     }

@@ -34,6 +34,7 @@ aggregates! {
     fulfilment::Fulfilment,
     order::Order,
     product::Product,
+    shipment::Shipment,
     stock::Stock,
     transfer::Transfer,
     user::User,
@@ -41,5 +42,6 @@ aggregates! {
 
 sagas! {
     fulfilment::Fulfilment,
+    shipment::Shipment,
     transfer::Transfer,
 }

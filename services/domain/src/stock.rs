@@ -5,8 +5,8 @@
 //! fulfilment of an order, does no harm: reserving, releasing and shipping a line twice is the same
 //! as once. When few pieces are available an alert is recorded, once, and once when it is over.
 //!
-//! The pieces of an order are reserved and released by the steps of its fulfilment alone, once that
-//! has begun and as long as the order keeps them; nobody else can sell them twice.
+//! Once the fulfilment of an order has begun, and unless it is undone, the pieces of the order are
+//! reserved, released and shipped by the steps of sagas alone; nobody else can sell them twice.
 //!
 //! *Not* here: whether there is such a product or such an order, which those who reserve know.
 
@@ -19,10 +19,10 @@ use daybook_contract::inventory::v1::{
     ReserveStockRequest, SetLowStockThresholdRequest, ShipReservationRequest, StockAdjusted,
     StockReceived, StockRejection as Reason, StockReserved, StockState,
 };
-use daybook_contract::orders::v1::FulfilmentStatus;
 use daybook_kernel::{Aggregate, Context, Rejection, RejectionKind, is_awaited};
 
-use crate::fulfilment::Fulfilment;
+use crate::fulfilment::{self, Fulfilment};
+use crate::shipment::Shipment;
 
 /// The most pieces of a product: more than a house holds, and far from the limits of 64 bits.
 pub const LIMIT_PIECES: u64 = 1_000_000_000;
@@ -387,25 +387,24 @@ fn set_threshold(
     is_news.then_some(Event::LowStockThresholdSet(set))
 }
 
-/// What the fulfilment of an order keeps, nobody else may touch. When the order is paid, its pieces
-/// may be shipped.
+/// What the fulfilment of an order keeps, nobody else may touch; it leaves with the order.
 fn must_be_free(command: &Command, cx: &Context) -> Result<(), StockRejection> {
     let (order_id, fulfilment, ships) = match command {
         Command::ReserveStock(request, reads) => (&request.order_id, &reads.fulfilment, false),
         Command::ReleaseReservation(request, reads) => {
             (&request.order_id, &reads.fulfilment, false)
         }
-        Command::ShipReservation(request, reads) => (&request.order_id, &reads.fulfilment, true),
+        Command::ShipReservation(request, reads) => {
+            let id = &request.order_id;
+            let ships = is_awaited::<Shipment>(id, &reads.shipment, command, cx);
+            (id, &reads.fulfilment, ships)
+        }
         Command::ReceiveStock(_) | Command::AdjustStock(_) | Command::SetLowStockThreshold(_) => {
             return Ok(());
         }
     };
-    let is_free = match fulfilment.status() {
-        FulfilmentStatus::Unspecified | FulfilmentStatus::Undone | FulfilmentStatus::Failed => true,
-        FulfilmentStatus::Completed => ships,
-        _ => is_awaited::<Fulfilment>(order_id, fulfilment, command, cx),
-    };
-    match is_free {
+    let is_its_step = ships || is_awaited::<Fulfilment>(order_id, fulfilment, command, cx);
+    match is_its_step || !fulfilment::keeps(fulfilment) {
         true => Ok(()),
         false => Err(StockRejection::OrderInFulfilment { order_id: order_id.clone() }),
     }

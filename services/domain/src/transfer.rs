@@ -369,12 +369,12 @@ impl Saga for Transfer {
         state.refusal.as_ref()
     }
 
-    fn compensate(id: &str, reason: &str) -> Command {
-        Command::CancelTransfer(CancelTransferRequest {
+    fn compensate(id: &str, reason: &str) -> Option<Command> {
+        Some(Command::CancelTransfer(CancelTransferRequest {
             context: None,
             transfer_id: id.to_owned(),
             reason: reason.to_owned(),
-        })
+        }))
     }
 }
 

@@ -55,8 +55,9 @@ pub trait Saga: Aggregate {
         None
     }
 
-    /// The command to the saga's own stream that gives it up, for this reason.
-    fn compensate(id: &str, reason: &str) -> Self::Command;
+    /// The command to the saga's own stream that gives it up, for this reason; `None` when there is
+    /// no way back from the beginning.
+    fn compensate(id: &str, reason: &str) -> Option<Self::Command>;
 }
 
 /// An event of another aggregate, not decoded yet.

@@ -44,8 +44,8 @@ pub(crate) trait Kind: Send + Sync {
     fn record(&self, id: &str, answer: StepAnswer) -> Step;
     /// The command that wakes the saga.
     fn wake(&self, id: &str, state: &[u8]) -> Option<Step>;
-    /// The command that gives the saga up.
-    fn compensate(&self, id: &str, reason: &str) -> Step;
+    /// The command that gives the saga up; `None` when it has no way back.
+    fn compensate(&self, id: &str, reason: &str) -> Option<Step>;
 }
 
 struct Of<S>(PhantomData<fn() -> S>);
@@ -102,8 +102,8 @@ impl<S: Saga> Kind for Of<S> {
         Some(Step::send(command))
     }
 
-    fn compensate(&self, id: &str, reason: &str) -> Step {
-        Step::send(S::compensate(id, reason))
+    fn compensate(&self, id: &str, reason: &str) -> Option<Step> {
+        S::compensate(id, reason).map(Step::send)
     }
 }
 

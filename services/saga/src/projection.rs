@@ -152,7 +152,7 @@ impl Projection for Sagas {
     const NAME: &'static str = "sagas";
     const VERSION: u32 = 1;
     const AGGREGATES: &'static [&'static str] =
-        &["bank.transfer", "orders.fulfilment", "orders.order"];
+        &["bank.transfer", "orders.fulfilment", "orders.order", "orders.shipment"];
     const SCHEMA: &'static str = "
         CREATE TABLE sagas (
             stream       TEXT PRIMARY KEY,

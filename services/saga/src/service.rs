@@ -152,7 +152,10 @@ impl SagaService for SagaServer {
             let text = format!("sagas of the kind {} are not run here", found.kind);
             Error::new(ErrorReason::NotSupported, text)
         })?;
-        let step = kind.compensate(&found.saga_id, &request.reason);
+        let step = kind.compensate(&found.saga_id, &request.reason).ok_or_else(|| {
+            let text = format!("there is no way back for sagas of the kind {}", found.kind);
+            Error::new(ErrorReason::NotSupported, text)
+        })?;
         let mut context = request.context.unwrap_or_default();
         if context.request_id.is_empty() {
             context.request_id = Uuid::now_v7().to_string();

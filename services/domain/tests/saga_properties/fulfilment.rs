@@ -2,20 +2,23 @@
 
 use daybook_contract::bank::v1::{CloseAccountRequest, OpenAccountRequest, WithdrawRequest};
 use daybook_contract::daybook::v1 as wire;
+use daybook_contract::daybook::v1::SagaStatus;
 use daybook_contract::daybook::v1::step_answer::Outcome;
 use daybook_contract::inventory::v1::{
     AdjustStockRequest, ReceiveStockRequest, ReleaseReservationRequest, ShipReservationRequest,
 };
 use daybook_contract::orders::v1::{
     CancelFulfilmentRequest, CancelOrderRequest, ExpireFulfilmentRequest, FulfilmentStatus,
-    OrderItem, OrderState, OrderStatus, PayOrderRequest, StartFulfilmentRequest,
+    OrderItem, OrderState, OrderStatus, PayOrderRequest, ShipOrderRequest, StartFulfilmentRequest,
+    StartShipmentRequest,
 };
 use daybook_domain::account::Account;
 use daybook_domain::fulfilment::Fulfilment;
 use daybook_domain::order::Order;
+use daybook_domain::shipment::Shipment;
 use daybook_domain::stock::Stock;
 use daybook_kernel::spec::NOW;
-use daybook_kernel::{Currency, Money};
+use daybook_kernel::{Currency, Money, Saga};
 use proptest::prelude::*;
 
 use crate::world::World;
@@ -36,6 +39,8 @@ enum Action {
     CancelOrder,
     /// Somebody pays by other means.
     PayByHand,
+    /// The order leaves the house.
+    ShipOrder,
     /// Somebody moves the goods of the order.
     ReleaseByHand {
         product: usize,
@@ -60,6 +65,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => Just(Action::CancelOrder),
         1 => Just(Action::Start),
         2 => Just(Action::PayByHand),
+        1 => Just(Action::ShipOrder),
         1 => (0..3_usize).prop_map(|product| Action::ReleaseByHand { product }),
         1 => (0..3_usize).prop_map(|product| Action::ShipByHand { product }),
         1 => Just(Action::EmptyAccount),
@@ -137,6 +143,11 @@ proptest! {
                     let paid = world.command::<Order>(PayOrderRequest { order_id, ..Default::default() });
                     paid_by_hand |= matches!(paid, Outcome::Receipt(_));
                 }
+                Action::ShipOrder => {
+                    let ship = ShipOrderRequest { order_id: order_id.clone(), ..Default::default() };
+                    world.command::<Order>(ship);
+                    world.command::<Shipment>(StartShipmentRequest { order_id, context: None });
+                }
                 Action::ReleaseByHand { product } => {
                     let (product_id, line_id) = (format!("p{product}"), (product + 1).to_string());
                     let request = ReleaseReservationRequest {
@@ -206,22 +217,28 @@ proptest! {
         let order = world.orders[ORDER].status();
         let paid = BALANCE - world.accounts["ada"].balance_minor - taken;
         prop_assert_eq!((paid, in_flight(&world)), (world.settled, 0));
-        let kept: Vec<_> =
-            world.stocks.values().map(|stock| stock.reservations.len() + stock.shipped.len()).collect();
-        match fulfilment.status() {
-            FulfilmentStatus::Completed => {
-                prop_assert_eq!((order, paid, paid_by_hand), (OrderStatus::Paid, 900, false));
-                // What was sold is kept, or has left the house.
-                prop_assert_eq!(kept, [1, 1, 1]);
+        let reserved: u64 = world.stocks.values().map(|stock| stock.reserved).sum();
+        let shipped: usize = world.stocks.values().map(|stock| stock.shipped.len()).sum();
+        match (fulfilment.status(), order) {
+            // What was sold is kept, and leaves the house with the order.
+            (FulfilmentStatus::Completed, OrderStatus::Paid) => {
+                prop_assert_eq!((paid, reserved, shipped), (900, 3, 0));
             }
-            // Nothing of it is left. An order that was paid by other means stays so.
-            FulfilmentStatus::Undone => {
-                let status =
-                    if paid_by_hand { OrderStatus::Paid } else { OrderStatus::Cancelled };
-                prop_assert_eq!((order, paid), (status, 0));
-                prop_assert!(kept.iter().all(|kept| *kept == 0));
+            (FulfilmentStatus::Completed, OrderStatus::Shipped) => {
+                prop_assert_eq!((paid, reserved, shipped), (900, 0, 3));
+                let shipment = Shipment::status(&world.shipments[ORDER]);
+                prop_assert_eq!(shipment, SagaStatus::Completed);
             }
-            _ => prop_assert!(false, "what was done could not be undone: {:?}", fulfilment),
+            // Nothing of it is left.
+            (FulfilmentStatus::Undone, OrderStatus::Cancelled) => {
+                prop_assert_eq!((paid, reserved, shipped), (0, 0, 0));
+            }
+            // It was paid by other means first.
+            (FulfilmentStatus::Undone, OrderStatus::Paid | OrderStatus::Shipped) => {
+                prop_assert!(paid_by_hand);
+                prop_assert_eq!((paid, reserved, shipped), (0, 0, 0));
+            }
+            _ => prop_assert!(false, "{:?} and {:?}", fulfilment, order),
         }
     }
 }

@@ -9,10 +9,11 @@ use daybook_contract::contract::{AggregateState, CommandSet};
 use daybook_contract::daybook::v1::step_answer::Outcome;
 use daybook_contract::daybook::v1::{CommandReceipt, SagaStatus, StepAnswer, StepRefusal};
 use daybook_contract::inventory::v1::StockState;
-use daybook_contract::orders::v1::{FulfilmentState, OrderState};
+use daybook_contract::orders::v1::{FulfilmentState, OrderState, ShipmentState};
 use daybook_domain::account::Account;
 use daybook_domain::fulfilment::Fulfilment;
 use daybook_domain::order::Order;
+use daybook_domain::shipment::Shipment;
 use daybook_domain::stock::Stock;
 use daybook_domain::transfer::Transfer;
 use daybook_kernel::spec::context;
@@ -29,6 +30,7 @@ pub struct World {
     pub stocks: States<StockState>,
     pub orders: States<OrderState>,
     pub fulfilments: States<FulfilmentState>,
+    pub shipments: States<ShipmentState>,
     /// What was answered to each request: the same request has one effect and one answer.
     answers: BTreeMap<String, Outcome>,
     /// The steps that have no answer yet.
@@ -131,7 +133,10 @@ impl Place for Account {
     }
 }
 
-places!(Stock: stocks, Order: orders; Transfer: transfers, Fulfilment: fulfilments);
+places!(
+    Stock: stocks, Order: orders;
+    Transfer: transfers, Fulfilment: fulfilments, Shipment: shipments
+);
 
 fn decoded<C: CommandSet>(step: &Step) -> C {
     let command = C::decode(step.type_name, step.request.clone().into());
