@@ -3,6 +3,7 @@
 mod command_side;
 mod config;
 mod doctor;
+mod gather;
 mod http;
 mod middleware;
 mod publishing;

@@ -137,7 +137,7 @@ where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
     let started = Instant::now();
-    let request_id = request_id(request.headers());
+    let mut request_id = request_id(request.headers());
     let at = method_of(request.uri().path());
     let method = at.map(|at| &daybook_contract::METHODS[at]);
     let name = method.map_or(OTHER, |method| method.path);
@@ -160,6 +160,9 @@ where
     };
     let mut response = with_reason(name, answer.instrument(span).await?);
     observe(at, &response, started.elapsed());
+    // It never comes again: in the table of known headers it would only push others out
+    // (RFC 7541, section 7.1.3).
+    request_id.set_sensitive(true);
     response.headers_mut().insert(REQUEST_ID, request_id);
     Ok(response)
 }

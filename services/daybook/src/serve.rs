@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures::TryStreamExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -15,6 +16,7 @@ use tonic_health::server::HealthReporter;
 use tracing::warn;
 
 use crate::config::Config;
+use crate::gather::Gather;
 use crate::http::{Health, Report};
 use crate::middleware::{AllowAll, Middleware};
 
@@ -89,6 +91,7 @@ pub async fn serve(
         .layer(middleware)
         .add_routes(routes);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = incoming.map_ok(Gather::new);
     let task = tokio::spawn(server.serve_with_incoming_shutdown(incoming, until_closing(closing)));
     Ok(Running { address, health, services, task })
 }
