@@ -3,7 +3,8 @@
 //! The answers to a group of commands become known at the same moment, and each of them wakes the
 //! task of its connection, which would write it to the socket at once: a system call and a packet
 //! for each answer. Here the first wish to flush lets the tasks that can run go first, so that
-//! their answers share one write. Nothing waits for time to pass.
+//! their answers share one write. Nothing waits for time to pass, and where nobody else has
+//! anything to write, most flushes are done at once.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -16,19 +17,24 @@ use tonic::transport::server::Connected;
 /// So much is gathered at most; then it is written. More would be copied for nothing.
 const MOST: usize = 32 * 1024;
 
+/// After letting others go first for nothing, so many flushes are done at once.
+const AT_ONCE: u32 = 16;
+
 /// The connection.
 #[derive(Debug)]
 pub struct Gather<IO> {
     io: IO,
     gathered: BytesMut,
-    /// The others have had their turn since something was gathered.
-    deferred: bool,
+    /// How much was gathered when the others were let go first; `None` while it is not their turn.
+    deferred: Option<usize>,
+    /// How many flushes will be done at once.
+    at_once: u32,
 }
 
 impl<IO> Gather<IO> {
     /// Gathers what is written to a connection.
     pub fn new(io: IO) -> Self {
-        Self { io, gathered: BytesMut::new(), deferred: false }
+        Self { io, gathered: BytesMut::new(), deferred: None, at_once: 0 }
     }
 }
 
@@ -42,7 +48,6 @@ impl<IO: AsyncWrite + Unpin> Gather<IO> {
             }
             self.gathered.advance(written);
         }
-        self.deferred = false;
         Poll::Ready(Ok(()))
     }
 }
@@ -79,11 +84,17 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Gather<IO> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.gathered.is_empty() && !this.deferred {
-            // A task that wakes itself comes after all that are ready.
-            this.deferred = true;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+        let gathered = this.gathered.len();
+        match this.deferred.take() {
+            Some(before) if before == gathered => this.at_once = AT_ONCE,
+            None if gathered > 0 && this.at_once == 0 => {
+                // A task that wakes itself comes after all that are ready.
+                this.deferred = Some(gathered);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            None if gathered > 0 => this.at_once -= 1,
+            _ => {}
         }
         ready!(this.poll_drain(cx))?;
         Pin::new(&mut this.io).poll_flush(cx)
@@ -161,6 +172,20 @@ mod tests {
         }
         // Nothing to write is nothing to wait for.
         assert!(poll!(std::pin::pin!(connection.flush())).is_ready());
+    }
+
+    #[tokio::test]
+    async fn who_is_alone_seldom_lets_others_go_first() {
+        let mut connection = Gather::new(Writes::default());
+        let mut waited = 0;
+        for _ in 0..10 * (AT_ONCE + 1) {
+            connection.write_all(b"one").await.unwrap();
+            let mut cx = Context::from_waker(Waker::noop());
+            while Pin::new(&mut connection).poll_flush(&mut cx).is_pending() {
+                waited += 1;
+            }
+        }
+        assert_eq!(waited, 10);
     }
 
     #[tokio::test]
