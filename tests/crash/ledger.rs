@@ -5,25 +5,28 @@ use std::collections::BTreeMap;
 
 use daybook_client::{Daybook as Client, StoredEvent};
 use daybook_contract::bank::v1::{
-    AccountOpened, AccountStatus, MoneyDeposited, MoneyWithdrawn, Transaction, TransactionKind,
+    AccountOpened, AccountStatus, MoneyDeposited, MoneyWithdrawn, PaymentRefunded, PaymentSent,
+    PaymentSettled, Transaction, TransactionKind, TransferReceived, TransferRefunded, TransferSent,
 };
-use daybook_contract::daybook::v1::{ProjectionStatus, recorded_event};
+use daybook_contract::daybook::v1::{Money, ProjectionStatus, recorded_event};
 use daybook_testing::eventually;
 use futures::TryStreamExt;
 use prost::Message;
 
 use crate::common::{PATIENCE, minor};
 
-/// The accounts and days of a log, all of it in USD.
+/// The accounts and days of a log, in currencies of two-digit minor units.
 #[derive(Debug, Default)]
 pub struct Ledger {
     accounts: BTreeMap<String, Account>,
-    days: BTreeMap<String, Day>,
+    /// By date and currency.
+    days: BTreeMap<(String, String), Day>,
     head: u64,
 }
 
 #[derive(Debug, Default)]
 struct Account {
+    currency: String,
     balance: i64,
     closed: bool,
     version: u64,
@@ -39,6 +42,9 @@ struct Day {
     deposited: i64,
     withdrawals: u64,
     withdrawn: i64,
+    /// Transfers that arrived.
+    transfers: u64,
+    transferred: i64,
 }
 
 impl Ledger {
@@ -65,43 +71,62 @@ impl Ledger {
         };
         let bytes = any.value.as_slice();
         let account = self.accounts.entry(event.aggregate_id.clone()).or_default();
-        let date = event.recorded_time.unwrap().to_string()[..10].to_owned();
-        let day = self.days.entry(date).or_default();
         account.version = event.version;
-        let (kind, amount) = match event.event_name.as_str() {
+        let (kind, money) = match event.event_name.as_str() {
             "AccountOpened" => {
-                day.opened += 1;
-                let opened = AccountOpened::decode(bytes).unwrap();
-                (TransactionKind::Opening, minor(&opened.initial_balance.unwrap()))
+                let money = AccountOpened::decode(bytes).unwrap().initial_balance;
+                account.currency = money.as_ref().unwrap().currency_code.clone();
+                (TransactionKind::Opening, money)
             }
             "MoneyDeposited" => {
-                let deposited = MoneyDeposited::decode(bytes).unwrap();
-                (TransactionKind::Deposit, minor(&deposited.amount.unwrap()))
+                (TransactionKind::Deposit, MoneyDeposited::decode(bytes).unwrap().amount)
             }
             "MoneyWithdrawn" => {
-                let withdrawn = MoneyWithdrawn::decode(bytes).unwrap();
-                (TransactionKind::Withdrawal, minor(&withdrawn.amount.unwrap()))
+                (TransactionKind::Withdrawal, MoneyWithdrawn::decode(bytes).unwrap().amount)
             }
-            "AccountClosed" => {
-                account.closed = true;
-                day.closed += 1;
+            "TransferSent" => {
+                (TransactionKind::TransferOut, TransferSent::decode(bytes).unwrap().amount)
+            }
+            "TransferReceived" => {
+                (TransactionKind::TransferIn, TransferReceived::decode(bytes).unwrap().amount)
+            }
+            "TransferRefunded" => {
+                (TransactionKind::TransferRefund, TransferRefunded::decode(bytes).unwrap().amount)
+            }
+            "PaymentSent" => (TransactionKind::Payment, PaymentSent::decode(bytes).unwrap().amount),
+            "PaymentRefunded" => {
+                let refunded = PaymentRefunded::decode(bytes).unwrap();
+                (TransactionKind::PaymentRefund, refunded.amount)
+            }
+            // What an order was paid with leaves the bank when the order is confirmed.
+            "PaymentSettled" => {
+                let settled = PaymentSettled::decode(bytes).unwrap().amount.unwrap();
+                self.day(event).count(TransactionKind::Withdrawal, minor(&settled));
                 return;
             }
+            "TransferSettled" => return,
+            "AccountClosed" => (TransactionKind::Unspecified, None),
             name => panic!("{name} is unknown here"),
         };
-        if amount == 0 {
-            return;
+        account.closed |= kind == TransactionKind::Unspecified;
+        let amount = account.book(event.version, kind, money.as_ref());
+        // What is sent counts when it arrives.
+        if !matches!(
+            kind,
+            TransactionKind::TransferOut
+                | TransactionKind::TransferRefund
+                | TransactionKind::Payment
+                | TransactionKind::PaymentRefund
+        ) {
+            self.day(event).count(kind, amount);
         }
-        if kind == TransactionKind::Withdrawal {
-            account.balance -= amount;
-            day.withdrawals += 1;
-            day.withdrawn += amount;
-        } else {
-            account.balance += amount;
-            day.deposits += 1;
-            day.deposited += amount;
-        }
-        account.rows.push((event.version, kind, amount, account.balance));
+    }
+
+    /// The day of an event, in the currency of its account.
+    fn day(&mut self, event: &StoredEvent) -> &mut Day {
+        let date = event.recorded_time.unwrap().to_string()[..10].to_owned();
+        let currency = self.accounts[&event.aggregate_id].currency.clone();
+        self.days.entry((date, currency)).or_default()
     }
 
     /// Waits until the projections have all of it, then compares every row that queries show.
@@ -121,15 +146,14 @@ impl Ledger {
             let rows: Vec<_> = rows.iter().rev().map(row).collect();
             assert_eq!(rows, expected.rows, "{}", account.account_id);
         }
-        let Some((first, _)) = self.days.first_key_value() else { return };
-        let Some((last, _)) = self.days.last_key_value() else { return };
+        let Some(((first, _), _)) = self.days.first_key_value() else { return };
+        let Some(((last, _), _)) = self.days.last_key_value() else { return };
         let days = client.daily_summary(first, last).await.unwrap().days;
-        let mut found: BTreeMap<String, Day> = BTreeMap::new();
+        let mut found: BTreeMap<(String, String), Day> = BTreeMap::new();
         for day in days {
             let sum = day.movements.unwrap();
-            assert_eq!(sum.currency_code, "USD");
             let twice = found.insert(
-                day.date,
+                (day.date, sum.currency_code),
                 Day {
                     opened: sum.accounts_opened,
                     closed: sum.accounts_closed,
@@ -137,6 +161,8 @@ impl Ledger {
                     deposited: minor(&sum.deposit_total.unwrap()),
                     withdrawals: sum.withdrawal_count,
                     withdrawn: minor(&sum.withdrawal_total.unwrap()),
+                    transfers: sum.transfer_count,
+                    transferred: minor(&sum.transfer_total.unwrap()),
                 },
             );
             assert!(twice.is_none(), "{twice:?} comes twice");
@@ -155,6 +181,38 @@ impl Ledger {
         if tokio::time::timeout(PATIENCE, eventually(2 * PATIENCE, done)).await.is_err() {
             panic!("the end is {}, the projections are at {:#?}", self.head, list().await);
         }
+    }
+}
+
+impl Account {
+    /// Notes a movement, if money moved, and answers with how much.
+    fn book(&mut self, version: u64, kind: TransactionKind, money: Option<&Money>) -> i64 {
+        let amount = money.map_or(0, minor);
+        if amount == 0 {
+            return 0;
+        }
+        self.balance += match kind {
+            TransactionKind::Withdrawal
+            | TransactionKind::TransferOut
+            | TransactionKind::Payment => -amount,
+            _ => amount,
+        };
+        self.rows.push((version, kind, amount, self.balance));
+        amount
+    }
+}
+
+impl Day {
+    fn count(&mut self, kind: TransactionKind, amount: i64) {
+        let (count, sum) = match kind {
+            TransactionKind::Withdrawal => (&mut self.withdrawals, &mut self.withdrawn),
+            TransactionKind::TransferIn => (&mut self.transfers, &mut self.transferred),
+            _ => (&mut self.deposits, &mut self.deposited),
+        };
+        *count += u64::from(amount > 0);
+        *sum += amount;
+        self.opened += u64::from(kind == TransactionKind::Opening);
+        self.closed += u64::from(kind == TransactionKind::Unspecified);
     }
 }
 

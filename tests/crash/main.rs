@@ -5,6 +5,8 @@
 #[allow(dead_code, reason = "each of the two suites uses its part of it")]
 mod common;
 mod fsync;
+mod fulfilment;
+mod gate;
 mod kill_command;
 mod kill_query;
 mod ledger;

@@ -180,12 +180,13 @@ async fn mend(client: &Client) {
 }
 
 /// Runs a client command: its exit code, and all that it said.
-fn daybook(site: &Site, args: &[&str]) -> (i32, String) {
+pub fn daybook(site: &Site, args: &[&str]) -> (i32, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_daybook"))
         .args(args)
         .args(["--timeout", "120s"])
         .env("DAYBOOK_COMMAND_URL", site.ports.command_url())
         .env("DAYBOOK_QUERY_URL", site.ports.query_url())
+        .env("DAYBOOK_SAGA_URL", site.ports.saga_url())
         .env("DAYBOOK_HTTP_URL", site.ports.http_url())
         .output()
         .unwrap();

@@ -1,20 +1,21 @@
 //! Transfers while the processes that carry them are killed, stopped and doubled.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
 
 use daybook_client::{Daybook as Client, StoredEvent};
 use daybook_contract::bank::v1::{
-    AccountOpened, MoneyDeposited, TransferReceived, TransferRefunded, TransferSent,
-    TransferSettled, TransferStatus,
+    AccountOpened, TransferReceived, TransferRefunded, TransferSent, TransferSettled,
+    TransferStatus,
 };
-use daybook_contract::daybook::v1::{ListSagasRequest, ReadContext, recorded_event};
+use daybook_contract::daybook::v1::{ListSagasRequest, ReadContext, SagaStatus, recorded_event};
 use daybook_testing::{Broker, Daybook as Process, eventually, unique};
 use futures::{StreamExt, TryStreamExt};
 use prost::Message;
 use tokio::time::sleep;
 
 use crate::common::{PATIENCE, Site, everything, minor, usd};
+use crate::ledger::Ledger;
 use crate::random::{Random, seed};
 
 /// How many transfers; the whole number of them with `DAYBOOK_TRANSFERS=10000`.
@@ -22,6 +23,9 @@ fn transfers() -> u64 {
     let asked = std::env::var("DAYBOOK_TRANSFERS").ok().and_then(|text| text.parse().ok());
     asked.unwrap_or(400)
 }
+
+/// How long nothing may move before the transfers that are open count as hanging.
+const STANDSTILL: Duration = Duration::from_secs(60);
 
 const INITIAL: i64 = 10_000;
 
@@ -71,36 +75,42 @@ async fn send_transfers(client: &Client, random: &mut Random, accounts: u64, cou
         .await;
 }
 
-/// Waits until no transfer is on its way, and then compares everything there is with the log.
-async fn all_end(client: &Client) -> Vec<StoredEvent> {
-    let open = || async {
+/// Waits until no transfer is on its way, for as long as something moves.
+async fn none_is_open(client: &Client) {
+    let open = async |head| {
         let mut open = Vec::new();
+        let mut position = head;
         for status in [
             TransferStatus::Started,
             TransferStatus::InFlight,
             TransferStatus::Delivered,
             TransferStatus::Returning,
         ] {
-            let position = client.events().info().await?.head_position;
             let query = client.list_transfers().status(status).page_size(500);
-            open.extend(query.min_position(position).await?.transfers);
+            let answer = query.min_position(head).await?;
+            position = position.max(answer.position);
+            open.extend(answer.transfers);
         }
-        Ok::<_, daybook_client::Error>(open)
+        Ok::<_, daybook_client::Error>((open, position))
     };
-    let mut last = String::new();
-    for _ in 0..600 {
-        match open().await {
-            Ok(open) if open.is_empty() => {
-                let log = everything(client).await;
-                check(client, &log).await;
-                return log;
-            }
-            Ok(open) => last = format!("{} are open, such as {:?}", open.len(), open[0]),
-            Err(error) => last = error.to_string(),
+    let (mut farthest, mut since) = (0, Instant::now());
+    loop {
+        let (position, problem) = match client.events().info().await {
+            Ok(info) => match open(info.head_position).await {
+                Ok((open, _)) if open.is_empty() => return,
+                Ok((open, position)) => {
+                    (position, format!("{} are open, such as {:?}", open.len(), open[0]))
+                }
+                Err(error) => (info.head_position, error.to_string()),
+            },
+            Err(error) => (0, error.to_string()),
+        };
+        if position > farthest {
+            (farthest, since) = (position, Instant::now());
         }
+        assert!(since.elapsed() < STANDSTILL, "the transfers do not end: {problem}");
         sleep(Duration::from_millis(100)).await;
     }
-    panic!("the transfers do not end: {last}");
 }
 
 fn event<M: Message + Default>(event: &StoredEvent) -> M {
@@ -108,80 +118,147 @@ fn event<M: Message + Default>(event: &StoredEvent) -> M {
     M::decode(any.value.as_slice()).unwrap()
 }
 
+/// What the log says of a transfer.
+#[derive(Debug, Default)]
+struct Told {
+    /// How much is on its way.
+    in_flight: i64,
+    sent: u32,
+    arrived: u32,
+    back: u32,
+    /// Whether the sender has been told how it ended.
+    settled: u32,
+    /// How it ended, as often as it did.
+    ends: Vec<TransferStatus>,
+    version: u64,
+}
+
 /// Money is conserved at every position of the log; no money arrives twice, comes back twice, or
-/// does both; every transfer has one end; and the queries say the same.
-async fn check(client: &Client, log: &[StoredEvent]) {
-    let mut balances = BTreeMap::<String, i64>::new();
-    let mut in_flight = BTreeMap::<String, i64>::new();
-    let mut known = BTreeMap::<String, String>::new();
-    let mut ended = BTreeSet::<String>::new();
-    let (mut opened, mut ends) = (0, BTreeMap::<String, Vec<String>>::new());
+/// does both; every transfer that was started has one end, which is that of its money.
+fn is_conserved(log: &[StoredEvent]) -> BTreeMap<String, Told> {
+    let mut balances = BTreeMap::<(String, String), i64>::new();
+    let mut transfers = BTreeMap::<String, Told>::new();
+    let (mut paid_in, mut on_accounts, mut in_flight) = (0, 0, 0);
     for recorded in log {
-        let id = recorded.aggregate_id.clone();
-        let balance = balances.entry(id.clone()).or_default();
-        let amount = |amount: Option<daybook_client::Money>| minor(&amount.unwrap());
+        let amount = |amount: Option<daybook_client::Money>| {
+            let money = amount.unwrap();
+            (minor(&money), money.currency_code)
+        };
+        let mut own = |(money, currency): (i64, String)| {
+            let balance = balances.entry((recorded.aggregate_id.clone(), currency)).or_default();
+            *balance += money;
+            assert!(*balance >= 0, "{recorded:?} takes more than there is");
+            on_accounts += money;
+            money
+        };
         match (recorded.aggregate_type.as_str(), recorded.event_name.as_str()) {
             ("bank.account", "AccountOpened") => {
-                let money = amount(event::<AccountOpened>(recorded).initial_balance);
-                *balance += money;
-                opened += money;
-            }
-            ("bank.account", "MoneyDeposited") => {
-                let money = amount(event::<MoneyDeposited>(recorded).amount);
-                *balance += money;
-                opened += money;
+                paid_in += own(amount(event::<AccountOpened>(recorded).initial_balance));
             }
             ("bank.account", "TransferSent") => {
                 let sent: TransferSent = event(recorded);
-                *balance -= amount(sent.amount.clone());
-                let twice = in_flight.insert(sent.transfer_id.clone(), amount(sent.amount));
-                assert_eq!(twice, None, "{} was sent twice", sent.transfer_id);
-                assert!(known.insert(sent.transfer_id.clone(), id).is_none());
+                let (money, currency) = amount(sent.amount);
+                own((-money, currency));
+                let told = transfers.entry(sent.transfer_id).or_default();
+                (told.sent, told.in_flight) = (told.sent + 1, money);
+                in_flight += money;
             }
             ("bank.account", "TransferReceived") => {
                 let received: TransferReceived = event(recorded);
-                let money = amount(received.amount);
-                *balance += money;
-                let sent = in_flight.remove(&received.transfer_id);
-                assert_eq!(sent, Some(money), "{} arrived twice", received.transfer_id);
+                let money = own(amount(received.amount));
+                let told = transfers.get_mut(&received.transfer_id).unwrap();
+                (told.arrived, told.in_flight) = (told.arrived + 1, told.in_flight - money);
+                in_flight -= money;
             }
             ("bank.account", "TransferRefunded") => {
                 let refunded: TransferRefunded = event(recorded);
-                let money = amount(refunded.amount);
-                *balance += money;
-                let sent = in_flight.remove(&refunded.transfer_id);
-                assert_eq!(sent, Some(money), "{} came back twice", refunded.transfer_id);
-                assert!(ended.insert(refunded.transfer_id));
+                let money = own(amount(refunded.amount));
+                let told = transfers.get_mut(&refunded.transfer_id).unwrap();
+                (told.back, told.in_flight) = (told.back + 1, told.in_flight - money);
+                in_flight -= money;
             }
             ("bank.account", "TransferSettled") => {
                 let settled: TransferSettled = event(recorded);
-                assert!(!in_flight.contains_key(&settled.transfer_id), "it is still on its way");
-                assert!(ended.insert(settled.transfer_id));
+                transfers.get_mut(&settled.transfer_id).unwrap().settled += 1;
             }
-            ("bank.transfer", "TransferCompleted" | "TransferReturned" | "TransferFailed") => {
-                ends.entry(id).or_default().push(recorded.event_name.clone());
+            ("bank.transfer", name) => {
+                let told = transfers.entry(recorded.aggregate_id.clone()).or_default();
+                told.version = recorded.version;
+                told.ends.extend(match name {
+                    "TransferCompleted" => Some(TransferStatus::Completed),
+                    "TransferReturned" => Some(TransferStatus::Returned),
+                    "TransferFailed" => Some(TransferStatus::Failed),
+                    _ => None,
+                });
             }
             _ => {}
         }
-        assert!(balances.values().all(|balance| *balance >= 0));
-        let total: i64 = balances.values().chain(in_flight.values()).sum();
-        assert_eq!(total, opened, "at position {}", recorded.position);
+        assert_eq!(on_accounts + in_flight, paid_in, "at position {}", recorded.position);
     }
-    assert!(in_flight.is_empty(), "{in_flight:?}");
-    assert_eq!(known.len(), ended.len(), "every sender knows the end of its transfer");
-    for (transfer, ends) in &ends {
-        assert_eq!(ends.len(), 1, "{transfer} has the ends {ends:?}");
+    for (id, told) in &transfers {
+        let done = (told.sent, told.arrived, told.back, told.settled, told.in_flight);
+        let expected = match told.ends[..] {
+            [TransferStatus::Completed] => (1, 1, 0, 1, 0),
+            [TransferStatus::Returned] => (1, 0, 1, 0, 0),
+            // It never left.
+            [TransferStatus::Failed] => (0, 0, 0, 0, 0),
+            _ => panic!("{id} has not one end: {told:?}"),
+        };
+        assert_eq!(done, expected, "{id}: {told:?}");
     }
-    let started = log.iter().filter(|event| event.event_name == "TransferStarted").count();
-    assert_eq!(ends.len(), started);
+    transfers
+}
 
-    let shown: Vec<_> = client.list_accounts().all().try_collect().await.unwrap();
-    for account in shown {
-        let expected = balances.get(&account.account_id).copied().unwrap_or_default();
-        assert_eq!(minor(&account.balance.unwrap()), expected, "{}", account.account_id);
-        assert_eq!(minor(&account.pending_out.unwrap()), 0, "{}", account.account_id);
-        assert_eq!(minor(&account.pending_in.unwrap()), 0, "{}", account.account_id);
+/// Compares everything there is with the log.
+async fn check(client: &Client) -> Vec<StoredEvent> {
+    let log = everything(client).await;
+    let told = is_conserved(&log);
+    let ledger = Ledger::of(&log);
+    ledger.is_projected_by(client).await;
+    let accounts: Vec<_> = client.list_accounts().page_size(500).all().try_collect().await.unwrap();
+    for account in accounts {
+        let pending = [&account.pending_out, &account.pending_in];
+        assert_eq!(pending.map(|money| minor(money.as_ref().unwrap())), [0, 0], "{account:?}");
     }
+    let shown: Vec<_> = client.list_transfers().page_size(500).all().try_collect().await.unwrap();
+    let shown: BTreeMap<_, _> = shown
+        .into_iter()
+        .map(|transfer| (transfer.transfer_id.clone(), (transfer.version, transfer.status())))
+        .collect();
+    let expected: BTreeMap<_, _> =
+        told.iter().map(|(id, told)| (id.clone(), (told.version, told.ends[0]))).collect();
+    assert_eq!(shown, expected);
+    sagas_are(client, &expected).await;
+    log
+}
+
+/// Whether the saga service says the same of every transfer.
+async fn sagas_are(client: &Client, expected: &BTreeMap<String, (u64, TransferStatus)>) {
+    let read = Some(ReadContext {
+        min_position: client.events().info().await.unwrap().head_position,
+        max_wait: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
+        ..Default::default()
+    });
+    let mut request = ListSagasRequest { read, page_size: 500, ..Default::default() };
+    let mut shown = BTreeMap::new();
+    loop {
+        let page = client.sagas().list(request.clone()).await.unwrap();
+        for saga in page.sagas {
+            assert_eq!(saga.open_steps, 0, "{saga:?}");
+            let status = match saga.status() {
+                SagaStatus::Completed => TransferStatus::Completed,
+                SagaStatus::Compensated => TransferStatus::Returned,
+                SagaStatus::Failed => TransferStatus::Failed,
+                other => panic!("{other:?}: {}", saga.stream),
+            };
+            assert_eq!(shown.insert(saga.saga_id, (saga.version, status)), None);
+        }
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    assert_eq!(&shown, expected);
 }
 
 /// Another place for a process of the same system.
@@ -189,9 +266,10 @@ fn beside(site: &Site) -> Site {
     Site { ports: site.ports.beside(), ..Site::new() }
 }
 
-/// Kills the three processes again and again, in any order, while transfers are sent.
+/// Kills the three processes again and again, in any order and all at once, while transfers are
+/// sent and until all of them have ended.
 async fn killed_at_random(brokers: &[&str], count: u64) {
-    const ACCOUNTS: u64 = 20;
+    const ACCOUNTS: u64 = 100;
     let seed = seed();
     let mut random = Random::new(seed);
     let site = Site::new();
@@ -200,26 +278,43 @@ async fn killed_at_random(brokers: &[&str], count: u64) {
     let modes = ["command", "query", "saga"];
     let mut running: Vec<Process> =
         modes.iter().zip(sites).map(|(mode, at)| at.start(mode, brokers)).collect();
-    let client = site.client_with_attempts(1_000);
+    let client = saga.client_with_attempts(1_000);
     open_accounts(&client, ACCOUNTS).await;
 
-    let sending = {
+    let started = Instant::now();
+    let all_end = {
         let client = client.clone();
         let mut random = Random::new(seed ^ 1);
-        tokio::spawn(async move { send_transfers(&client, &mut random, ACCOUNTS, count).await })
+        tokio::spawn(async move {
+            send_transfers(&client, &mut random, ACCOUNTS, count).await;
+            none_is_open(&client).await;
+        })
     };
-    let mut kills = 0;
-    while !sending.is_finished() || kills < 6 {
+    let mut kills = [0; 3];
+    while !all_end.is_finished() || kills.iter().any(|kills| *kills < 2) {
         sleep(Duration::from_millis(random.below(400))).await;
-        let which = usize::try_from(random.below(3)).unwrap();
-        running[which].kill();
-        // The one that everything waits for is always there again.
-        running[which] = sites[which].start(modes[which], brokers);
-        kills += 1;
+        let killed = match random.below(10) {
+            0 => 0..3,
+            which => (which % 3) as usize..(which % 3) as usize + 1,
+        };
+        for which in killed.clone() {
+            running[which].kill();
+            kills[which] += 1;
+        }
+        // What everybody else waits for is there first.
+        for which in killed {
+            running[which] = sites[which].start(modes[which], brokers);
+        }
     }
-    sending.await.unwrap();
-    let log = all_end(&client).await;
-    println!("seed {seed}: {kills} kills, {} events", log.len());
+    all_end.await.unwrap();
+    let log = check(&client).await;
+    let transfers = log.iter().filter(|event| event.event_name == "TransferStarted").count();
+    println!(
+        "seed {seed}: {count} transfers, {transfers} accepted, {} events, {kills:?} kills of \
+         {modes:?}, {:?}",
+        log.len(),
+        started.elapsed()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -265,19 +360,71 @@ async fn two_saga_processes_of_which_one_sleeps_have_no_effect_twice() {
     }
     one.signal("STOP");
     sending.await.unwrap();
-    all_end(&client).await;
-    let ended = everything(&client).await.len();
-    one.signal("CONT");
-    // It goes on with what it was at, and learns that all of it is done.
-    let client_of_first = first.client();
+    none_is_open(&client).await;
+    wakes_to_nothing(&one, &first, &client).await;
+}
+
+/// A stopped process goes on with what it was at, and learns that all of it is done.
+async fn wakes_to_nothing(process: &Process, at: &Site, client: &Client) {
+    let ended = everything(client).await.len();
+    process.signal("CONT");
+    let own = at.client();
     eventually(PATIENCE, || async {
         let head = client.events().info().await.ok()?.head_position;
         let read = Some(ReadContext { min_position: head, ..Default::default() });
         let request = ListSagasRequest { read, open: true, ..Default::default() };
-        client_of_first.sagas().list(request).await.ok()?.sagas.is_empty().then_some(())
+        own.sagas().list(request).await.ok()?.sagas.is_empty().then_some(())
     })
     .await;
     sleep(Duration::from_secs(1)).await;
-    assert_eq!(everything(&client).await.len(), ended, "seed {seed}");
-    check(&client, &everything(&client).await).await;
+    assert_eq!(everything(client).await.len(), ended);
+    check(&own).await;
+}
+
+/// Three processes share the sagas. One is killed and one stopped; after ten seconds the third does
+/// what they leave undone, and when the stopped one goes on there is nothing to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_saga_process_leaves_undone_the_others_take_over() {
+    const ACCOUNTS: u64 = 10;
+    const TAKE_OVER: Duration = Duration::from_secs(10);
+    let broker = Broker::shared().await;
+    let prefix = format!("{}-", unique("shares"));
+    let flags = ["--brokers", &broker.bootstrap, "--topic-prefix", &prefix];
+    let site = Site::new();
+    let _command = site.start("command", &flags);
+    let queries = beside(&site);
+    let _query = queries.start("query", &flags);
+    let client = site.client();
+    open_accounts(&client, ACCOUNTS).await;
+    let sites = [(); 3].map(|()| beside(&site));
+    let share = |instance: &str, at: &Site| {
+        let share = ["--saga-instances", "3", "--saga-instance", instance];
+        at.start("saga", &[&flags[..], &share].concat())
+    };
+    let _living = share("0", &sites[0]);
+    let mut killed = share("1", &sites[1]);
+    let stopped = share("2", &sites[2]);
+    killed.kill();
+    stopped.signal("STOP");
+    send_transfers(&client, &mut Random::new(seed()), ACCOUNTS, 60).await;
+    none_is_open(&client).await;
+    // Of what was not its own, the third did nothing before its time.
+    let mut waited = 0;
+    let mut started = BTreeMap::new();
+    for recorded in everything(&client).await {
+        let time = SystemTime::try_from(recorded.recorded_time.unwrap()).unwrap();
+        match recorded.event_name.as_str() {
+            "TransferStarted" => {
+                started.insert(recorded.aggregate_id.clone(), time);
+            }
+            "TransferSent" => {
+                let sent: TransferSent = event(&recorded);
+                let since = time.duration_since(started[&sent.transfer_id]).unwrap();
+                waited += usize::from(since >= TAKE_OVER);
+            }
+            _ => {}
+        }
+    }
+    assert!(waited > started.len() / 3, "{waited} of {} waited", started.len());
+    wakes_to_nothing(&stopped, &sites[2], &client).await;
 }

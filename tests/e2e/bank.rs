@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use daybook_client::{CommandReceipt, Daybook as Client};
+use daybook_client::{CommandReceipt, Daybook as Client, StoredEvent};
 use daybook_contract::bank::v1::{AccountStatus, MovementMethod, Transaction, TransactionKind};
 use daybook_contract::daybook::v1::{
     NewEvent, ProjectionState, RawPayload, RebuildStage, new_event,
@@ -307,8 +307,19 @@ async fn the_bank_works_over_kafka_with_a_process_for_each_side() {
     client.get_account("ada").await.unwrap();
 }
 
+/// Where an event is published.
+fn topic_of(event: &StoredEvent) -> String {
+    match event.aggregate_type.as_str() {
+        "bank.transfer" | "orders.fulfilment" | "orders.shipment" => "saga-events".to_owned(),
+        of_a_domain => match of_a_domain.split_once('.') {
+            Some((domain, _)) => format!("{domain}-events"),
+            None => "raw-events".to_owned(),
+        },
+    }
+}
+
 /// What is on the topics is what is in the log: byte for byte, and in order for each stream.
-async fn published(client: &Client, broker: &Broker, prefix: &str) {
+pub async fn published(client: &Client, broker: &Broker, prefix: &str) {
     let head = head(client).await;
     let done = || async {
         let info = client.events().info().await.unwrap();
@@ -318,12 +329,12 @@ async fn published(client: &Client, broker: &Broker, prefix: &str) {
     let info = eventually(PATIENCE, done).await;
     assert_eq!(info.publishing_problem, "");
     let reader = TopicReader::new(&broker.bootstrap);
-    let (bank, raw) = (format!("{prefix}bank-events"), format!("{prefix}raw-events"));
-    assert_eq!(reader.partition_count(&bank).await.unwrap(), 12);
-    assert_eq!(reader.partition_count(&raw).await.unwrap(), 12);
     let log = everything(client).await;
+    let topics: BTreeSet<String> = log.iter().map(topic_of).collect();
     let mut seen = BTreeSet::new();
-    for (topic, of_the_bank) in [(bank, true), (raw, false)] {
+    for name in topics {
+        let topic = format!("{prefix}{name}");
+        assert_eq!(reader.partition_count(&topic).await.unwrap(), 12, "{topic}");
         let mut last: BTreeMap<String, (i32, u64)> = BTreeMap::new();
         for record in reader.read_all(&topic).await.unwrap() {
             // A watermark: a position alone, for readers of an idle partition.
@@ -333,7 +344,7 @@ async fn published(client: &Client, broker: &Broker, prefix: &str) {
             let event = &log[usize::try_from(position).unwrap() - 1];
             assert_eq!(record.payload, event.bytes(), "position {position}");
             assert_eq!(key, event.stream());
-            assert_eq!(event.aggregate_type == "bank.account", of_the_bank);
+            assert_eq!(topic_of(event), name);
             assert_eq!(header("ce_specversion"), "1.0");
             assert_eq!(header("ce_id"), event.event_id);
             assert_eq!(header("ce_time"), event.recorded_time.unwrap().to_string());

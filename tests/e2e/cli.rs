@@ -22,8 +22,8 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_daybook");
 
 /// A running server and the command line that is pointed at it.
 pub struct Bench {
-    server: Daybook,
-    _data: TempDir,
+    ports: Ports,
+    _server: Option<(Daybook, TempDir)>,
 }
 
 /// How a command ended, and what it said.
@@ -45,8 +45,14 @@ impl Bench {
     /// Starts a server with these flags.
     pub fn start_with(flags: &[&str]) -> Self {
         let data = tempdir().unwrap();
-        let server = Daybook::start(BINARY, "dev", data.path(), Ports::free(), flags);
-        Self { server, _data: data }
+        let ports = Ports::free();
+        let server = Daybook::start(BINARY, "dev", data.path(), ports, flags);
+        Self { ports, _server: Some((server, data)) }
+    }
+
+    /// The command line alone, pointed at servers that run already.
+    pub fn at(ports: Ports) -> Self {
+        Self { ports, _server: None }
     }
 
     /// The command, with plenty of time for a slow machine.
@@ -62,10 +68,10 @@ impl Bench {
             command.args(["--wait", "30s"]);
         }
         command
-            .env("DAYBOOK_COMMAND_URL", self.server.ports.command_url())
-            .env("DAYBOOK_QUERY_URL", self.server.ports.query_url())
-            .env("DAYBOOK_SAGA_URL", self.server.ports.saga_url())
-            .env("DAYBOOK_HTTP_URL", self.server.ports.http_url())
+            .env("DAYBOOK_COMMAND_URL", self.ports.command_url())
+            .env("DAYBOOK_QUERY_URL", self.ports.query_url())
+            .env("DAYBOOK_SAGA_URL", self.ports.saga_url())
+            .env("DAYBOOK_HTTP_URL", self.ports.http_url())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -405,7 +411,11 @@ fn projections_are_seen_and_steered() {
 
 #[test]
 fn the_demo_fills_the_bank_and_the_shop_once() {
-    let bench = Bench::start();
+    the_demo_ends_well(&Bench::start());
+}
+
+/// Plays a small demo, twice, and looks at what is left when the sagas have done their part.
+pub fn the_demo_ends_well(bench: &Bench) {
     let demo = ["demo", "--customers", "40", "--movements", "600", "--seed", "5"];
     let first = bench.json(&demo);
     assert_eq!(first["accountsOpened"], 40);
@@ -431,6 +441,21 @@ fn the_demo_fills_the_bank_and_the_shop_once() {
     bench.until_listed(&["order", "list", "--status", "cancelled"], "orders", cancelled);
     let completed = ["transfer", "list", "--status", "completed", "--all"];
     bench.until_listed(&completed, "transfers", transfers);
+    bench.until_listed(&["saga", "list", "--open"], "sagas", 0);
+    let accounts = bench.json(&["account", "list", "--all", "--wait", "30s"]);
+    for account in accounts["accounts"].as_array().unwrap() {
+        for pending in ["pendingIn", "pendingOut"] {
+            let money = &account[pending];
+            assert!(money.get("units").is_none() && money.get("nanos").is_none(), "{account}");
+        }
+    }
+    // A paid order can be shipped, and its goods leave with it.
+    let paid = bench.json(&["order", "list", "--status", "paid"]);
+    let id = paid["orders"][0]["orderId"].as_str().unwrap();
+    bench.json(&["order", "ship", id]);
+    let shipments = ["saga", "list", "--kind", "orders.shipment", "--status", "completed"];
+    bench.until_listed(&shipments, "sagas", 1);
+    bench.until_listed(&["order", "list", "--status", "shipped"], "orders", 1);
     bench.until_listed(&["stock", "low"], "stocks", 6);
     bench.until_listed(&["product", "search", "leaves"], "products", 2);
     bench.until_listed(&["user", "list", "--all"], "users", 40);
@@ -454,7 +479,7 @@ fn a_well_daybook_passes_the_doctor_and_the_health_check() {
     let all_ok = checks["checks"].as_array().unwrap().iter().all(|check| check["ok"] == true);
     assert!(all_ok, "{checks}");
 
-    let url = format!("{}/readyz", bench.server.ports.http_url());
+    let url = format!("{}/readyz", bench.ports.http_url());
     assert_eq!(bench.run(&["health", "--url", &url]).code, 0);
     let nowhere = format!("{}/readyz", Ports::free().http_url());
     assert_eq!(bench.run(&["health", "--url", &nowhere]).code, 1);
@@ -474,7 +499,7 @@ fn completions_are_printed_for_the_whole_binary() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_examples_of_the_client_run() {
     let bench = Bench::start();
-    let ports = bench.server.ports;
+    let ports = bench.ports;
     let said = first_steps::run(&ports.command_url(), &ports.query_url()).await.unwrap();
     assert!(said.contains("has 2587.66 USD after 3 transactions"), "{said}");
     let lines = std::sync::Mutex::new(Vec::new());

@@ -14,6 +14,11 @@ use tonic::transport::{Channel, Endpoint};
 /// A guard against hanging; nothing is measured with it.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
+/// The program: that of `DAYBOOK_BIN`, or the one that was built for the tests.
+fn binary() -> String {
+    std::env::var("DAYBOOK_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_daybook").to_owned())
+}
+
 /// A data directory and ports, where processes come and go. Waiting for a process blocks the
 /// thread: a test that ends one in good order needs another thread for its client, which has to
 /// answer the farewell (`flavor = "multi_thread"`).
@@ -32,14 +37,12 @@ impl Site {
 
     /// Starts `daybook MODE` here and waits until it is ready.
     pub fn start(&self, mode: &str, more: &[&str]) -> Process {
-        let binary = env!("CARGO_BIN_EXE_daybook");
-        Process::start(binary, mode, self.data.path(), self.ports, more)
+        Process::start(&binary(), mode, self.data.path(), self.ports, more)
     }
 
     /// Starts it without waiting.
     pub fn spawn(&self, mode: &str, more: &[&str]) -> Process {
-        let binary = env!("CARGO_BIN_EXE_daybook");
-        Process::spawn(binary, mode, self.data.path(), self.ports, more)
+        Process::spawn(&binary(), mode, self.data.path(), self.ports, more)
     }
 
     /// A client that retries.

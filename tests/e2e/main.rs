@@ -20,4 +20,5 @@ mod restored;
 mod sagas;
 mod serving;
 mod shop;
+mod shop_over_kafka;
 mod users;

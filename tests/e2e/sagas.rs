@@ -35,7 +35,7 @@ async fn ended(client: &Client, id: &str) -> BankTransfer {
 }
 
 /// A saga and its steps, at its end.
-async fn saga_ended(client: &Client, stream: &str) -> (Saga, Vec<SagaStep>) {
+pub async fn saga_ended(client: &Client, stream: &str) -> (Saga, Vec<SagaStep>) {
     eventually(PATIENCE, || async {
         let read = Some(ReadContext { min_position: head(client).await, ..Default::default() });
         let request = GetSagaRequest { read, stream: stream.to_owned() };
@@ -112,6 +112,8 @@ async fn a_transfer_that_cannot_start_is_refused_at_once() {
     let _server = site.start("dev", &[]);
     let client = site.strict_client();
     two_accounts(&client).await;
+    client.open_account("Dan").account_id("dan").await.unwrap();
+    client.close_account("dan").await.unwrap();
     let before = head(&client).await;
     for (from, to, amount, reason) in [
         ("ada", "ada", usd(1), "SAME_ACCOUNT"),
@@ -120,6 +122,7 @@ async fn a_transfer_that_cannot_start_is_refused_at_once() {
         ("ada", "bob", usd(10_001), "INSUFFICIENT_FUNDS"),
         ("ada", "bob", eur(1), "WRONG_CURRENCY"),
         ("nobody", "bob", usd(1), "ACCOUNT_NOT_FOUND"),
+        ("dan", "bob", usd(1), "ACCOUNT_CLOSED"),
     ] {
         let error = client.transfer(from, to, amount).await.unwrap_err();
         assert_eq!(error.reason(), reason, "{error}");
@@ -390,11 +393,21 @@ async fn shop(client: &Client) {
 }
 
 /// Submits an order of so many balls and cups.
-async fn order(client: &Client, id: &str, balls: u64, cups: u64, within_seconds: u32) {
+pub async fn order(client: &Client, id: &str, balls: u64, cups: u64, within_seconds: u32) {
+    order_from(client, "ada", id, (balls, cups), within_seconds).await;
+}
+
+async fn order_from(
+    client: &Client,
+    account: &str,
+    id: &str,
+    (balls, cups): (u64, u64),
+    within_seconds: u32,
+) {
     client.create_order("ada").order_id(id).await.unwrap();
     client.add_item(id, "ball", balls).await.unwrap();
     client.add_item(id, "cup", cups).await.unwrap();
-    client.submit_order(id, "ada").fulfil_within_seconds(within_seconds).await.unwrap();
+    client.submit_order(id, account).fulfil_within_seconds(within_seconds).await.unwrap();
 }
 
 async fn order_status(client: &Client, id: &str) -> OrderStatus {
@@ -411,24 +424,29 @@ async fn reserved(client: &Client, product: &str) -> u64 {
 async fn an_order_is_fulfilled_or_everything_is_undone() {
     let site = Site::new();
     let _server = site.start("dev", &[]);
-    let client = site.client();
-    shop(&client).await;
+    orders_are_fulfilled_or_undone(&site.client()).await;
+}
 
-    order(&client, "good", 2, 1, 0).await;
-    let (saga, steps) = saga_ended(&client, "orders.fulfilment-good").await;
+/// Opens the shop, and brings one order to its end; and others back, for want of the goods, the
+/// money and the account.
+pub async fn orders_are_fulfilled_or_undone(client: &Client) {
+    shop(client).await;
+
+    order(client, "good", 2, 1, 0).await;
+    let (saga, steps) = saga_ended(client, "orders.fulfilment-good").await;
     assert_eq!((saga.status(), steps.len()), (SagaStatus::Completed, 5));
-    assert_eq!(order_status(&client, "good").await, OrderStatus::Paid);
-    assert_eq!(balance(&client, "ada").await, 7_000);
-    assert_eq!((reserved(&client, "ball").await, reserved(&client, "cup").await), (2, 1));
+    assert_eq!(order_status(client, "good").await, OrderStatus::Paid);
+    assert_eq!(balance(client, "ada").await, 7_000);
+    assert_eq!((reserved(client, "ball").await, reserved(client, "cup").await), (2, 1));
 
     // What was sold is kept for its buyer until it leaves the house.
     let release = client.release_reservation("ball", "good", "1").await.unwrap_err();
     assert_eq!(release.reason(), "ORDER_IN_FULFILMENT");
-    assert_eq!(reserved(&client, "ball").await, 2);
+    assert_eq!(reserved(client, "ball").await, 2);
 
     // There are four cups left, and three balls.
-    order(&client, "no-stock", 3, 5, 0).await;
-    let (saga, steps) = saga_ended(&client, "orders.fulfilment-no-stock").await;
+    order(client, "no-stock", 3, 5, 0).await;
+    let (saga, steps) = saga_ended(client, "orders.fulfilment-no-stock").await;
     assert_eq!(saga.status(), SagaStatus::Compensated);
     assert_eq!(saga.refusal.unwrap().reason, "INSUFFICIENT_STOCK");
     let commands: Vec<_> =
@@ -442,20 +460,23 @@ async fn an_order_is_fulfilled_or_everything_is_undone() {
     assert_eq!(commands, expected);
 
     client.withdraw("ada", usd(6_500)).await.unwrap();
-    order(&client, "no-money", 1, 1, 0).await;
-    let (saga, _) = saga_ended(&client, "orders.fulfilment-no-money").await;
+    order(client, "no-money", 1, 1, 0).await;
+    let (saga, _) = saga_ended(client, "orders.fulfilment-no-money").await;
     assert_eq!(saga.refusal.unwrap().reason, "INSUFFICIENT_FUNDS");
-    for order in ["no-stock", "no-money"] {
-        assert_eq!(order_status(&client, order).await, OrderStatus::Cancelled);
+    order_from(client, "nobody", "no-account", (1, 1), 0).await;
+    let (saga, _) = saga_ended(client, "orders.fulfilment-no-account").await;
+    assert_eq!(saga.refusal.unwrap().reason, "ACCOUNT_NOT_FOUND");
+    for order in ["no-stock", "no-money", "no-account"] {
+        assert_eq!(order_status(client, order).await, OrderStatus::Cancelled);
     }
-    assert_eq!(balance(&client, "ada").await, 500);
-    assert_eq!((reserved(&client, "ball").await, reserved(&client, "cup").await), (2, 1));
+    assert_eq!(balance(client, "ada").await, 500);
+    assert_eq!((reserved(client, "ball").await, reserved(client, "cup").await), (2, 1));
 }
 
 #[tokio::test]
 async fn a_deadline_that_passes_while_the_saga_process_is_down_cancels_the_order() {
     let site = Site::new();
-    let _command = site.start("command", &[]);
+    let mut command = site.start("command", &[]);
     let beside = || Site { ports: site.ports.beside(), ..Site::new() };
     let (queries, sagas) = (beside(), beside());
     let _query = queries.start("query", &[]);
@@ -467,7 +488,10 @@ async fn a_deadline_that_passes_while_the_saga_process_is_down_cancels_the_order
     // As a process does that dies after its first command.
     let start = StartFulfilmentRequest { order_id: "begun".into(), ..Default::default() };
     client.command(start).await.unwrap();
+    // The deadline is an event: it outlives the process that has recorded it, too.
+    command.kill();
     sleep(Duration::from_millis(1_500)).await;
+    let _command = site.start("command", &[]);
     let _saga = sagas.start("saga", &[]);
     for id in ["begun", "never-begun"] {
         let (saga, _) = saga_ended(&client, &format!("orders.fulfilment-{id}")).await;
@@ -477,44 +501,6 @@ async fn a_deadline_that_passes_while_the_saga_process_is_down_cancels_the_order
     }
     assert_eq!(balance(&client, "ada").await, 10_000);
     assert_eq!((reserved(&client, "ball").await, reserved(&client, "cup").await), (0, 0));
-}
-
-#[tokio::test]
-async fn a_fulfilment_killed_at_every_step_has_each_effect_once() {
-    let site = Site::new();
-    let _command = site.start("command", &[]);
-    let beside = || Site { ports: site.ports.beside(), ..Site::new() };
-    let (queries, sagas) = (beside(), beside());
-    let _query = queries.start("query", &[]);
-    let client = sagas.client();
-    shop(&client).await;
-    // The first goes to its end, the second runs out of cups and is undone.
-    for (id, cups, events, last) in
-        [("good", 1, 6, SagaStatus::Completed), ("bad", 9, 5, SagaStatus::Compensated)]
-    {
-        order(&client, id, 2, cups, 0).await;
-        let stream = format!("orders.fulfilment-{id}");
-        for version in 1..=events {
-            let mut saga = sagas.spawn("saga", &[]);
-            eventually(PATIENCE, || async {
-                let log = crate::common::everything(&client).await;
-                let found = log.iter().filter(|event| {
-                    event.aggregate_type == "orders.fulfilment" && event.aggregate_id == id
-                });
-                (found.count() >= version).then_some(())
-            })
-            .await;
-            saga.kill();
-        }
-        let mut saga = sagas.start("saga", &[]);
-        let (ended, _) = saga_ended(&client, &stream).await;
-        assert_eq!(ended.status(), last);
-        saga.kill();
-    }
-    assert_eq!(order_status(&client, "good").await, OrderStatus::Paid);
-    assert_eq!(order_status(&client, "bad").await, OrderStatus::Cancelled);
-    assert_eq!(balance(&client, "ada").await, 7_000);
-    assert_eq!((reserved(&client, "ball").await, reserved(&client, "cup").await), (2, 1));
 }
 
 #[tokio::test]

@@ -1,0 +1,303 @@
+//! Orders on their way while the processes that carry them are killed at every step, and while a
+//! step has to wait.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use daybook_client::Daybook as Client;
+use daybook_contract::daybook::v1::{GetSagaRequest, ReadContext, Saga, SagaStatus, SagaStep};
+use daybook_contract::orders::v1::{OrderStatus, StartFulfilmentRequest};
+use daybook_testing::{Daybook as Process, eventually, http_get};
+use tokio::time::sleep;
+
+use crate::common::{PATIENCE, Site, everything, head, usd};
+use crate::gate::Gate;
+use crate::ledger::Ledger;
+use crate::poison::daybook;
+
+/// A shop with two products at 10.00, twenty pieces of each, Ada with 100.00, and Bob with 5.00.
+async fn shop(client: &Client) {
+    client.register_user("ada", "ada@example.org").user_id("ada").await.unwrap();
+    for (owner, balance) in [("ada", 10_000), ("bob", 500)] {
+        let open = client.open_account(owner).account_id(owner);
+        open.initial_balance(usd(balance)).await.unwrap();
+    }
+    for product in ["ball", "cup"] {
+        client.create_product(product, usd(1_000)).product_id(product).await.unwrap();
+        client.receive_stock(product, 20).await.unwrap();
+    }
+}
+
+/// Submits an order of so many balls and cups.
+async fn order(client: &Client, id: &str, account: &str, (balls, cups): (u64, u64), seconds: u32) {
+    client.create_order("ada").order_id(id).await.unwrap();
+    client.add_item(id, "ball", balls).await.unwrap();
+    client.add_item(id, "cup", cups).await.unwrap();
+    client.submit_order(id, account).fulfil_within_seconds(seconds).await.unwrap();
+}
+
+/// Starts a fulfilment, as a saga process does that dies after its first command.
+async fn begin(client: &Client, id: &str) {
+    let start = StartFulfilmentRequest { order_id: id.to_owned(), ..Default::default() };
+    client.command(start).await.unwrap();
+}
+
+/// Orders that go every way there is: to the end, without the goods, without the money, cancelled
+/// by the customer when it is too late for the money to stay, and beyond their deadline.
+async fn orders(client: &Client) -> BTreeSet<String> {
+    order(client, "good", "ada", (2, 1), 0).await;
+    order(client, "no-stock", "ada", (1, 99), 0).await;
+    order(client, "no-money", "bob", (1, 1), 0).await;
+    order(client, "cancelled", "ada", (1, 1), 0).await;
+    order(client, "late", "ada", (1, 1), 1).await;
+    for id in ["cancelled", "late"] {
+        begin(client, id).await;
+    }
+    client.cancel_order("cancelled").await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    ["good", "no-stock", "no-money", "cancelled", "late"].map(str::to_owned).into()
+}
+
+/// What the steps of each order have done, in order.
+async fn effects(client: &Client) -> BTreeMap<String, Vec<String>> {
+    let mut effects = BTreeMap::<String, Vec<String>>::new();
+    for event in everything(client).await {
+        let metadata = event.metadata.clone().unwrap_or_default();
+        if metadata.actor == "saga" && event.aggregate_type != "orders.fulfilment" {
+            let effect = format!("{} {}", event.event_name, event.aggregate_id);
+            effects.entry(metadata.correlation_id).or_default().push(effect);
+        }
+    }
+    effects
+}
+
+/// The orders whose fulfilments have ended.
+async fn ended(client: &Client) -> BTreeSet<String> {
+    let log = everything(client).await;
+    let ends = log.iter().filter(|event| {
+        event.aggregate_type == "orders.fulfilment"
+            && ["FulfilmentCompleted", "FulfilmentUndone"].contains(&event.event_name.as_str())
+    });
+    ends.map(|event| event.aggregate_id.clone()).collect()
+}
+
+/// Kills these processes at every step of every order: before its command arrives, or after it had
+/// its effect and before anybody is told.
+async fn killed_at_every_step(killed: &[&'static str]) {
+    let site = Site::new();
+    let gate = Gate::before(site.ports).await;
+    let queries = Site { ports: site.ports.beside(), ..Site::new() };
+    let sagas = Site { ports: gate.ports, ..Site::new() };
+    let start = |mode: &str| match mode {
+        "command" => site.start(mode, &[]),
+        "query" => queries.start(mode, &[]),
+        _ => sagas.start(mode, &[]),
+    };
+    let mut running: BTreeMap<&str, Process> =
+        ["command", "query"].map(|mode| (mode, start(mode))).into();
+    let client = site.client();
+    shop(&client).await;
+    let all = orders(&client).await;
+    gate.hold();
+    running.insert("saga", start("saga"));
+    let mut kills = 0;
+    loop {
+        let held = || async {
+            let open: BTreeSet<_> = all.difference(&ended(&client).await).cloned().collect();
+            gate.holds(&open).then_some(open.is_empty())
+        };
+        if eventually(PATIENCE, held).await {
+            break;
+        }
+        for mode in killed {
+            running.get_mut(mode).unwrap().kill();
+        }
+        // A saga process that lives is told when there is somebody to try again with.
+        let dead = killed.contains(&"saga");
+        if dead {
+            gate.release();
+        }
+        for mode in killed {
+            running.insert(mode, start(mode));
+        }
+        if !dead {
+            gate.release();
+        }
+        kills += 1;
+    }
+    println!("{kills} kills of {killed:?}");
+    everything_happened_once(&client).await;
+    let sagas = sagas.client();
+    let status = async |id: &str| saga(&sagas, id).await.0.status();
+    assert_eq!(status("good").await, SagaStatus::Completed);
+    for id in ["no-stock", "no-money", "cancelled", "late"] {
+        assert_eq!(status(id).await, SagaStatus::Compensated, "{id}");
+    }
+}
+
+/// What was done to the orders of [`orders`], once each and undone in reverse order; and what is
+/// left of stock and money.
+async fn everything_happened_once(client: &Client) {
+    let mut effects = effects(client).await;
+    let late = effects.remove("late").unwrap();
+    let expected: BTreeMap<String, Vec<String>> = [
+        (
+            "good",
+            &[
+                "StockReserved ball",
+                "StockReserved cup",
+                "PaymentSent ada",
+                "OrderPaid good",
+                "PaymentSettled ada",
+            ][..],
+        ),
+        (
+            "no-stock",
+            &["StockReserved ball", "ReservationReleased ball", "OrderCancelled no-stock"],
+        ),
+        (
+            "no-money",
+            &[
+                "StockReserved ball",
+                "StockReserved cup",
+                "ReservationReleased cup",
+                "ReservationReleased ball",
+                "OrderCancelled no-money",
+            ],
+        ),
+        (
+            "cancelled",
+            &[
+                "StockReserved ball",
+                "StockReserved cup",
+                "PaymentSent ada",
+                "PaymentRefunded ada",
+                "ReservationReleased cup",
+                "ReservationReleased ball",
+            ],
+        ),
+    ]
+    .map(|(id, effects)| (id.to_owned(), effects.iter().map(|&effect| effect.to_owned()).collect()))
+    .into();
+    assert_eq!(effects, expected);
+    // How far the last one came is a race; nothing of it is left.
+    let done = ["StockReserved ball", "StockReserved cup", "PaymentSent ada"];
+    let undone = ["ReservationReleased ball", "ReservationReleased cup", "PaymentRefunded ada"];
+    let way = (late.len() - 1) / 2;
+    assert_eq!(late[..way], done[..way]);
+    let back: Vec<_> = late[way..2 * way].iter().rev().collect();
+    assert_eq!(back, undone[..way].iter().collect::<Vec<_>>());
+    assert_eq!(late[2 * way..], ["OrderCancelled late"]);
+
+    let ledger = Ledger::of(&everything(client).await);
+    ledger.is_projected_by(client).await;
+    assert_eq!((ledger.balance("ada"), ledger.balance("bob")), (7_000, 500));
+    let position = head(client).await;
+    for (product, reserved) in [("ball", 2), ("cup", 1)] {
+        let query = client.get_stock(product).min_position(position).await;
+        let stock = query.unwrap().stock.unwrap();
+        assert_eq!((stock.on_hand, stock.reserved), (20, reserved), "{product}");
+    }
+    for id in ["good", "no-stock", "no-money", "cancelled", "late"] {
+        let status = client.get_order(id).min_position(position).await;
+        let status = status.unwrap().order.unwrap().status();
+        let expected = match id {
+            "good" => OrderStatus::Paid,
+            _ => OrderStatus::Cancelled,
+        };
+        assert_eq!(status, expected, "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_process_killed_at_every_step_has_each_effect_once() {
+    killed_at_every_step(&["saga"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn command_and_query_processes_killed_at_every_step_have_each_effect_once() {
+    killed_at_every_step(&["command", "query"]).await;
+}
+
+/// A fulfilment and its steps, as of now.
+async fn saga(client: &Client, id: &str) -> (Saga, Vec<SagaStep>) {
+    get(client, &format!("orders.fulfilment-{id}")).await
+}
+
+async fn get(client: &Client, stream: &str) -> (Saga, Vec<SagaStep>) {
+    let get = || async {
+        let read = Some(ReadContext { min_position: head(client).await, ..Default::default() });
+        let request = GetSagaRequest { read, stream: stream.to_owned() };
+        let answer = client.sagas().get(request).await.ok()?;
+        Some((answer.saga?, answer.steps))
+    };
+    eventually(PATIENCE, get).await
+}
+
+/// Waits until a step of a saga has been tried in vain, and answers with what happened.
+async fn waits(client: &Client, stream: &str) -> String {
+    let waits = || async {
+        let (_, steps) = get(client, stream).await;
+        let step = steps.into_iter().find(|step| step.failed_attempts > 0)?;
+        assert_eq!(step.answer, None);
+        Some(step.problem)
+    };
+    eventually(PATIENCE, waits).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_waits_is_seen_tried_again_and_undone_by_hand() {
+    let site = Site::new();
+    let gate = Gate::before(site.ports).await;
+    let sagas = Site { ports: gate.ports, ..Site::new() };
+    let _processes = [site.start("command", &[]), sagas.start("saga", &[])];
+    let client = sagas.client();
+    shop(&client).await;
+    gate.close("inventory.v1.ReserveStockRequest");
+    for id in ["later", "given-up"] {
+        order(&client, id, "ada", (1, 1), 0).await;
+        let problem = waits(&client, &format!("orders.fulfilment-{id}")).await;
+        assert!(problem.contains("the gate is closed"), "{problem}");
+    }
+    let says = |args: &[&str], code: i32, part: &str| {
+        let (actual, text) = daybook(&sagas, args);
+        assert!(actual == code && text.contains(part), "{args:?}: {actual} {text}");
+    };
+    let (later, given_up) = ("orders.fulfilment-later", "orders.fulfilment-given-up");
+    says(&["saga", "show", later], 0, "the gate is closed");
+    says(&["saga", "retry", later], 0, "1 steps have no answer yet");
+    says(&["saga", "retry", later, "-o", "json"], 0, "\"steps\": 1");
+    let (code, ready) = http_get(sagas.ports.http, "/readyz").unwrap();
+    assert!(code == 200 && ready.contains("steps wait to be tried again"), "{code}: {ready}");
+
+    // It may have had its effect: until that is known, nothing is undone.
+    says(&["saga", "compensate", given_up, "--reason", "changed their mind"], 0, "version");
+    let (saga, steps) = get(&client, given_up).await;
+    assert_eq!((saga.status(), saga.open_steps, steps.len()), (SagaStatus::Compensating, 1, 1));
+    says(&["saga", "list", "--status", "compensating"], 0, given_up);
+    gate.open();
+    for stream in [later, given_up] {
+        client.sagas().retry(stream).await.unwrap();
+    }
+    says(&["saga", "watch", later], 0, "completed");
+    says(&["saga", "watch", given_up], 3, "changed their mind");
+    let effects = effects(&client).await;
+    assert_eq!(
+        effects["given-up"],
+        ["StockReserved ball", "ReservationReleased ball", "OrderCancelled given-up"]
+    );
+    assert_eq!(effects["later"].last().unwrap(), "PaymentSettled ada");
+    // Once more, it is as it was; and what is done is not undone.
+    client.sagas().compensate(given_up, "again").await.unwrap();
+    let late = client.sagas().compensate(later, "too late").await.unwrap_err();
+    assert_eq!(late.reason(), "TOO_LATE_TO_CANCEL");
+
+    // A step whose request id was used for something else waits for somebody to look.
+    let step = daybook_kernel::step_id("bank.transfer-taken", 1, 0);
+    client.deposit("bob", usd(1)).request_id(&step).await.unwrap();
+    client.transfer("ada", "bob", usd(1)).transfer_id("taken").await.unwrap();
+    let problem = waits(&client, "bank.transfer-taken").await;
+    assert!(problem.contains("AlreadyExists"), "{problem}");
+    says(&["saga", "retry", "bank.transfer-taken"], 0, "1 steps have no answer yet");
+    assert_eq!(get(&client, "bank.transfer-taken").await.0.open_steps, 1);
+}
