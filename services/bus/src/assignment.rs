@@ -1,6 +1,7 @@
 //! Opening a consumer at a cursor: which partitions there are, and where to begin in each.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ const QUEUE_KIB: &str = "16384";
 pub(crate) struct Opened {
     pub consumer: StreamConsumer,
     pub log_position: u64,
-    pub partitions: HashMap<String, Vec<Partition>>,
+    pub partitions: HashMap<Arc<str>, Vec<Partition>>,
 }
 
 /// Opens a consumer that begins at a cursor. Blocks.
@@ -55,7 +56,7 @@ pub(crate) fn open(config: &KafkaSourceConfig, cursor: &Cursor) -> Result<Opened
                 .map_err(|error| unavailable(&error))?;
             all.push(partition);
         }
-        partitions.insert(topic.clone(), all);
+        partitions.insert(topic.as_str().into(), all);
     }
     consumer.assign(&assignment).map_err(|error| unavailable(&error))?;
     Ok(Opened { consumer, log_position: cursor.log_position, partitions })

@@ -35,7 +35,7 @@ use crate::record::{
     PARTITIONS_HEADER, STORE_ID_HEADER, believed_watermark, header, position_of, watermark_position,
 };
 use crate::settings::Kafka;
-use crate::source::{Batch, Cursor, Error, PartitionCursor, Record, Source, SourceFactory};
+use crate::source::{Batch, Cursor, Error, Origin, PartitionCursor, Record, Source, SourceFactory};
 
 /// How the Kafka source reads.
 #[derive(Debug, Clone)]
@@ -136,7 +136,7 @@ struct Reader {
     /// The store whose events are read.
     store_id: String,
     /// For each topic its partitions.
-    partitions: HashMap<String, Vec<Partition>>,
+    partitions: HashMap<Arc<str>, Vec<Partition>>,
     records: Vec<Record>,
     /// The position that the cursor came with.
     begin: u64,
@@ -270,7 +270,7 @@ impl Reader {
         config: KafkaSourceConfig,
         store_id: String,
         begin: u64,
-        partitions: HashMap<String, Vec<Partition>>,
+        partitions: HashMap<Arc<str>, Vec<Partition>>,
     ) -> Self {
         let mut reader = Self {
             config,
@@ -302,9 +302,12 @@ impl Reader {
             Err(error) => return trouble(&error),
         };
         let index = usize::try_from(message.partition()).ok();
+        let topic = self.partitions.get_key_value(message.topic()).map(|found| found.0.clone());
         let partitions = self.partitions.get_mut(message.topic());
         let count = partitions.as_ref().map_or(0, |partitions| partitions.len());
-        let Some(partition) = partitions.zip(index).and_then(|(all, index)| all.get_mut(index))
+        let Some((topic, partition)) = topic
+            .zip(partitions.zip(index))
+            .and_then(|(topic, (all, index))| Some((topic, all.get_mut(index)?)))
         else {
             return Ok(());
         };
@@ -347,13 +350,14 @@ impl Reader {
             self.reached.saw(position);
         }
         partition.took(&message, bytes.clone());
-        let origin = origin(&message);
         if !is_ours && (store_id.is_some() || is_event(payload)) {
             metrics::counter!("daybook_foreign_records_total", "topic" => message.topic().to_owned())
                 .increment(1);
-            partition.report_foreign(&origin, store_id);
+            partition.report_foreign(&origin(&message), store_id);
             return Ok(());
         }
+        let (partition, offset) = (message.partition(), message.offset());
+        let origin = Origin::Kafka { topic, partition, offset };
         self.records.push(Record { bytes, origin });
         Ok(())
     }
@@ -384,7 +388,7 @@ impl Reader {
                 // What is not proved yet must be proved by the next source too.
                 if !state.unproved {
                     places.push(PartitionCursor {
-                        topic: topic.clone(),
+                        topic: topic.to_string(),
                         partition,
                         next_offset: state.next_offset,
                         watermark: state.watermark,

@@ -16,8 +16,7 @@ use prost::Message;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
-use crate::record::position_of;
-use crate::source::{Batch, Cursor, Error, LogReader, Record, Source, SourceFactory};
+use crate::source::{Batch, Cursor, Error, LogReader, Origin, Record, Source, SourceFactory};
 
 const NAME: &str = "the log";
 
@@ -31,6 +30,11 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What a server may send ahead on one stream, and on all of a connection. A reader that is busy
+/// with a batch finds the next one there; the 64 KiB that are usual hold some 250 events.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+
 /// A channel to a command service, which connects when it is first used and again when the
 /// connection is lost.
 pub fn connect(uri: &str) -> Result<Channel, tonic::transport::Error> {
@@ -38,6 +42,8 @@ pub fn connect(uri: &str) -> Result<Channel, tonic::transport::Error> {
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .tcp_nodelay(true);
     Ok(endpoint.connect_lazy())
 }
@@ -168,7 +174,11 @@ impl LogSource {
         let mut records = Vec::new();
         let (position, head) = match content {
             Some(Content::Batch(batch)) => {
-                records = batch.events.into_iter().map(record).collect();
+                records = batch
+                    .events
+                    .into_iter()
+                    .map(|bytes| Record { bytes, origin: Origin::Log })
+                    .collect();
                 (batch.position, batch.head_position)
             }
             Some(Content::CaughtUp(caught_up)) => (caught_up.position, caught_up.position),
@@ -197,11 +207,6 @@ impl Source for LogSource {
         }
         .boxed()
     }
-}
-
-fn record(bytes: Bytes) -> Record {
-    let origin = format!("log@{}", position_of(&bytes).unwrap_or_default());
-    Record { bytes, origin }
 }
 
 fn problem(status: Status) -> Error {

@@ -1,17 +1,19 @@
 //! One source for many readers.
 //!
-//! A reader begins with a source of its own, at its own cursor. As soon as that has brought it to
-//! the end of the log, it joins the others: the first one gives its source away, and from then on
-//! every batch of it goes to all who have joined. Whoever falls too far behind opens a source of
-//! its own again, at its cursor. So a reader sees what [`Source`] promises, and twenty readers cost
-//! the broker, and the log, hardly more than one.
+//! The first reader gives its source away, and from then on every batch of it goes to all who have
+//! joined: those who come to the same place. Others begin with a source of their own, at their own
+//! cursor, and join when it has brought them to the end of the log. The source waits a little for
+//! the slowest; whoever falls too far behind all the same opens a source of its own again, at its
+//! cursor. So a reader sees what [`Source`] promises, and twenty readers cost the broker, and the
+//! log, hardly more than one, at the end of the log and on the way to it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::source::{Batch, Cursor, Error, Source, SourceFactory};
 
@@ -20,6 +22,9 @@ const KEPT_RECORDS: usize = 20_000;
 
 /// The same for batches, which may have no records.
 const KEPT_BATCHES: usize = 1_000;
+
+/// How long the source waits for one who still needs the oldest of what is kept.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Opens sources that share one behind them.
 #[derive(Clone)]
@@ -33,6 +38,8 @@ struct Hub {
     state: Mutex<State>,
     /// The number of the next batch; changes with each, and at the end.
     next: watch::Sender<u64>,
+    /// Somebody has taken a batch, or left.
+    taken: Notify,
 }
 
 #[derive(Default)]
@@ -46,6 +53,16 @@ struct State {
     end: Cursor,
     /// Why there will be no more.
     failed: Option<Error>,
+    /// The number of the next batch of each who has joined.
+    seats: HashMap<u64, u64>,
+    /// How many have ever joined.
+    joined: u64,
+}
+
+/// The place of one who has joined. The others wait for its owner until it is dropped.
+struct Seat {
+    hub: Arc<Hub>,
+    id: u64,
 }
 
 /// A reader's view.
@@ -60,7 +77,7 @@ struct SharedSource {
 enum From {
     Own(Box<dyn Source>),
     Opening(BoxFuture<'static, Result<Box<dyn Source>, Error>>),
-    Joined { hub: Arc<Hub>, news: watch::Receiver<u64>, next: u64 },
+    Joined { seat: Seat, news: watch::Receiver<u64> },
 }
 
 impl SharedSourceFactory {
@@ -74,15 +91,15 @@ impl SharedSourceFactory {
         async move { inner.open(&cursor).await }.boxed()
     }
 
-    /// The way to go on at a cursor for a reader at the end: with the others if they have what
-    /// comes next, else with its own source, which the others can have if there are none yet.
+    /// The way to go on at a cursor: with the others if they have what comes next, else with its own
+    /// source, which the others can have if there are none yet.
     fn join(&self, own: Box<dyn Source>, cursor: &Cursor) -> From {
         let mut current = lock(&self.hub);
         if let Some(hub) = current.upgrade().filter(|hub| !hub.has_failed()) {
             return hub.join(cursor).unwrap_or(From::Own(own));
         }
         let state = Mutex::new(State { end: cursor.clone(), ..State::default() });
-        let hub = Arc::new(Hub { state, next: watch::Sender::new(0) });
+        let hub = Arc::new(Hub { state, next: watch::Sender::new(0), taken: Notify::new() });
         *current = Arc::downgrade(&hub);
         let joined = hub.join(cursor).expect("it begins where its first reader is");
         hub.start(own);
@@ -101,7 +118,10 @@ impl SourceFactory for SharedSourceFactory {
             let hub = lock(&self.hub).upgrade();
             let from = match hub.and_then(|hub| hub.join(&cursor)) {
                 Some(joined) => joined,
-                None => From::Own(self.inner.open(&cursor).await?),
+                None => {
+                    let own = self.inner.open(&cursor).await?;
+                    self.join(own, &cursor)
+                }
             };
             let source: Box<dyn Source> =
                 Box::new(SharedSource { factory: self.clone(), cursor, from });
@@ -126,8 +146,21 @@ impl Hub {
                 going_on = result.is_ok();
                 let Some(hub) = hub.upgrade() else { return };
                 hub.add(result);
+                // Whoever does not come in time is not waited for again.
+                let _ = tokio::time::timeout(PATIENCE, hub.has_room()).await;
             }
         });
+    }
+
+    /// Waits until nobody who has joined needs what the next batch would drive out.
+    async fn has_room(&self) {
+        loop {
+            let taken = self.taken.notified();
+            if lock(&self.state).has_room() {
+                return;
+            }
+            taken.await;
+        }
     }
 
     fn add(&self, result: Result<Batch, Error>) {
@@ -143,7 +176,8 @@ impl Hub {
 
     /// Joins at a cursor, if everything after it is there.
     fn join(self: &Arc<Self>, cursor: &Cursor) -> Option<From> {
-        let state = lock(&self.state);
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
         if state.failed.is_some() {
             return None;
         }
@@ -152,24 +186,41 @@ impl Hub {
         // The latest such place: as little as possible comes twice.
         let index = state.kept.len() - places.position(|place| continues(place, cursor))?;
         let next = state.first + u64::try_from(index).ok()?;
-        Some(From::Joined { hub: Arc::clone(self), news: self.next.subscribe(), next })
+        let id = state.joined;
+        state.joined += 1;
+        state.seats.insert(id, next);
+        let seat = Seat { hub: Arc::clone(self), id };
+        Some(From::Joined { seat, news: self.next.subscribe() })
     }
 
     fn has_failed(&self) -> bool {
         lock(&self.state).failed.is_some()
     }
+}
 
-    /// The batch with a number, if it is there.
-    fn get(&self, number: u64) -> Found {
-        let state = lock(&self.state);
-        let Some(index) = number.checked_sub(state.first) else { return Found::Gone };
+impl Seat {
+    /// Takes the next batch, if it is there.
+    fn take(&self) -> Found {
+        let mut guard = lock(&self.hub.state);
+        let state = &mut *guard;
+        let next = state.seats.get_mut(&self.id).expect("it is there until the drop");
+        let Some(index) = next.checked_sub(state.first) else { return Found::Gone };
         if let Some((_, batch)) = usize::try_from(index).ok().and_then(|at| state.kept.get(at)) {
+            *next += 1;
+            self.hub.taken.notify_one();
             return Found::Batch(Arc::clone(batch));
         }
         match &state.failed {
             Some(error) => Found::Failed(error.clone()),
             None => Found::NotYet,
         }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        lock(&self.hub.state).seats.remove(&self.id);
+        self.hub.taken.notify_one();
     }
 }
 
@@ -186,17 +237,25 @@ impl State {
         self.first + self.kept.len() as u64
     }
 
+    fn is_full(&self) -> bool {
+        self.kept.len() > 1 && (self.records > KEPT_RECORDS || self.kept.len() > KEPT_BATCHES)
+    }
+
+    /// Whether nobody needs the oldest of what is kept, or there is room beside it.
+    fn has_room(&self) -> bool {
+        !self.is_full() || self.seats.values().all(|next| *next != self.first)
+    }
+
     fn add(&mut self, batch: Batch) {
-        self.records += batch.records.len();
-        let begin = std::mem::replace(&mut self.end, batch.cursor.clone());
-        self.kept.push_back((begin, Arc::new(batch)));
-        while self.kept.len() > 1
-            && (self.records > KEPT_RECORDS || self.kept.len() > KEPT_BATCHES)
+        while self.is_full()
             && let Some((_, oldest)) = self.kept.pop_front()
         {
             self.records -= oldest.records.len();
             self.first += 1;
         }
+        self.records += batch.records.len();
+        let begin = std::mem::replace(&mut self.end, batch.cursor.clone());
+        self.kept.push_back((begin, Arc::new(batch)));
     }
 }
 
@@ -214,12 +273,11 @@ impl Source for SharedSource {
                         }
                         return Ok(batch);
                     }
-                    From::Joined { hub, news, next } => {
+                    From::Joined { seat, news } => {
                         // What comes after this look is news.
                         news.mark_unchanged();
-                        match hub.get(*next) {
+                        match seat.take() {
                             Found::Batch(batch) => {
-                                *next += 1;
                                 self.cursor.clone_from(&batch.cursor);
                                 return Ok(batch.as_ref().clone());
                             }
@@ -293,7 +351,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::source::Record;
+    use crate::source::{Origin, Record};
 
     /// A log of numbers; its records are their positions. Clones are the same.
     #[derive(Clone)]
@@ -301,6 +359,7 @@ mod tests {
         end: watch::Sender<u64>,
         broken: watch::Sender<bool>,
         open: Arc<AtomicUsize>,
+        ever_opened: Arc<AtomicUsize>,
     }
 
     struct NumbersSource {
@@ -314,6 +373,7 @@ mod tests {
                 end: watch::Sender::new(0),
                 broken: watch::Sender::new(false),
                 open: Arc::default(),
+                ever_opened: Arc::default(),
             }
         }
 
@@ -341,6 +401,7 @@ mod tests {
 
         fn open(&self, cursor: &Cursor) -> BoxFuture<'_, Result<Box<dyn Source>, Error>> {
             self.open.fetch_add(1, Ordering::SeqCst);
+            self.ever_opened.fetch_add(1, Ordering::SeqCst);
             let numbers = self.clone();
             let source: Box<dyn Source> =
                 Box::new(NumbersSource { numbers, position: cursor.log_position });
@@ -369,7 +430,7 @@ mod tests {
                 let last = head.min(self.position + 7);
                 let record = |position: u64| Record {
                     bytes: Bytes::copy_from_slice(&position.to_be_bytes()),
-                    origin: String::new(),
+                    origin: Origin::Log,
                 };
                 let records = (self.position + 1..=last).map(record).collect();
                 self.position = last;
@@ -431,6 +492,21 @@ mod tests {
         let mut again = Reader::open(&factory, 1_100).await;
         again.reads(1_200).await;
         numbers.has_open(1).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_begins_at_the_same_place_shares_the_way_to_the_end() {
+        let numbers = Numbers::new();
+        let factory = SharedSourceFactory::new(Arc::new(numbers.clone()));
+        let many = 5 * KEPT_RECORDS as u64;
+        numbers.grow(many);
+        let mut readers = Vec::new();
+        for _ in 0..3 {
+            readers.push(Reader::open(&factory, 0).await);
+        }
+        let reading = readers.iter_mut().map(|reader| reader.reads(many));
+        futures::future::join_all(reading).await;
+        assert_eq!(numbers.ever_opened.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test(flavor = "multi_thread")]

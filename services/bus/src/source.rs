@@ -1,9 +1,12 @@
 //! Sources of events for the read side. Kafka and the log look the same from here.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+
+use crate::record::position_of;
 
 /// A source of recorded events.
 ///
@@ -65,8 +68,27 @@ pub struct Batch {
 pub struct Record {
     /// The encoded RecordedEvent, or what somebody else wrote to the topic.
     pub bytes: Bytes,
-    /// Where it was found, for messages to people: `bank-events/3@1042` or `log@17`.
-    pub origin: String,
+    /// Where it was found.
+    pub origin: Origin,
+}
+
+/// Where a record was found, for messages to people. It becomes text only where it is shown: there
+/// are many records, and few are ever spoken of.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Origin {
+    /// In the log, at the position that the record has.
+    Log,
+    /// On Kafka.
+    Kafka {
+        /// The topic.
+        topic: Arc<str>,
+        /// The partition.
+        partition: i32,
+        /// The offset.
+        offset: i64,
+    },
+    /// In words.
+    Text(String),
 }
 
 /// A place in a source: opaque to readers, stored with their checkpoint. It has a place for each
@@ -122,8 +144,19 @@ pub enum Error {
     },
 }
 
+impl Record {
+    /// Where it was found, as text: `bank-events/3@1042` or `log@17`.
+    pub fn origin_text(&self) -> String {
+        match &self.origin {
+            Origin::Log => format!("log@{}", position_of(&self.bytes).unwrap_or_default()),
+            Origin::Kafka { topic, partition, offset } => format!("{topic}/{partition}@{offset}"),
+            Origin::Text(text) => text.clone(),
+        }
+    }
+}
+
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({} bytes)", self.origin, self.bytes.len())
+        write!(f, "{} ({} bytes)", self.origin_text(), self.bytes.len())
     }
 }

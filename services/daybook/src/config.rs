@@ -96,7 +96,7 @@ impl Default for Config {
             topic_replication: 1,
             topic_prefix: String::new(),
             log_url: "http://127.0.0.1:50051".to_owned(),
-            batch_size: 1000,
+            batch_size: 4000,
             cache_lifetime_ms: 60_000,
             cached_streams: 100_000,
             max_log_pages: 0,
@@ -171,7 +171,7 @@ pub struct Flags {
     #[arg(long = "log", value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_url: Option<String>,
-    /// The events that a projection applies in one transaction [default: 1000]
+    /// The events that a projection applies in one transaction [default: 4000]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_size: Option<usize>,

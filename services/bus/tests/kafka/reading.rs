@@ -242,7 +242,7 @@ async fn records_of_other_stores_are_dropped_and_poison_is_handed_on() {
     let strange: Vec<_> = records.iter().filter(|r| !ours.contains(&r.bytes)).collect();
     let bytes: Vec<&[u8]> = strange.iter().map(|record| record.bytes.as_ref()).collect();
     assert_eq!(bytes, [b"(poison".as_slice(), b""]);
-    assert!(strange[0].origin.starts_with(&format!("{}/3@", world.bank)), "{}", strange[0]);
+    assert!(strange[0].origin_text().starts_with(&format!("{}/3@", world.bank)), "{}", strange[0]);
     assert_eq!(records.len(), 102);
 }
 

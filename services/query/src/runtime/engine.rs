@@ -5,13 +5,12 @@
 //! engine is of no use any more; whoever holds it drops it and opens another one, which begins at
 //! what was committed last.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use daybook_bus::source::{self, Batch, LogReader, Record};
-use daybook_contract::daybook::v1::RecordedEvent;
+use daybook_bus::source::{self, Batch, LogReader, Origin, Record};
 use lru::LruCache;
 use sqlx::Row as _;
 
@@ -22,7 +21,7 @@ use super::store::{self, Anchor, Checkpoint, Quarantined, Store, from_i64, state
 mod records;
 mod retry;
 
-use records::{Candidate, Work, evidence, insert_quarantined, read_record, waits_for};
+use records::{Candidate, Envelope, Work, evidence, insert_quarantined, read_record, waits_for};
 pub(crate) use retry::Retried;
 
 /// How many streams' versions are kept in memory; about 100 bytes each.
@@ -73,19 +72,23 @@ pub(crate) struct Engine<P: Projection> {
     quarantined: u64,
     /// Events that an operator has given up. They are applied if they can be, and else ignored.
     skipped: HashSet<(String, u64)>,
-    /// How far it is. The stored one may be a little behind, with the same rows.
+    /// How far it is. The stored one may be behind, with the same rows but for what is pending.
     checkpoint: Checkpoint,
     unstored: bool,
+    /// What is in memory alone, as are changed rows: nothing, unless a generation is built.
+    pending: Effects,
+    /// How much may be pending; nothing once the file is served.
+    may_wait: usize,
     stored_at: Instant,
     attempts: u32,
     /// Whether rows may have changed since somebody asked.
     changed: bool,
 }
 
-/// What a batch does beside changing rows.
+/// What batches do beside changing rows.
 #[derive(Default)]
 struct Effects {
-    versions: BTreeMap<String, (u64, u64)>,
+    streams: HashMap<String, Seen>,
     quarantine: Vec<Quarantined>,
     applied: u64,
     last_event_ns: i64,
@@ -93,15 +96,32 @@ struct Effects {
     anchor: Anchor,
 }
 
-impl Effects {
-    fn saw(&mut self, event: &RecordedEvent) {
-        if event.position > self.anchor.position {
-            self.anchor = Anchor { position: event.position, event_id: event.event_id.clone() };
+/// How far a stream is.
+#[derive(Default)]
+struct Seen {
+    /// The last version seen; 0 for none.
+    version: u64,
+    /// The position of that event, as far as it is news.
+    position: Option<u64>,
+}
+
+impl Seen {
+    fn now(&mut self, event: &Envelope) {
+        *self = Self { version: event.version, position: Some(event.position) };
+    }
+}
+
+impl Anchor {
+    fn saw(&mut self, event: &Envelope) {
+        if event.position > self.position {
+            *self = event.anchor();
         }
     }
+}
 
+impl Effects {
     fn is_empty(&self) -> bool {
-        self.versions.is_empty() && self.quarantine.is_empty()
+        self.streams.values().all(|seen| seen.position.is_none()) && self.quarantine.is_empty()
     }
 }
 
@@ -113,7 +133,8 @@ impl<P: Projection> Engine<P> {
         settings: &super::Settings,
     ) -> Result<Self, Error> {
         let store = Store::create::<P>(path, generation, settings.max_page_count).await?;
-        Self::load(store, generation, settings).await
+        let engine = Self::load(store, generation, settings).await?;
+        Ok(Self { may_wait: settings.rebuild_rows, ..engine })
     }
 
     /// Opens a generation where its last transaction has left it.
@@ -152,6 +173,8 @@ impl<P: Projection> Engine<P> {
             skipped: HashSet::new(),
             checkpoint,
             unstored: false,
+            pending: Effects::default(),
+            may_wait: 0,
             stored_at: Instant::now(),
             attempts: settings.attempts.max(1),
             changed: true,
@@ -197,11 +220,7 @@ impl<P: Projection> Engine<P> {
 
     /// Closes the file in order, with the place that was reached.
     pub async fn close(mut self) -> Result<(), Error> {
-        if self.unstored {
-            let checkpoint = &self.checkpoint;
-            let next = Checkpoint { commits: checkpoint.commits + 1, ..checkpoint.clone() };
-            self.commit(Effects::default(), next).await?;
-        }
+        self.flush().await?;
         Ok(self.store.close().await?)
     }
 
@@ -210,22 +229,51 @@ impl<P: Projection> Engine<P> {
         self.store.close_hard().await;
     }
 
-    /// Applies a batch, in one transaction.
+    /// Applies a batch: in one transaction, unless what it does may wait in memory.
     pub async fn apply(&mut self, batch: &Batch, log: &dyn LogReader) -> Result<(), Error> {
-        let mut effects = Effects::default();
+        let mut effects = std::mem::take(&mut self.pending);
         let candidates = self.read_records(batch, &mut effects);
-        let mut seen = self.look_up(&candidates).await?;
-        let mut works = self.put_in_order(candidates, &mut seen, &mut effects, log).await?;
+        self.look_up(&candidates, &mut effects.streams).await?;
+        let mut works = self.put_in_order(candidates, &mut effects, log).await?;
         self.load_rows(&mut works).await?;
         self.fold(works, &mut effects).await?;
         let checkpoint = self.next_checkpoint(batch, &effects);
-        if effects.is_empty() && self.stored_at.elapsed() < STORE_INTERVAL {
-            // Only the place has moved. To read on from an older one does no harm, so it is not
-            // worth a transaction of its own.
-            self.checkpoint = Checkpoint { commits: self.checkpoint.commits, ..checkpoint };
+        if self.waits(&effects) {
+            // To read on from an older place does no harm, so it is not worth a transaction of its
+            // own; and a generation that is being built is worth nothing after a crash.
+            self.checkpoint = Checkpoint {
+                commits: self.checkpoint.commits,
+                applied_events: self.checkpoint.applied_events,
+                ..checkpoint
+            };
             self.unstored = true;
+            if self.may_wait > 0 {
+                self.pending = effects;
+            }
             return Ok(());
         }
+        self.commit(effects, checkpoint).await
+    }
+
+    fn waits(&mut self, effects: &Effects) -> bool {
+        if self.may_wait == 0 {
+            return effects.is_empty() && self.stored_at.elapsed() < STORE_INTERVAL;
+        }
+        let rows: usize = self.tables.all().into_iter().map(|table| table.rows()).sum();
+        rows + effects.streams.len() + effects.quarantine.len() < self.may_wait
+    }
+
+    /// Writes what is in memory alone.
+    async fn flush(&mut self) -> Result<(), Error> {
+        if !self.unstored {
+            return Ok(());
+        }
+        let effects = std::mem::take(&mut self.pending);
+        let checkpoint = Checkpoint {
+            applied_events: self.checkpoint.applied_events + effects.applied,
+            commits: self.checkpoint.commits + 1,
+            ..self.checkpoint.clone()
+        };
         self.commit(effects, checkpoint).await
     }
 
@@ -242,41 +290,42 @@ impl<P: Projection> Engine<P> {
     fn read_records(&self, batch: &Batch, effects: &mut Effects) -> Vec<Candidate> {
         let mut candidates = Vec::with_capacity(batch.records.len());
         for record in &batch.records {
-            match read_record(record) {
-                Ok(Some(candidate))
-                    if P::AGGREGATES.contains(&candidate.event.aggregate_type.as_str()) =>
-                {
-                    candidates.push(candidate);
+            let read = read_record(record).and_then(|event| match event {
+                Some(event) if event.is_of(P::AGGREGATES) => {
+                    Candidate::new(event, record).map(Some)
                 }
                 // Not applied, but it tells as well which log this is.
-                Ok(Some(other)) if other.event.position <= batch.position => {
-                    effects.saw(&other.event);
+                Some(other) if other.position <= batch.position => {
+                    effects.anchor.saw(&other);
+                    Ok(None)
                 }
-                Ok(_) => {}
-                Err(problem) => {
-                    effects.quarantine.push(evidence(record, problem));
-                }
+                _ => Ok(None),
+            });
+            match read {
+                Ok(candidate) => candidates.extend(candidate),
+                Err(problem) => effects.quarantine.push(evidence(record, problem)),
             }
         }
         candidates
     }
 
-    /// The versions seen so far of the streams at hand; absent means none.
+    /// Adds the versions seen so far of the streams at hand.
     async fn look_up(
         &mut self,
         candidates: &[Candidate],
-    ) -> Result<HashMap<String, u64>, sqlx::Error> {
-        let mut seen = HashMap::new();
+        streams: &mut HashMap<String, Seen>,
+    ) -> Result<(), sqlx::Error> {
         let mut unknown = Vec::new();
         for Candidate { stream, .. } in candidates {
-            if seen.contains_key(stream) {
+            if streams.contains_key(stream) {
                 continue;
             }
             let cached = self.seen.get(stream).copied();
             if cached.is_none() {
                 unknown.push(stream.clone());
             }
-            seen.insert(stream.clone(), cached.unwrap_or(0));
+            let seen = Seen { version: cached.unwrap_or_default(), position: None };
+            streams.insert(stream.clone(), seen);
         }
         unknown.sort_unstable();
         for chunk in chunks(&unknown) {
@@ -286,10 +335,11 @@ impl<P: Projection> Engine<P> {
             let mut binds = Binds::default();
             chunk.iter().for_each(|stream| binds.add(stream.clone()));
             for row in self.store.read(statement(&sql, binds)).await? {
-                seen.insert(row.try_get(0)?, from_i64(row.try_get(1)?));
+                let seen = Seen { version: from_i64(row.try_get(1)?), position: None };
+                streams.insert(row.try_get(0)?, seen);
             }
         }
-        Ok(seen)
+        Ok(())
     }
 
     /// Leaves out what was seen, and fills gaps from the log: afterwards the events of each
@@ -297,59 +347,55 @@ impl<P: Projection> Engine<P> {
     async fn put_in_order(
         &self,
         candidates: Vec<Candidate>,
-        seen: &mut HashMap<String, u64>,
         effects: &mut Effects,
         log: &dyn LogReader,
     ) -> Result<Vec<Work<P::Event>>, Error> {
         let mut works = Vec::with_capacity(candidates.len());
         for candidate in candidates {
-            let last = seen.get_mut(&candidate.stream).expect("looked up before");
-            if candidate.event.version <= *last {
+            let version = candidate.event.version;
+            let seen = effects.streams.get_mut(&candidate.stream).expect("looked up before");
+            if version <= seen.version {
                 continue;
             }
-            while *last + 1 < candidate.event.version {
-                let to = (candidate.event.version - 1).min(*last + GAP_READ);
-                let missing = log.read_stream(candidate.stream.clone(), *last + 1, to).await?;
+            while seen.version + 1 < version {
+                let (from, to) = (seen.version + 1, (version - 1).min(seen.version + GAP_READ));
+                let missing = log.read_stream(candidate.stream.clone(), from, to).await?;
                 tracing::info!(
                     projection = P::NAME,
                     stream = %candidate.stream,
-                    from = *last + 1,
+                    from,
                     to,
                     found = missing.len(),
                     "filled a gap from the log"
                 );
-                let before = *last;
                 for bytes in missing {
-                    let origin = format!("log: {} {}", candidate.stream, *last + 1);
+                    let next = seen.version + 1;
+                    let origin = Origin::Text(format!("log: {} {next}", candidate.stream));
                     let record = Record { bytes, origin };
-                    let Ok(Some(found)) = read_record(&record) else { break };
-                    if found.stream != candidate.stream || found.event.version != *last + 1 {
+                    let Ok(Some(event)) = read_record(&record) else { break };
+                    let Ok(found) = Candidate::new(event, &record) else { break };
+                    if found.stream != candidate.stream || found.event.version != next {
                         break;
                     }
-                    *last += 1;
-                    effects.versions.insert(found.stream.clone(), (*last, found.event.position));
-                    effects.saw(&found.event);
+                    seen.now(&found.event);
+                    effects.anchor.saw(&found.event);
                     works.push(found.into_work::<P>());
                 }
-                if *last == before {
+                if seen.version < from {
                     break;
                 }
             }
-            if *last + 1 < candidate.event.version {
+            if seen.version + 1 < version {
                 // The log has no such events, so this record is none of its own.
                 let problem = format!(
-                    "version {} of {} follows {}, and the log has nothing in between",
-                    candidate.event.version, candidate.stream, *last
+                    "version {version} of {} follows {}, and the log has nothing in between",
+                    candidate.stream, seen.version
                 );
-                let Candidate { record, source, .. } = candidate;
-                effects
-                    .quarantine
-                    .push(evidence(&Record { bytes: record, origin: source }, problem));
+                effects.quarantine.push(evidence(&candidate.record, problem));
                 continue;
             }
-            *last = candidate.event.version;
-            effects.versions.insert(candidate.stream.clone(), (*last, candidate.event.position));
-            effects.saw(&candidate.event);
+            seen.now(&candidate.event);
+            effects.anchor.saw(&candidate.event);
             works.push(candidate.into_work::<P>());
         }
         Ok(works)
@@ -360,7 +406,6 @@ impl<P: Projection> Engine<P> {
         &mut self,
         works: impl IntoIterator<Item = &mut Work<P::Event>>,
     ) -> Result<(), Error> {
-        self.tables.all().into_iter().for_each(|table| table.clear());
         for work in works {
             if let Ok(event) = &work.event
                 && let Err(panic) = guarded(|| P::want(event, &mut self.tables))
@@ -475,7 +520,10 @@ impl<P: Projection> Engine<P> {
             let writes = table.writes().0;
             self.store.write(writes).await?;
         }
-        let versions: Vec<_> = effects.versions.iter().collect();
+        let news = |(stream, seen): (_, &Seen)| Some((stream, seen.version, seen.position?));
+        let mut versions: Vec<_> = effects.streams.iter().filter_map(news).collect();
+        // In the order of the key, neighbours in the file are written together.
+        versions.sort_unstable();
         for chunk in chunks(&versions) {
             let sql = format!(
                 "INSERT INTO stream_versions (stream, version, position) VALUES {}
@@ -484,8 +532,8 @@ impl<P: Projection> Engine<P> {
                 vec!["(?, ?, ?)"; chunk.len()].join(", ")
             );
             let mut binds = Binds::default();
-            for (stream, (version, position)) in chunk {
-                binds.add((*stream).clone());
+            for (stream, version, position) in chunk {
+                binds.add(stream.as_str());
                 binds.add(to_i64(*version));
                 binds.add(to_i64(*position));
             }
@@ -501,20 +549,21 @@ impl<P: Projection> Engine<P> {
         self.changed |= effects.applied > 0;
         metrics::counter!("daybook_projection_events_total", "projection" => P::NAME)
             .increment(effects.applied);
-        for (stream, (version, _)) in effects.versions {
-            self.seen.put(stream, version);
+        for (stream, seen) in effects.streams {
+            self.seen.put(stream, seen.version);
         }
         self.quarantined += effects.quarantine.len() as u64;
         self.checkpoint = checkpoint;
         self.unstored = false;
         self.stored_at = Instant::now();
-        self.tables.all().into_iter().for_each(|table| table.clear());
+        self.tables.all().into_iter().for_each(|table| table.written());
     }
 
     /// The last version seen of a stream; 0 when there is none.
     pub async fn seen(&mut self, stream: &str) -> Result<u64, sqlx::Error> {
-        if let Some(version) = self.seen.get(stream) {
-            return Ok(*version);
+        let pending = self.pending.streams.get(stream).map(|seen| seen.version);
+        if let Some(version) = pending.or_else(|| self.seen.get(stream).copied()) {
+            return Ok(version);
         }
         let version: Option<i64> =
             sqlx::query_scalar("SELECT version FROM stream_versions WHERE stream = ?")
@@ -526,6 +575,8 @@ impl<P: Projection> Engine<P> {
 
     /// Takes over the place in the source, and makes the file ready to be served.
     pub async fn finish(&mut self, cursor: Option<source::Cursor>) -> Result<(), Error> {
+        self.may_wait = 0;
+        self.flush().await?;
         if let Some(cursor) = cursor {
             let mut checkpoint = self.checkpoint.clone();
             checkpoint.cursor.partitions = cursor.partitions;

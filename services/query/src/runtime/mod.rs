@@ -36,6 +36,9 @@ pub struct Settings {
     pub batch_size: usize,
     /// The same during a rebuild, which nobody waits for.
     pub rebuild_batch_size: usize,
+    /// About how many rows and versions of streams wait in memory during a rebuild to be written
+    /// together; a few hundred bytes each.
+    pub rebuild_rows: usize,
     /// How often an event is tried before it goes into quarantine.
     pub attempts: u32,
     /// The most queries that read one projection at the same time.
@@ -51,8 +54,9 @@ impl Settings {
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
-            batch_size: 1_000,
+            batch_size: 4_000,
             rebuild_batch_size: 10_000,
+            rebuild_rows: 100_000,
             attempts: 3,
             readers: 4,
             cache_lifetime: Duration::from_secs(60),

@@ -5,7 +5,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 use daybook_contract::contract::EventError;
-use daybook_contract::daybook::v1::{RecordedEvent, recorded_event};
 use daybook_kernel::Aggregate;
 
 use super::row::{ApplyError, Tables};
@@ -131,28 +130,4 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("the projection panicked: {}", text.unwrap_or("no message"))
-}
-
-/// Decodes the event of a record.
-pub(crate) fn decode<P: Projection>(
-    record: RecordedEvent,
-) -> Result<Recorded<P::Event>, EventError> {
-    let Some(recorded_event::Payload::Event(any)) = record.payload else {
-        return Err(EventError::NotAnEvent);
-    };
-    let event = P::decode(EncodedEvent {
-        aggregate_type: &record.aggregate_type,
-        name: &record.event_name,
-        version: record.event_version,
-        bytes: any.value.into(),
-    })?;
-    Ok(Recorded {
-        event,
-        event_id: record.event_id,
-        aggregate_type: record.aggregate_type,
-        aggregate_id: record.aggregate_id,
-        version: record.version,
-        position: record.position,
-        time_ns: record.recorded_time.as_ref().and_then(crate::time::nanos).unwrap_or_default(),
-    })
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daybook_bus::source::{self, Batch, Cursor, LogReader, Record, Source};
+use daybook_bus::source::{self, Batch, Cursor, LogReader, Origin, Record, Source};
 use daybook_contract::daybook::v1::{RebuildReport, RebuildStage};
 use futures::FutureExt;
 use prost::Message;
@@ -335,7 +335,7 @@ impl<P: Projection> Builder<P> {
             let records = self.log.read_stream(stream.clone(), from, to).await?;
             let records = records
                 .into_iter()
-                .map(|bytes| Record { bytes, origin: format!("log: {stream}") })
+                .map(|bytes| Record { bytes, origin: Origin::Text(format!("log: {stream}")) })
                 .collect();
             let batch = Batch { records, ..Batch::default() };
             self.engine.apply(&batch, self.log.as_ref()).await?;

@@ -14,6 +14,9 @@ use sqlx::{Arguments, Encode, Sqlite, Type};
 /// SQLite's limit of 32,766 parameters.
 const CHUNKS: [usize; 5] = [256, 64, 16, 4, 1];
 
+/// How many rows of a table stay in memory from one batch to the next; a few hundred bytes each.
+const KEPT_ROWS: usize = 16_384;
+
 /// A row of a projection: plain data with a key. Made with [`rows!`](crate::rows).
 pub trait Row: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     /// The primary key: one value or a tuple.
@@ -74,9 +77,12 @@ impl ApplyError {
 /// The rows of one table that a batch works on.
 ///
 /// A row is `want`ed before it is used, so that the rows of a whole batch are loaded at once. One
-/// that was forgotten costs time, not correctness: see [`ApplyError::NotLoaded`].
+/// that was forgotten costs time, not correctness: see [`ApplyError::NotLoaded`]. The rows of the
+/// last batches stay, as far as there are not too many of them: nobody else writes to the file.
 pub struct Table<R: Row> {
     slots: HashMap<R::Key, Slot<R>>,
+    /// The rows that are changed, and maybe some that are not.
+    changed: Vec<R::Key>,
     wanted: BTreeSet<R::Key>,
     /// What the event at hand has overwritten, so that it can be taken back.
     journal: Vec<(R::Key, Option<Slot<R>>)>,
@@ -100,6 +106,7 @@ impl<R: Row> Default for Table<R> {
     fn default() -> Self {
         Self {
             slots: HashMap::new(),
+            changed: Vec::new(),
             wanted: BTreeSet::new(),
             journal: Vec::new(),
             sql: HashMap::new(),
@@ -131,7 +138,10 @@ impl<R: Row> Table<R> {
             return Err(ApplyError::NotLoaded);
         };
         self.journal.push((key.clone(), Some(slot.clone())));
-        slot.changed = true;
+        if !slot.changed {
+            slot.changed = true;
+            self.changed.push(key.clone());
+        }
         Ok(&mut slot.row)
     }
 
@@ -139,6 +149,9 @@ impl<R: Row> Table<R> {
     pub fn put(&mut self, row: R) {
         let key = row.key();
         let before = self.slots.insert(key.clone(), Slot { row: Some(row), changed: true });
+        if !before.as_ref().is_some_and(|slot| slot.changed) {
+            self.changed.push(key.clone());
+        }
         self.journal.push((key, before));
     }
 
@@ -211,7 +224,9 @@ pub trait AnyTable: Send + Sync {
     #[doc(hidden)]
     fn undo(&mut self);
     #[doc(hidden)]
-    fn clear(&mut self);
+    fn written(&mut self);
+    #[doc(hidden)]
+    fn rows(&self) -> usize;
 }
 
 /// The statements that load the wanted rows.
@@ -250,33 +265,47 @@ impl<R: Row> AnyTable for Table<R> {
     }
 
     fn writes(&mut self) -> Writes {
-        let mut put = Vec::new();
-        let mut removed = Vec::new();
-        for (key, slot) in self.slots.iter().filter(|(_, slot)| slot.changed) {
-            match &slot.row {
-                Some(row) => put.push((key.clone(), row.clone())),
-                None => removed.push(key.clone()),
+        // In the order of the key, neighbours in the file are written together.
+        self.changed.sort_unstable();
+        self.changed.dedup();
+        let keys = std::mem::take(&mut self.changed);
+        let (mut put, mut removed) = (Vec::new(), Vec::new());
+        for key in &keys {
+            // What an event that failed had put there is gone again.
+            match self.slots.get(key) {
+                Some(Slot { row: Some(_), changed: true }) => put.push(key),
+                Some(Slot { row: None, changed: true }) => removed.push(key),
+                _ => {}
             }
         }
-        // In the order of the key, neighbours in the file are written together.
-        put.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        removed.sort_unstable();
         let mut statements = Vec::new();
         for chunk in chunks(&put) {
-            let mut binds = Binds::default();
-            for (_, row) in chunk {
+            let (sql, mut binds) = (self.sql(Kind::Upsert, chunk.len()), Binds::default());
+            for row in chunk.iter().filter_map(|key| self.slots[*key].row.as_ref()) {
                 row.bind(&mut binds);
             }
-            statements.push(Statement { sql: self.sql(Kind::Upsert, chunk.len()), binds });
+            statements.push(Statement { sql, binds });
         }
         for chunk in chunks(&removed) {
-            let mut binds = Binds::default();
+            let (sql, mut binds) = (self.sql(Kind::Delete, chunk.len()), Binds::default());
             for key in chunk {
                 R::bind_key(key, &mut binds);
             }
-            statements.push(Statement { sql: self.sql(Kind::Delete, chunk.len()), binds });
+            statements.push(Statement { sql, binds });
         }
+        self.changed = keys;
         Writes(statements)
+    }
+
+    fn written(&mut self) {
+        if self.slots.len() > KEPT_ROWS {
+            self.slots = HashMap::new();
+        }
+        for key in self.changed.drain(..) {
+            if let Some(slot) = self.slots.get_mut(&key) {
+                slot.changed = false;
+            }
+        }
     }
 
     fn keep(&mut self) {
@@ -292,10 +321,8 @@ impl<R: Row> AnyTable for Table<R> {
         }
     }
 
-    fn clear(&mut self) {
-        self.slots.clear();
-        self.wanted.clear();
-        self.journal.clear();
+    fn rows(&self) -> usize {
+        self.slots.len()
     }
 }
 
@@ -540,5 +567,32 @@ mod tests {
                 "DELETE FROM words WHERE (word, language) IN (VALUES (?, ?))",
             ]
         );
+    }
+
+    #[test]
+    fn a_row_that_was_written_stays_and_is_written_again_only_when_it_changes() {
+        let mut tables = Words::default();
+        tables.words.put(word("a", 1));
+        tables.words.keep();
+        tables.words.written();
+        assert_eq!(tables.words.get(&key("a")), Ok(Some(&word("a", 1))));
+        assert!(tables.words.writes().0.is_empty());
+        tables.words.edit(&key("a")).unwrap().as_mut().unwrap().count = 2;
+        tables.words.undo();
+        assert!(tables.words.writes().0.is_empty(), "the event that changed it has failed");
+        tables.words.edit(&key("a")).unwrap().as_mut().unwrap().count = 2;
+        assert_eq!(tables.words.writes().0.len(), 1);
+    }
+
+    #[test]
+    fn too_many_rows_do_not_stay() {
+        let mut tables = Words::default();
+        for number in 0..=KEPT_ROWS {
+            tables.words.put(word(&number.to_string(), 1));
+        }
+        tables.words.keep();
+        tables.words.written();
+        assert_eq!(tables.words.get(&key("1")), Err(ApplyError::NotLoaded));
+        assert!(tables.words.writes().0.is_empty());
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use daybook_bus::source::{
-    Batch, Cursor, Error, LogReader, PartitionCursor, Record, Source, SourceFactory,
+    Batch, Cursor, Error, LogReader, Origin, PartitionCursor, Record, Source, SourceFactory,
 };
 use daybook_contract::bank::v1::account::Event;
 use daybook_contract::bank::v1::{
@@ -251,7 +251,10 @@ impl Source for LogSource {
                     let records = (from + 1..).zip(new);
                     return Ok(Batch {
                         records: records
-                            .map(|(at, bytes)| Record { bytes, origin: format!("log@{at}") })
+                            .map(|(at, bytes)| Record {
+                                bytes,
+                                origin: Origin::Text(format!("log@{at}")),
+                            })
                             .collect(),
                         position: self.after,
                         head: events.len() as u64,
@@ -443,7 +446,10 @@ impl Source for TopicSource {
                             }
                             _ => records.push(Record {
                                 bytes: bytes.clone(),
-                                origin: format!("bank-events/{}@{offset}", place.partition),
+                                origin: Origin::Text(format!(
+                                    "bank-events/{}@{offset}",
+                                    place.partition
+                                )),
                             }),
                         }
                     }
@@ -545,7 +551,12 @@ pub fn decoded(log: &Log) -> Vec<(RecordedEvent, Event)> {
 // ---- Running ----------------------------------------------------------------------------------
 
 pub fn settings(dir: &tempfile::TempDir) -> Settings {
-    Settings { batch_size: 16, rebuild_batch_size: 50, ..Settings::new(dir.path()) }
+    Settings {
+        batch_size: 16,
+        rebuild_batch_size: 50,
+        rebuild_rows: 30,
+        ..Settings::new(dir.path())
+    }
 }
 
 /// Runs projections over a source and a log.

@@ -1,7 +1,7 @@
 //! What an operator does with quarantined events, each in one transaction: apply them again, or
 //! give one up.
 
-use daybook_bus::source::Record;
+use daybook_bus::source::{Origin, Record};
 
 use super::{Candidate, Effects, Engine, Error, insert_quarantined, read_record, waits_for};
 use crate::runtime::projection::Projection;
@@ -89,9 +89,11 @@ impl<P: Projection> Engine<P> {
                 done.push(entry.id);
                 continue;
             }
-            let record = Record { bytes: entry.record.clone(), origin: entry.source.clone() };
-            let candidate = read_record(&record).ok().flatten();
-            works.push((entry, candidate.map(Candidate::into_work::<P>)));
+            let origin = Origin::Text(entry.source.clone());
+            let record = Record { bytes: entry.record.clone(), origin };
+            let candidate = read_record(&record)
+                .and_then(|event| event.map(|event| Candidate::new(event, &record)).transpose());
+            works.push((entry, candidate.ok().flatten().map(Candidate::into_work::<P>)));
         }
         self.load_rows(works.iter_mut().filter_map(|(_, work)| work.as_mut())).await?;
         let mut first_failed = None;
@@ -167,6 +169,7 @@ impl<P: Projection> Engine<P> {
         skipped: &[(String, u64)],
         evidence: &[Quarantined],
     ) -> Result<(), Error> {
+        self.flush().await?;
         self.store.begin().await?;
         for (stream, version) in skipped {
             self.store.write(vec![insert_skipped(stream, *version)]).await?;
