@@ -35,7 +35,9 @@ pub fn code_of(reason: ErrorReason) -> Code {
         InvalidRequest | UnknownCommand | InvalidPageToken => Code::InvalidArgument,
         VersionConflict => Code::Aborted,
         RequestIdReused => Code::AlreadyExists,
-        StreamOwnedByAggregate | ProjectionState | StepNotAnswered => Code::FailedPrecondition,
+        StreamOwnedByAggregate | ProjectionState | StepNotAnswered | StepNotAwaited => {
+            Code::FailedPrecondition
+        }
         EventNotFound
         | StreamNotFound
         | ProjectionNotFound

@@ -21,8 +21,11 @@ use sha2::{Digest, Sha256};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use crate::decide::{self, TYPE_URL_PREFIX};
+use crate::decide::{self, Awaits, Given, SagaRead, TYPE_URL_PREFIX};
 use crate::{actor, from_log};
+
+/// The version of the UUIDs that are the request ids of steps; see [`step_id`].
+const STEP_ID_VERSION: usize = 8;
 
 /// Routes commands to aggregates. Clones are the same bus.
 #[derive(Clone)]
@@ -38,22 +41,16 @@ struct Routes {
     decoders: Vec<Box<dyn Decoder>>,
     /// By name of the aggregate: how its state is made.
     folders: HashMap<&'static str, Arc<dyn Folder>>,
+    /// By name of the aggregate: which step a saga waits for.
+    sagas: HashMap<&'static str, Awaits>,
 }
 
 /// How the commands of an aggregate are decided.
 struct Route<C> {
-    /// Makes the decider for a command that reads some states.
-    decider: fn(C, Vec<usize>, Context) -> Box<dyn Decider>,
-    /// How a saga records answers; `None` for another aggregate.
-    recorder: Option<Recorder<C>>,
-}
-
-/// How a saga records the answers to its steps.
-struct Recorder<C> {
-    /// The answer in a command that records one.
-    answer: fn(&mut C) -> Option<&mut StepAnswer>,
-    /// Makes the decider for such a command, and the fingerprint of the request that was answered.
-    decider: fn(C, [u8; 16], Context) -> Box<dyn Decider>,
+    /// Makes the decider for a command that is given some states.
+    decider: fn(C, Given, Context) -> Box<dyn Decider>,
+    /// The answer in a command by which a saga records one; `None` for another aggregate.
+    recorded: Option<fn(&mut C) -> Option<&mut StepAnswer>>,
 }
 
 /// Takes commands by their type name.
@@ -74,7 +71,7 @@ pub struct Builder {
 
 impl daybook_kernel::Registry for Builder {
     fn aggregate<A: Aggregate>(&mut self) {
-        let route = Route::<A::Command> { decider: decide::decider::<A>, recorder: None };
+        let route = Route::<A::Command> { decider: decide::decider::<A>, recorded: None };
         self.routes.typed.insert(A::State::AGGREGATE, Box::new(route));
         self.routes.folders.insert(A::State::AGGREGATE, decide::folder::<A>());
         self.routes.decoders.push(Box::new(TypedDecoder::<A>(PhantomData)));
@@ -83,9 +80,10 @@ impl daybook_kernel::Registry for Builder {
 
 impl daybook_kernel::SagaRegistry for Builder {
     fn saga<S: Saga>(&mut self) {
-        let recorder = Recorder { answer: S::recorded, decider: decide::recorder::<S> };
-        let route = Route::<S::Command> { decider: decide::decider::<S>, recorder: Some(recorder) };
+        let recorded = Some(S::recorded as fn(&mut S::Command) -> Option<&mut StepAnswer>);
+        let route = Route::<S::Command> { decider: decide::decider::<S>, recorded };
         self.routes.typed.insert(S::State::AGGREGATE, Box::new(route));
+        self.routes.sagas.insert(S::State::AGGREGATE, decide::awaits::<S>);
     }
 }
 
@@ -171,41 +169,45 @@ impl CommandBus {
             command_id: caller.request_id.clone(),
             actor: actor.to_owned(),
         };
-        let answer = route.recorder.as_ref().and_then(|recorder| {
-            let answer = (recorder.answer)(&mut command)?;
-            Some((recorder, answer))
-        });
-        let decider = match answer {
-            Some((recorder, answer)) => {
-                let fingerprint = self.take_from_log(answer, &stream).await?;
-                (recorder.decider)(command, fingerprint, cx)
-            }
-            None => (route.decider)(command, indexes, cx),
-        };
+        if let Some(answer) = route.recorded.and_then(|recorded| recorded(&mut command)) {
+            self.take_from_log(answer, &stream).await?;
+        }
+        let step_of = caller.is_step().then(|| self.sagas(&command, &indexes, &caller));
+        let decider = (route.decider)(command, Given { reads: indexes, step_of }, cx);
         let mut submission = caller.submission(stream, actor, decider);
         submission.reads = reads;
         Ok(submission)
     }
 
-    /// Puts the answer that the log has to a step of a saga in the place of the one that was sent,
-    /// and returns the fingerprint of the request that was answered.
-    async fn take_from_log(
-        &self,
-        answer: &mut StepAnswer,
-        saga: &StreamName,
-    ) -> Result<[u8; 16], Error> {
+    /// The sagas among the states that a command is given, of which it may be a step. A step expects
+    /// no version.
+    fn sagas<C: CommandSet>(&self, command: &C, given: &[usize], caller: &Caller) -> Vec<SagaRead> {
+        if caller.context.expected_version.is_some() {
+            return Vec::new();
+        }
+        let reads = command.reads();
+        let given = given.iter().enumerate().filter_map(|(place, index)| {
+            let read = reads.get(*index)?;
+            let awaits = *self.routes.sagas.get(read.aggregate)?;
+            Some(SagaRead { place, id: read.key.to_owned(), awaits })
+        });
+        given.collect()
+    }
+
+    /// Puts the answer that the log has to a step of a saga in the place of the one that was sent.
+    async fn take_from_log(&self, answer: &mut StepAnswer, saga: &StreamName) -> Result<(), Error> {
         let id = step_id(&saga.to_string(), answer.version, answer.index.into());
         let id = Uuid::parse_str(&id).expect("the id of a step is a UUID");
         let answered =
             self.log.answered(&id).await.map_err(|error| Error::from(&from_log(error)))?;
         let answered = answered.ok_or_else(|| decide::not_answered(&saga.to_string(), answer))?;
-        answer.outcome = Some(match answered.outcome {
+        answer.outcome = Some(match answered {
             Ok(receipt) => {
                 Outcome::Receipt(CommandReceipt { replayed: false, ..to_receipt(receipt) })
             }
             Err(failure) => Outcome::Refusal(decide::step_refusal(&failure)),
         });
-        Ok(answered.fingerprint)
+        Ok(())
     }
 }
 
@@ -294,6 +296,16 @@ impl Caller {
         Ok(Self { request_id: id.to_string(), request, context })
     }
 
+    /// The request id.
+    pub(crate) fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    /// Whether the request id is one of those that are kept for the steps of sagas.
+    pub(crate) fn is_step(&self) -> bool {
+        self.request.is_some_and(|request| request.id.get_version_num() == STEP_ID_VERSION)
+    }
+
     /// The submission of a decision about a stream.
     pub(crate) fn submission(
         self,
@@ -324,11 +336,7 @@ fn not_supported(field: &str, what: &str) -> Error {
 }
 
 /// What makes two requests the same: type, content and expected version. Tracing ids do not count.
-pub(crate) fn fingerprint(
-    type_name: &str,
-    content: &[u8],
-    expected_version: Option<u64>,
-) -> [u8; 16] {
+fn fingerprint(type_name: &str, content: &[u8], expected_version: Option<u64>) -> [u8; 16] {
     let mut hash = Sha256::new();
     hash.update(type_name);
     hash.update([0, u8::from(expected_version.is_some())]);

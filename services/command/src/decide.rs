@@ -9,12 +9,10 @@ use daybook_contract::daybook::v1::{
     ErrorReason, Failure, RecordedEvent, StepAnswer, StepRefusal, recorded_event,
 };
 use daybook_contract::error::Error;
-use daybook_kernel::{Aggregate, Awaited, Context, Rejection, RejectionKind, Saga};
+use daybook_kernel::{Aggregate, Context, Rejection, RejectionKind, Saga, Step};
 use daybook_log::{Claim, Decider, Folder, NewEvent, Payload, State};
 use prost_types::Timestamp;
 use tonic::{Code, Status};
-
-use crate::bus::fingerprint;
 
 /// What stands before the name of a message in an Any.
 pub(crate) const TYPE_URL_PREFIX: &str = "type.googleapis.com/";
@@ -22,38 +20,57 @@ pub(crate) const TYPE_URL_PREFIX: &str = "type.googleapis.com/";
 /// One decision of an aggregate.
 struct Decide<A: Aggregate> {
     command: A::Command,
-    /// The reads of the command that have a key; the others keep the default state.
-    reads: Vec<usize>,
+    given: Given,
+    is_out_of_turn: bool,
     cx: Context,
     decided: Vec<A::Event>,
 }
 
-/// Makes the decider for a command. `reads` are those of the command whose states it is given.
+/// The states that a command is given.
+pub(crate) struct Given {
+    /// The reads of the command that have a key; the others keep the default state.
+    pub reads: Vec<usize>,
+    /// Set when the request id is kept for steps: the sagas among them. The command is decided only
+    /// as the step that one of them waits for.
+    pub step_of: Option<Vec<SagaRead>>,
+}
+
+/// Whether a saga with this state and id waits for a step, sent under this request id.
+pub(crate) type Awaits = fn(&State, &str, &Step, &str) -> bool;
+
+/// [`Awaits`] of a kind of saga.
+pub(crate) fn awaits<S: Saga>(state: &State, id: &str, step: &Step, request_id: &str) -> bool {
+    let state = state.downcast_ref::<S::State>();
+    state.is_some_and(|state| daybook_kernel::awaits::<S>(id, state, step, request_id))
+}
+
+/// A saga that a command reads.
+pub(crate) struct SagaRead {
+    /// Its place among the states that the command is given.
+    pub place: usize,
+    /// Its id.
+    pub id: String,
+    /// Asks its state.
+    pub awaits: Awaits,
+}
+
+/// Makes the decider for a command.
 pub(crate) fn decider<A: Aggregate>(
     command: A::Command,
-    reads: Vec<usize>,
+    given: Given,
     cx: Context,
 ) -> Box<dyn Decider> {
-    Box::new(Decide::<A> { command, reads, cx, decided: Vec::new() })
+    let (is_out_of_turn, decided) = (false, Vec::new());
+    Box::new(Decide::<A> { command, given, is_out_of_turn, cx, decided })
 }
 
-/// A decision of a saga about the answer to one of its steps.
-struct Record<S: Saga> {
-    decide: Decide<S>,
-    answer: StepAnswer,
-    /// Of the request that was answered.
-    fingerprint: [u8; 16],
-}
-
-/// Makes the decider for a command of a saga that records an answer.
-pub(crate) fn recorder<S: Saga>(
-    mut command: S::Command,
-    fingerprint: [u8; 16],
-    cx: Context,
-) -> Box<dyn Decider> {
-    let answer = S::recorded(&mut command).cloned().unwrap_or_default();
-    let decide = Decide::<S> { command, reads: Vec::new(), cx, decided: Vec::new() };
-    Box::new(Record { decide, answer, fingerprint })
+/// The answer to a command that has the request id of a step and is not the one that is awaited.
+pub(crate) fn not_awaited(request_id: &str) -> Error {
+    let message = format!(
+        "request id {request_id} is kept for a step of a saga, and this is not the step that a \
+         saga waits for; use another, such as a UUID of version 7"
+    );
+    Error::new(ErrorReason::StepNotAwaited, message).with("request_id", request_id)
 }
 
 /// The answer to whoever records an answer that nobody gave.
@@ -70,40 +87,6 @@ pub(crate) fn step_refusal(failure: &Failure) -> StepRefusal {
         code: failure.code,
         reason: error.reason().to_owned(),
         message: error.message().to_owned(),
-    }
-}
-
-impl<S: Saga> Decider for Record<S> {
-    fn folder(&self) -> Option<Arc<dyn Folder>> {
-        self.decide.folder()
-    }
-
-    /// The request id of a step is no secret: what was answered under it may be another command,
-    /// which says nothing about the step.
-    fn decide(
-        &mut self,
-        state: Option<&State>,
-        reads: &[&State],
-        now: Timestamp,
-    ) -> Result<Vec<NewEvent>, Failure> {
-        let id = &self.decide.cx.aggregate_id;
-        let state_of_saga = state.and_then(|state| state.downcast_ref::<S::State>());
-        let awaited = state_of_saga.and_then(|state| S::awaited(id, state));
-        if let Some(Awaited { step, .. }) = awaited.filter(|it| it.is_answered_by(&self.answer))
-            && fingerprint(step.type_name, &step.request, None) != self.fingerprint
-        {
-            let stream = format!("{}-{id}", S::State::AGGREGATE);
-            return Err(not_answered(&stream, &self.answer).into());
-        }
-        self.decide.decide(state, reads, now)
-    }
-
-    fn taken(&self, claim: &Claim) -> Failure {
-        self.decide.taken(claim)
-    }
-
-    fn evolve(&mut self, state: &mut State) {
-        self.decide.evolve(state);
     }
 }
 
@@ -136,14 +119,30 @@ impl<A: Aggregate> Decider for Decide<A> {
         let Some(state) = state.and_then(|state| state.downcast_ref::<A::State>()) else {
             return Err(another_type(A::State::AGGREGATE));
         };
-        for (index, state) in self.reads.iter().zip(reads) {
+        for (index, state) in self.given.reads.iter().zip(reads) {
             if !self.command.set_read(*index, state.as_ref()) {
                 return Err(another_type(self.command.reads()[*index].aggregate));
+            }
+        }
+        if let Some(sagas) = &self.given.step_of {
+            let (step, request_id) = (Step::from(&self.command), &self.cx.command_id);
+            let waits = |saga: &SagaRead| {
+                reads
+                    .get(saga.place)
+                    .is_some_and(|state| (saga.awaits)(state, &saga.id, &step, request_id))
+            };
+            self.is_out_of_turn = !sagas.iter().any(waits);
+            if self.is_out_of_turn {
+                return Err(not_awaited(request_id).into());
             }
         }
         self.decided = A::decide(state, &self.command, &self.cx)
             .map_err(|rejection| refusal::<A>(&rejection, &self.cx))?;
         Ok(self.decided.iter().map(new_event::<A>).collect())
+    }
+
+    fn keeps_refusal(&self) -> bool {
+        !self.is_out_of_turn
     }
 
     fn taken(&self, claim: &Claim) -> Failure {

@@ -25,6 +25,7 @@ pub fn from_log(error: LogError) -> Status {
                 false => status,
             };
         }
+        LogError::OutOfTurn { failure } => return Status::from(failure.as_ref()),
         LogError::VersionConflict { stream, expected, actual } => new(ErrorReason::VersionConflict)
             .with("stream", stream)
             .with("expected_version", expected)

@@ -114,6 +114,9 @@ impl event_log_service_server::EventLogService for EventLogServer {
         let context = request.context.take().unwrap_or_default();
         let content = || request.encode_to_vec();
         let caller = Caller::new(context, "daybook.v1.AppendRequest", content)?;
+        if caller.is_step() {
+            return Err(crate::decide::not_awaited(caller.request_id()).into());
+        }
         let events = request.events.into_iter().filter_map(to_new_event).collect();
         let submission = caller.submission(stream, &actor, Box::new(Raw { events }));
         let receipt = self.log().submit(submission).await.map_err(from_log)?;

@@ -269,10 +269,10 @@ impl Aggregate for Order {
                 pay(state, request, may_pay, cx)?
             }
             Command::ShipOrder(request) => ship(state, request, cx)?,
-            Command::CancelOrder(_) if state.status() == OrderStatus::Cancelled => {
+            Command::CancelOrder(..) if state.status() == OrderStatus::Cancelled => {
                 return Ok(Vec::new());
             }
-            Command::CancelOrder(request) => cancel(state, request, cx)?,
+            Command::CancelOrder(request, _) => cancel(state, request, cx)?,
         };
         Ok(vec![event])
     }

@@ -13,5 +13,5 @@ pub use aggregate::{Aggregate, Context, Rejection, RejectionKind};
 pub use money::{Currency, Money, MoneyError};
 pub use prost_types::Timestamp;
 pub use registry::{Registry, SagaRegistry};
-pub use saga::{Awaited, Foreign, Saga, Step, derived_id, is_awaited, step_id};
+pub use saga::{Awaited, Foreign, Saga, Step, awaits, derived_id, is_awaited, step_id};
 pub use stream::StreamName;

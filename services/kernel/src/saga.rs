@@ -101,9 +101,14 @@ pub fn is_awaited<S: Saga>(
     command: &impl CommandSet,
     cx: &Context,
 ) -> bool {
+    awaits::<S>(id, saga, &Step::from(command), &cx.command_id)
+}
+
+/// Whether a saga waits for this step, sent under this request id.
+pub fn awaits<S: Saga>(id: &str, saga: &S::State, step: &Step, request_id: &str) -> bool {
     S::awaited(id, saga).is_some_and(|awaited| {
         let stream = format!("{}-{id}", S::State::AGGREGATE);
-        cx.command_id == step_id(&stream, awaited.version, 0) && awaited.step == Step::from(command)
+        request_id == step_id(&stream, awaited.version, 0) && *step == awaited.step
     })
 }
 
@@ -122,7 +127,9 @@ pub struct Step {
 
 /// The request id of a step: of the saga with this stream, after its event of this version, at this
 /// place among the steps that the event asks for. Everybody makes the same, so a step has one effect,
-/// whoever sends it.
+/// whoever sends it. It is a UUID of version 8, which the command service keeps for steps: another
+/// command with such an id, or one that comes too early, is refused and leaves no trace. So what the
+/// log has answered under the id of a step was answered to that step.
 pub fn step_id(stream: &str, version: u64, index: u64) -> String {
     derived_id("step", &[stream, &version.to_string(), &index.to_string()])
 }

@@ -44,6 +44,12 @@ pub enum Error {
         /// Whether this is the first answer of an earlier request with the same id.
         replayed: bool,
     },
+    /// It was refused for now. Nothing is kept of it: it may come again.
+    #[error("refused for now: {}", failure.message)]
+    OutOfTurn {
+        /// The answer to the caller.
+        failure: Box<Failure>,
+    },
     /// Something is larger than a limit.
     #[error("{what} of {actual} exceeds the limit of {limit}")]
     LimitExceeded {

@@ -8,19 +8,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 
+use daybook_contract::daybook::v1::Failure;
 use prost_types::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::limits::{
-    CACHED_STREAMS, CHECKED_AT_OPEN, INDEX_AFTER, MAX_QUEUED_SUBMISSIONS, MAX_READ_EVENTS,
-    RECENT_BYTES,
+    CACHED_STREAMS, CHECKED_AT_OPEN, INDEX_AFTER, MAX_EVENTS_PER_SUBMISSION,
+    MAX_QUEUED_SUBMISSIONS, MAX_READ_EVENTS, RECENT_BYTES,
 };
 use crate::sqlite::{self, Sqlite};
-use crate::storage::{Direction, Recall, StorageReader, StorageWriter, StoreInfo};
-use crate::writer::{Message, Start, Writer, stored_answer};
-use crate::{Answered, Error, Receipt, Record, Submission, event_id};
+use crate::storage::{Direction, Recall, StorageReader, StorageWriter, StoreInfo, StoredAnswer};
+use crate::writer::{Message, Start, Writer, receipt, stored_answer};
+use crate::{Error, Receipt, Record, Submission, event_id};
 
 /// How a log is opened.
 #[derive(Debug, Clone)]
@@ -114,6 +115,19 @@ impl Shared {
         }
     }
 
+    /// The records up to a position, newest first: as many as a submission may have, if all of them
+    /// are in memory.
+    fn recent_until(&self, position: u64) -> Option<Vec<Record>> {
+        let recent = self.recent.read().unwrap_or_else(PoisonError::into_inner);
+        let first = recent.records.front()?.position;
+        let most = MAX_EVENTS_PER_SUBMISSION as u64;
+        let from = position.saturating_sub(most - 1).max(1);
+        let (skip, end) = (from.checked_sub(first)?, (position + 1).checked_sub(first)?);
+        let range = usize::try_from(skip).ok()?..usize::try_from(end).ok()?;
+        (range.end <= recent.records.len())
+            .then(|| recent.records.range(range).rev().cloned().collect())
+    }
+
     /// The records after a position, if all of them are in memory.
     fn recent_after(&self, position: u64, limit: usize) -> Option<Vec<Record>> {
         let recent = self.recent.read().unwrap_or_else(PoisonError::into_inner);
@@ -185,8 +199,12 @@ impl EventLog {
         Ok(Submitted { answer, log: self.clone() })
     }
 
-    /// What was answered to a request; `None` when nothing is kept of it.
-    pub async fn answered(&self, id: &Uuid) -> Result<Option<Answered>, Error> {
+    /// What was answered to a request: what it has done, or why it was refused; `None` when nothing
+    /// is kept of it.
+    pub async fn answered(
+        &self,
+        id: &Uuid,
+    ) -> Result<Option<Result<Receipt, Box<Failure>>>, Error> {
         let reader = &self.inner.reader;
         let row = match reader.recall(id) {
             Recall::Stored(row) => Some(row),
@@ -194,12 +212,16 @@ impl EventLog {
             Recall::Unknown => reader.find_requests(&[*id]).await?.pop(),
         };
         let Some(row) = row else { return Ok(None) };
-        let outcome = match stored_answer(reader.as_ref(), &row).await {
-            Ok(receipt) => Ok(receipt),
-            Err(Error::Refused { failure, .. }) => Err(failure),
-            Err(error) => return Err(error),
-        };
-        Ok(Some(Answered { fingerprint: row.fingerprint, outcome }))
+        if let StoredAnswer::Recorded(position) = row.answer
+            && let Some(records) = self.inner.shared.recent_until(position)
+        {
+            return receipt(id, position, records).map(|receipt| Some(Ok(receipt)));
+        }
+        match stored_answer(reader.as_ref(), &row).await {
+            Ok(receipt) => Ok(Some(Ok(receipt))),
+            Err(Error::Refused { failure, .. }) => Ok(Some(Err(failure))),
+            Err(error) => Err(error),
+        }
     }
 
     fn closed(&self) -> Error {

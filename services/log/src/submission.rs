@@ -39,15 +39,6 @@ pub struct RequestKey {
     pub fingerprint: [u8; 16],
 }
 
-/// A request that was answered for good.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Answered {
-    /// The hash of its content.
-    pub fingerprint: [u8; 16],
-    /// What was answered: what it has done, or why it was refused.
-    pub outcome: Result<Receipt, Box<Failure>>,
-}
-
 /// Takes one decision. The writer asks for it in the order of submissions, with the latest
 /// accepted states. It may ask again, before anything came of the first answer, when it had to look
 /// up who holds a claim: so `decide` depends on its arguments alone.
@@ -63,6 +54,12 @@ pub trait Decider: Send {
         reads: &[&State],
         now: Timestamp,
     ) -> Result<Vec<NewEvent>, Failure>;
+
+    /// Whether the answer that `decide` has refused with is kept under the request id, as answers
+    /// are. If not, the same request is decided anew when it comes again.
+    fn keeps_refusal(&self) -> bool {
+        true
+    }
 
     /// The answer that refuses what was decided, because another stream holds what it claims.
     fn taken(&self, claim: &Claim) -> Failure;

@@ -3,10 +3,11 @@
 use daybook_contract::daybook::v1::execute_stream_response::Outcome as StoredOutcome;
 use daybook_contract::daybook::v1::{CommandReceipt, ExecuteStreamResponse};
 use prost::Message as _;
+use uuid::Uuid;
 
 use crate::limits::MAX_EVENTS_PER_SUBMISSION;
 use crate::storage::{Direction, RequestRow, StorageReader, StoredAnswer};
-use crate::{Error, Receipt, RequestKey};
+use crate::{Error, Receipt, Record, RequestKey};
 
 /// The answer to an id that was used for something else.
 pub(super) fn reused(request: &RequestKey) -> Error {
@@ -68,13 +69,18 @@ pub(crate) async fn stored_answer(
             };
         }
     };
-    // The events of one request follow one another and carry its id.
     let records = reader.read_all(position, Direction::Backward, MAX_EVENTS_PER_SUBMISSION).await?;
+    receipt(&row.id, position, records)
+}
+
+/// The receipt of a request from the records up to its last, newest first: the events of one request
+/// follow one another and carry its id.
+pub(crate) fn receipt(id: &Uuid, position: u64, records: Vec<Record>) -> Result<Receipt, Error> {
     let mut events = Vec::new();
     for record in &records {
         let event = record.decode()?;
         let by = event.metadata.as_ref().map_or("", |metadata| metadata.request_id.as_str());
-        if by.parse() != Ok(row.id) {
+        if by.parse() != Ok(*id) {
             break;
         }
         events.push(event);

@@ -35,7 +35,7 @@ use crate::log::Shared;
 use crate::record::{self, Envelope};
 use crate::storage::{ClaimKey, EventRow, Group, Recall, RequestRow, StorageReader, StorageWriter};
 use crate::{Error, Folder, NewEvent, Receipt, Record, RequestKey, State, Submission, event_id};
-pub(crate) use answers::stored_answer;
+pub(crate) use answers::{receipt, stored_answer};
 use answers::{replayed, reused, to_store};
 use claims::{Claims, Unsettled};
 use load::{Cold, Loaded};
@@ -719,6 +719,9 @@ impl Writer {
         let (state, reads) = (states[0], states[1..].iter().flatten().copied().collect::<Vec<_>>());
         let decide = || job.submission.decider.decide(state, &reads, now);
         match catch_unwind(AssertUnwindSafe(decide)) {
+            Ok(Err(failure)) if !job.submission.decider.keeps_refusal() => {
+                Err(Error::OutOfTurn { failure: Box::new(failure) }.into())
+            }
             Ok(decided) => Ok(decided?),
             Err(_) => Err(self.panicked(&job.streams[0], head)),
         }
