@@ -8,18 +8,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use daybook_contract::daybook::v1::command_service_client::CommandServiceClient;
 use daybook_contract::daybook::v1::command_service_server::{CommandService, CommandServiceServer};
+use daybook_contract::daybook::v1::execute_stream_response::Outcome;
 use daybook_contract::daybook::v1::{
     CommandContext, CommandReceipt, ExecuteRequest, ExecuteStreamRequest, ExecuteStreamResponse,
 };
+use daybook_contract::error::Error;
 use daybook_testing::{Ports, free_port};
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use prost::Message;
-use tokio::sync::watch;
+use prost_types::Any;
 use tokio::task::JoinHandle;
 use tonic::body::Body;
+use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::transport::{Channel, Server};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 use tower::{Service, ServiceExt};
 
 use crate::common::channel;
@@ -28,27 +31,35 @@ use crate::common::channel;
 pub struct Gate {
     /// The ports of a process that sends its commands through it.
     pub ports: Ports,
-    state: Arc<State>,
+    state: State,
     server: JoinHandle<()>,
 }
 
+#[derive(Clone)]
 struct State {
     commands: CommandServiceClient<Channel>,
-    rules: Mutex<Rules>,
-    /// Changes when what is held is let go.
-    released: watch::Sender<u64>,
+    rules: Arc<Mutex<Rules>>,
 }
 
 #[derive(Default)]
 struct Rules {
     /// The requests that find nobody, by the name of their type.
     closed: BTreeSet<String>,
-    /// Whether each new request is held.
-    holds: bool,
-    /// The requests that have been held once; they are not held again.
+    /// Whether each saga is stopped at each new request.
+    stops: bool,
+    /// The requests at which a saga was stopped; it is not stopped there again.
     known: HashSet<Vec<u8>>,
-    /// The sagas whose requests are held.
-    held: BTreeSet<String>,
+    /// The sagas that are stopped: nothing of theirs passes.
+    stopped: BTreeSet<String>,
+}
+
+/// What becomes of a request.
+enum Fate {
+    Passes,
+    /// It does not arrive.
+    IsLost,
+    /// It has its effect, and nobody is told.
+    IsNotAnswered,
 }
 
 /// The one field that all command requests have in common.
@@ -62,11 +73,8 @@ impl Gate {
     /// A gate before the command service of these ports.
     pub async fn before(ports: Ports) -> Self {
         let commands = channel(ports.command_url());
-        let state = Arc::new(State {
-            commands: CommandServiceClient::new(commands.clone()),
-            rules: Mutex::default(),
-            released: watch::Sender::new(0),
-        });
+        let state =
+            State { commands: CommandServiceClient::new(commands.clone()), rules: Arc::default() };
         let ports = Ports { command: free_port(), ..ports.beside() };
         let others = move |request: http::Request<axum::body::Body>| {
             let mut commands = commands.clone();
@@ -80,7 +88,7 @@ impl Gate {
                 answer.unwrap_or_else(|error| unavailable(error).into_http())
             }
         };
-        let routes = Routes::new(CommandServiceServer::from_arc(state.clone()))
+        let routes = Routes::new(CommandServiceServer::new(state.clone()))
             .into_axum_router()
             .fallback(others);
         let address = SocketAddr::from(([127, 0, 0, 1], ports.command));
@@ -99,21 +107,21 @@ impl Gate {
         self.state.rules().closed.clear();
     }
 
-    /// From now on every request is held when it comes for the first time: one half of them before
-    /// they reach the command service, the other half after they had their effect.
-    pub fn hold(&self) {
-        self.state.rules().holds = true;
+    /// From now on every saga is stopped at every request that comes for the first time: at one
+    /// half of them before they reach the command service, at the others after they had their
+    /// effect.
+    pub fn stop_at_each_step(&self) {
+        self.state.rules().stops = true;
     }
 
-    /// Whether a request of each of these sagas is held.
-    pub fn holds(&self, sagas: &BTreeSet<String>) -> bool {
-        sagas.is_subset(&self.state.rules().held)
+    /// Whether each of these sagas is stopped.
+    pub fn stops(&self, sagas: &BTreeSet<String>) -> bool {
+        sagas.is_subset(&self.state.rules().stopped)
     }
 
-    /// Lets go what is held: its sender, if it is still there, is told that nobody answers.
+    /// Lets all of them go on, to their next request.
     pub fn release(&self) {
-        self.state.rules().held.clear();
-        self.state.released.send_modify(|count| *count += 1);
+        self.state.rules().stopped.clear();
     }
 }
 
@@ -128,12 +136,37 @@ impl State {
         self.rules.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Never answers, until what is held is let go.
-    async fn held(&self, saga: String) -> Status {
-        let mut released = self.released.subscribe();
-        self.rules().held.insert(saga);
-        let _ = released.changed().await;
-        Status::unavailable("the gate has let it go")
+    fn fate(&self, command: &Any) -> Fate {
+        let mut rules = self.rules();
+        let type_name = command.type_url.rsplit('/').next().unwrap_or_default();
+        let context = ContextOnly::decode(command.value.as_slice()).unwrap().context.unwrap();
+        let saga = context.correlation_id;
+        if rules.closed.contains(type_name) || rules.stopped.contains(&saga) {
+            return Fate::IsLost;
+        }
+        if !rules.stops || !rules.known.insert(command.value.clone()) {
+            return Fate::Passes;
+        }
+        rules.stopped.insert(saga);
+        match command.value.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)) % 2 {
+            0 => Fate::IsLost,
+            _ => Fate::IsNotAnswered,
+        }
+    }
+
+    async fn answer(&self, command: Any, metadata: MetadataMap) -> Result<CommandReceipt, Status> {
+        let lost = Err(Status::unavailable("the gate is closed"));
+        let fate = self.fate(&command);
+        if matches!(fate, Fate::IsLost) {
+            return lost;
+        }
+        let request = ExecuteRequest { command: Some(command) };
+        let request = Request::from_parts(metadata, Extensions::default(), request);
+        let answer = self.commands.clone().execute(request).await;
+        match fate {
+            Fate::Passes => answer.map(Response::into_inner),
+            _ => lost,
+        }
     }
 }
 
@@ -143,25 +176,8 @@ impl CommandService for State {
         &self,
         request: Request<ExecuteRequest>,
     ) -> Result<Response<CommandReceipt>, Status> {
-        let command = request.get_ref().command.clone().unwrap();
-        let type_name = command.type_url.rsplit('/').next().unwrap_or_default();
-        if self.rules().closed.contains(type_name) {
-            return Err(Status::unavailable("the gate is closed"));
-        }
-        let context = ContextOnly::decode(command.value.as_slice()).unwrap().context.unwrap();
-        let new = {
-            let mut rules = self.rules();
-            rules.holds && rules.known.insert(command.value.clone())
-        };
-        let early = command.value.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)) % 2 == 0;
-        if new && early {
-            return Err(self.held(context.correlation_id).await);
-        }
-        let answer = self.commands.clone().execute(request).await;
-        match new {
-            true => Err(self.held(context.correlation_id).await),
-            false => answer,
-        }
+        let (metadata, _, request) = request.into_parts();
+        self.answer(request.command.unwrap(), metadata).await.map(Response::new)
     }
 
     type ExecuteStreamStream =
@@ -169,8 +185,20 @@ impl CommandService for State {
 
     async fn execute_stream(
         &self,
-        _: Request<Streaming<ExecuteStreamRequest>>,
+        request: Request<Streaming<ExecuteStreamRequest>>,
     ) -> Result<Response<Self::ExecuteStreamStream>, Status> {
-        Err(Status::unimplemented("a saga process sends no stream"))
+        let (metadata, _, requests) = request.into_parts();
+        let state = self.clone();
+        let answers = requests.then(move |request| {
+            let (state, metadata) = (state.clone(), metadata.clone());
+            async move {
+                let outcome = match state.answer(request?.command.unwrap(), metadata).await {
+                    Ok(receipt) => Outcome::Receipt(receipt),
+                    Err(status) => Outcome::Failure(Error::from(&status).into()),
+                };
+                Ok(ExecuteStreamResponse { outcome: Some(outcome) })
+            }
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 }

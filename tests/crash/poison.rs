@@ -211,7 +211,7 @@ async fn poison_is_found_and_given_up_on_the_command_line() {
     let broker = Broker::shared().await;
     let prefix = format!("{}-", unique("poison-cli"));
     let site = Site::new();
-    let _process = site.start("dev", &["--brokers", &broker.bootstrap, "--topic-prefix", &prefix]);
+    let process = site.start("dev", &["--brokers", &broker.bootstrap, "--topic-prefix", &prefix]);
     let client = site.client();
     let opened = client.open_account("Ada").account_id("ada").await.unwrap();
     client.get_account("ada").after(&opened).max_wait(WAIT).await.unwrap();
@@ -231,7 +231,7 @@ async fn poison_is_found_and_given_up_on_the_command_line() {
 
     let says = |args: &[&str], code: i32, parts: &[&str]| {
         let (actual, text) = daybook(&site, args);
-        assert_eq!(actual, code, "{args:?}: {text}");
+        assert_eq!(actual, code, "{args:?}: {text}\n{}", process.log_lines());
         assert!(parts.iter().all(|part| text.contains(part)), "{args:?}: {text}");
         text
     };
