@@ -213,8 +213,10 @@ async fn poison_is_found_and_given_up_on_the_command_line() {
     let site = Site::new();
     let process = site.start("dev", &["--brokers", &broker.bootstrap, "--topic-prefix", &prefix]);
     let client = site.client();
-    let opened = client.open_account("Ada").account_id("ada").await.unwrap();
-    client.get_account("ada").after(&opened).max_wait(WAIT).await.unwrap();
+    client.open_account("Ada").account_id("ada").await.unwrap();
+    // The log must have the positions that the poison names: else it is taken for another log.
+    let opened = client.open_account("Bob").account_id("bob").await.unwrap();
+    client.get_account("bob").after(&opened).max_wait(WAIT).await.unwrap();
     let topic = format!("{prefix}bank-events");
     let producer: FutureProducer =
         ClientConfig::new().set("bootstrap.servers", &broker.bootstrap).create().unwrap();
