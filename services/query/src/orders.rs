@@ -26,7 +26,7 @@ mod select;
 const DEFAULT_PAGE: u32 = 50;
 
 /// How many orders are remembered, about 1 kB each.
-const CACHED_ORDERS: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
+const CACHED_ORDERS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 
 /// How many lists of each kind are remembered; a full page takes some 200 kB.
 const CACHED_LISTS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");

@@ -17,23 +17,25 @@ use futures::FutureExt;
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{error, warn};
 use uuid::Uuid;
 
 use crate::Share;
 use crate::flights::{Flights, MAX_FLIGHTS};
+use crate::line::WINDOW;
 use crate::projection::{SagaRow, StartRow, StepRow};
 use crate::sender::{Outgoing, Sender, outcome};
 use crate::{ids, kind, metrics};
 
-/// The commands that are on their way at once; a group of the log takes more.
-const MAX_SENT: usize = 256;
+/// The commands that are on their way at once.
+const MAX_SENT: usize = WINDOW;
 
 /// How many open steps are taken up at a look at the rows.
 const MAX_TAKEN: usize = 1_000;
 
-/// How often the rows are looked at when nothing changes: for deadlines, for what nobody else has
-/// done, and for the metrics.
+/// How often all rows are looked at: for deadlines, for what nobody else has done, and for the
+/// metrics. In between, only what has come since.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long another process may leave a step of its share undone.
@@ -65,7 +67,19 @@ struct Work {
     steps: Vec<StepRow>,
     starts: Vec<StartRow>,
     due: Vec<SagaRow>,
+    /// How many of each were asked for.
     limit: usize,
+    /// The position that the rows reflect.
+    position: u64,
+}
+
+/// Which rows are looked at, beside those of the sagas that are due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// All that is to be done.
+    All,
+    /// What follows from the events after a position: the rest was seen before.
+    After(u64),
 }
 
 /// One thing to do.
@@ -109,10 +123,18 @@ impl Executor {
     async fn work(&self, tasks: &mut JoinSet<()>) {
         self.catch_up().await;
         let mut seen = 0;
-        let mut measured = tokio::time::Instant::now();
+        let mut reached = 0;
+        let mut all_at = Instant::now();
         loop {
-            match self.look().await {
-                Ok(work) => self.take_up(work, tasks),
+            let look = match Instant::now() >= all_at {
+                true => Look::All,
+                false => Look::After(reached),
+            };
+            match self.look(look).await {
+                Ok(work) => {
+                    reached = work.reached();
+                    self.take_up(work, look, tasks);
+                }
                 Err(error) => warn!(%error, "the sagas cannot be read"),
             }
             while let Some(ended) = tasks.try_join_next() {
@@ -120,13 +142,13 @@ impl Executor {
                     error!(%error, "a step panicked and will be taken up again");
                 }
             }
-            if measured.elapsed() >= INTERVAL {
-                measured = tokio::time::Instant::now();
+            if look == Look::All {
+                all_at = Instant::now() + INTERVAL;
                 self.measure().await;
             }
             tokio::select! {
-                _ = tokio::time::timeout(INTERVAL, self.sagas.changed(&mut seen)) => {}
-                () = self.worker.flights.is_asked.notified() => {}
+                _ = tokio::time::timeout_at(all_at, self.sagas.changed(&mut seen)) => {}
+                () = self.worker.flights.is_asked.notified() => all_at = Instant::now(),
             }
         }
     }
@@ -149,22 +171,28 @@ impl Executor {
         }
     }
 
-    async fn look(&self) -> Result<Work, Error> {
-        let limit = MAX_FLIGHTS.min(self.worker.flights.len() + MAX_TAKEN);
+    async fn look(&self, look: Look) -> Result<Work, Error> {
+        let limit = match look {
+            Look::All => MAX_FLIGHTS.min(self.worker.flights.len() + MAX_TAKEN),
+            Look::After(_) => MAX_TAKEN,
+        };
         let now = time::now_ns();
-        let (work, _) =
-            self.sagas.read(None, |connection| select(connection, limit, now).boxed()).await?;
-        Ok(work)
+        let (work, position) = self
+            .sagas
+            .read(None, |connection| select(connection, look, limit, now).boxed())
+            .await?;
+        Ok(Work { position, ..work })
     }
 
-    fn take_up(&self, work: Work, tasks: &mut JoinSet<()>) {
-        let complete = [work.steps.len(), work.starts.len(), work.due.len()]
-            .iter()
-            .all(|found| *found < work.limit);
+    fn take_up(&self, work: Work, look: Look, tasks: &mut JoinSet<()>) {
+        let complete = work.is_complete();
         let todo: Vec<Task> = work.tasks();
-        let open: HashSet<Uuid> = todo.iter().map(|task| task.id).collect();
-        self.worker.flights.forget(complete.then_some(&open));
-        let asked = self.worker.flights.take_asked();
+        let mut asked = HashSet::new();
+        if look == Look::All {
+            let open: HashSet<Uuid> = todo.iter().map(|task| task.id).collect();
+            self.worker.flights.forget(complete.then_some(&open));
+            asked = self.worker.flights.take_asked();
+        }
         let now = time::now_ns();
         for task in todo {
             if !self.share.takes(&task.stream, task.since_ns, &asked, now) {
@@ -187,32 +215,50 @@ impl Executor {
 
 async fn select(
     connection: &mut SqliteConnection,
+    look: Look,
     limit: usize,
     now: i64,
 ) -> Result<Work, sqlx::Error> {
     let most = i64::try_from(limit).unwrap_or(i64::MAX);
-    let steps = sqlx::query("SELECT * FROM steps WHERE is_open = 1 ORDER BY position LIMIT ?")
-        .bind(most)
-        .fetch_all(&mut *connection)
-        .await?;
-    let starts = sqlx::query("SELECT * FROM starts ORDER BY position LIMIT ?")
-        .bind(most)
-        .fetch_all(&mut *connection)
-        .await?;
-    let due = sqlx::query("SELECT * FROM sagas WHERE due_time <= ? ORDER BY due_time LIMIT ?")
-        .bind(now)
-        .bind(most)
-        .fetch_all(connection)
-        .await?;
+    let after = match look {
+        Look::All => 0,
+        Look::After(position) => i64::try_from(position).unwrap_or(i64::MAX),
+    };
+    let steps = "SELECT * FROM steps WHERE is_open = 1 AND position > ? ORDER BY position LIMIT ?";
+    let steps = sqlx::query(steps).bind(after).bind(most).fetch_all(&mut *connection).await?;
+    let starts = "SELECT * FROM starts WHERE position > ? ORDER BY position LIMIT ?";
+    let starts = sqlx::query(starts).bind(after).bind(most).fetch_all(&mut *connection).await?;
+    let due = "SELECT * FROM sagas WHERE due_time <= ? ORDER BY due_time LIMIT ?";
+    let due = sqlx::query(due).bind(now).bind(most).fetch_all(connection).await?;
     Ok(Work {
         steps: read_rows(&steps)?,
         starts: read_rows(&starts)?,
         due: read_rows(&due)?,
         limit,
+        position: 0,
     })
 }
 
 impl Work {
+    /// Whether there is nothing more to be done than this.
+    fn is_complete(&self) -> bool {
+        [self.steps.len(), self.starts.len(), self.due.len()]
+            .iter()
+            .all(|found| *found < self.limit)
+    }
+
+    /// Up to where everything to be done is in it or was seen before.
+    fn reached(&self) -> u64 {
+        // Of what was cut off, some may follow from the same event as the last that is here.
+        let cut = |found: usize, last: Option<i64>| {
+            let last = last.filter(|_| found >= self.limit)?;
+            u64::try_from(last - 1).ok()
+        };
+        let steps = cut(self.steps.len(), self.steps.last().map(|row| row.position));
+        let starts = cut(self.starts.len(), self.starts.last().map(|row| row.position));
+        [steps, starts].into_iter().flatten().fold(self.position, u64::min)
+    }
+
     fn tasks(self) -> Vec<Task> {
         let steps = self.steps.into_iter().map(|row| Task {
             id: ids::step(&row.stream, row.version, row.number),
@@ -235,7 +281,8 @@ impl Work {
                 kind: TaskKind::Wake(Box::new(row)),
             }
         });
-        steps.chain(starts).chain(due).collect()
+        // A saga that is due is woken before it takes another step.
+        due.chain(steps).chain(starts).collect()
     }
 }
 

@@ -12,6 +12,7 @@ mod executor;
 mod flights;
 mod ids;
 mod kind;
+mod line;
 mod metrics;
 pub mod projection;
 mod sender;

@@ -1,24 +1,14 @@
 //! Sends commands, and tells a refusal from a failure.
 
-use std::time::Duration;
-
-use daybook_contract::daybook::v1::command_service_client::CommandServiceClient;
 use daybook_contract::daybook::v1::step_answer::Outcome;
-use daybook_contract::daybook::v1::{
-    CommandContext, CommandReceipt, ErrorReason, ExecuteRequest, StepRefusal,
-};
+use daybook_contract::daybook::v1::{CommandContext, CommandReceipt, ErrorReason, StepRefusal};
 use daybook_contract::error::Error;
 use prost::Message;
 use prost_types::Any;
-use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
-/// How long an attempt may take.
-const DEADLINE: Duration = Duration::from_secs(10);
-
-/// Who sends the commands of sagas.
-const ACTOR: &str = "saga";
+use crate::line::Line;
 
 /// The longest text of a refusal that is kept, in characters; what a text of the contract may have.
 const MAX_TEXT: usize = 1_000;
@@ -35,7 +25,7 @@ pub(crate) struct Outgoing {
 /// Sends commands to the command service.
 #[derive(Clone)]
 pub(crate) struct Sender {
-    client: CommandServiceClient<Channel>,
+    line: Line,
 }
 
 /// The one field that all command requests have in common.
@@ -48,7 +38,7 @@ struct ContextOnly {
 impl Sender {
     /// A sender over a channel to the command service.
     pub fn new(channel: Channel) -> Self {
-        Self { client: CommandServiceClient::new(channel) }
+        Self { line: Line::new(channel) }
     }
 
     /// Sends a command once.
@@ -57,10 +47,7 @@ impl Sender {
         let context = Some(command.context.clone());
         value.extend(ContextOnly { context }.encode_to_vec());
         let type_url = format!("type.googleapis.com/{}", command.type_name);
-        let mut request = Request::new(ExecuteRequest { command: Some(Any { type_url, value }) });
-        request.set_timeout(DEADLINE);
-        request.metadata_mut().insert("daybook-actor", MetadataValue::from_static(ACTOR));
-        Ok(self.client.clone().execute(request).await?.into_inner())
+        self.line.send(Any { type_url, value }).await
     }
 }
 

@@ -7,6 +7,7 @@ use daybook_contract::bank::v1::command_service_client::CommandServiceClient as 
 use daybook_contract::bank::v1::query_service_client::QueryServiceClient;
 use daybook_contract::bank::v1::{
     DepositRequest, GetAccountRequest, GetAccountResponse, MovementMethod, OpenAccountRequest,
+    WithdrawRequest,
 };
 use daybook_contract::daybook::v1::command_service_client::CommandServiceClient;
 use daybook_contract::daybook::v1::execute_stream_response::Outcome;
@@ -63,8 +64,9 @@ pub fn context() -> Option<CommandContext> {
     Some(CommandContext { request_id: Uuid::now_v7().to_string(), ..CommandContext::default() })
 }
 
-fn dollars(units: i64) -> Option<Money> {
-    Some(Money { currency_code: "USD".to_owned(), units, nanos: 0 })
+/// An amount in dollars.
+pub fn dollars(units: u64) -> Money {
+    Money { currency_code: "USD".to_owned(), units: units as i64, nanos: 0 }
 }
 
 /// A deposit of a common size.
@@ -72,7 +74,7 @@ pub fn deposit(account_id: String) -> DepositRequest {
     DepositRequest {
         context: context(),
         account_id,
-        amount: dollars(1),
+        amount: Some(dollars(1)),
         description: "salary".to_owned(),
         method: MovementMethod::Transfer.into(),
     }
@@ -81,6 +83,17 @@ pub fn deposit(account_id: String) -> DepositRequest {
 /// How many connections are of use: one keeps up with eight clients.
 pub fn connections_for(clients: usize) -> usize {
     if clients <= 8 { 1 } else { 8 }
+}
+
+/// A withdrawal of a common size.
+pub fn withdraw(account_id: String) -> WithdrawRequest {
+    WithdrawRequest {
+        context: context(),
+        account_id,
+        amount: Some(dollars(1)),
+        description: "rent".to_owned(),
+        method: MovementMethod::Transfer.into(),
+    }
 }
 
 /// Opens as many connections as are of use.
@@ -178,7 +191,8 @@ impl CommandPipe {
         Ok(pipes)
     }
 
-    fn command<M: Message>(&self, type_name: &str, message: &M) -> Result<()> {
+    /// Sends a command; there must be room for it.
+    pub fn command<M: Message>(&self, type_name: &str, message: &M) -> Result<()> {
         let type_url = format!("type.googleapis.com/{type_name}");
         let command = Some(Any { type_url, value: message.encode_to_vec() });
         let request = ExecuteStreamRequest { command };
@@ -219,7 +233,7 @@ pub async fn open_from(url: &str, first: u64, accounts: u64) -> Result<u64> {
             context: context(),
             account_id: account(first + number),
             owner_name: "Ada Lovelace".to_owned(),
-            initial_balance: dollars(1000),
+            initial_balance: Some(dollars(1000)),
         };
         pipe.command("bank.v1.OpenAccountRequest", &request)
     })
@@ -241,7 +255,7 @@ pub async fn deposit_in(url: &str, accounts: &Spread, deposits: u64) -> Result<u
 }
 
 /// Sends so many commands, and says the highest position of their receipts.
-async fn send_all(
+pub async fn send_all(
     url: &str,
     commands: u64,
     send: impl Fn(&mut CommandPipe, u64) -> Result<()>,

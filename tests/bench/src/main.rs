@@ -20,7 +20,9 @@ mod projections;
 mod report;
 mod scenarios;
 mod servers;
+mod shop;
 mod spread;
+mod transfers;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -23,6 +23,7 @@ use daybook_contract::daybook::v1::execute_stream_response::Outcome;
 use daybook_contract::daybook::v1::{
     CommandReceipt, ExecuteRequest, ExecuteStreamRequest, ExecuteStreamResponse, Money,
 };
+use daybook_contract::orders::v1 as orders;
 use prost_types::Timestamp;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
@@ -147,11 +148,63 @@ impl QueryService for Noop {
     }
 }
 
+#[tonic::async_trait]
+impl orders::query_service_server::QueryService for Noop {
+    async fn get_order(
+        &self,
+        request: Request<orders::GetOrderRequest>,
+    ) -> Result<Response<orders::GetOrderResponse>, Status> {
+        let time = Some(Timestamp { seconds: 1_763_000_000, nanos: 123_456_000 });
+        let money = Some(Money { currency_code: "USD".to_owned(), units: 1000, nanos: 0 });
+        let item = |number: u32| orders::OrderItem {
+            line_id: number.to_string(),
+            product_id: format!("product-{number:06}"),
+            quantity: 3,
+            unit_price: money.clone(),
+        };
+        let order = orders::Order {
+            order_id: request.into_inner().order_id,
+            user_id: "user-0042".to_owned(),
+            status: 1,
+            total: money.clone(),
+            item_count: 3,
+            items: (0..3).map(item).collect(),
+            version: 4,
+            created_time: time,
+            updated_time: time,
+            ..orders::Order::default()
+        };
+        Ok(Response::new(orders::GetOrderResponse { order: Some(order), position: 4_200_000 }))
+    }
+
+    async fn list_orders(
+        &self,
+        _: Request<orders::ListOrdersRequest>,
+    ) -> Result<Response<orders::ListOrdersResponse>, Status> {
+        Ok(Response::new(orders::ListOrdersResponse::default()))
+    }
+
+    async fn list_orders_by_product(
+        &self,
+        _: Request<orders::ListOrdersByProductRequest>,
+    ) -> Result<Response<orders::ListOrdersByProductResponse>, Status> {
+        Ok(Response::new(orders::ListOrdersByProductResponse::default()))
+    }
+
+    async fn get_daily_statistics(
+        &self,
+        _: Request<orders::GetDailyStatisticsRequest>,
+    ) -> Result<Response<orders::GetDailyStatisticsResponse>, Status> {
+        Ok(Response::new(orders::GetDailyStatisticsResponse::default()))
+    }
+}
+
 /// Serves the ceiling.
 pub async fn serve() -> Result<()> {
     let routes = daybook_contract::command_services(Noop)
         .add_service(CommandServiceServer::new(Noop))
-        .add_service(QueryServiceServer::new(Noop));
+        .add_service(QueryServiceServer::new(Noop))
+        .add_service(orders::query_service_server::QueryServiceServer::new(Noop));
     serve_routes(routes).await
 }
 

@@ -99,6 +99,20 @@ async fn projections(url: &str) -> Result<ProjectionServiceClient<Channel>> {
     Ok(ProjectionServiceClient::new(connect(url).await?))
 }
 
+/// Waits until all projections reflect a position.
+pub async fn all_reached(url: &str, position: u64) -> Result<()> {
+    let mut client = projections(url).await?;
+    let began = Instant::now();
+    loop {
+        let statuses = client.list_projections(ListProjectionsRequest {}).await?.into_inner();
+        if statuses.projections.iter().all(|status| status.position >= position) {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < PATIENCE, "the projections do not catch up: {statuses:?}");
+        tokio::time::sleep(POLL).await;
+    }
+}
+
 async fn list(client: &mut ProjectionServiceClient<Channel>) -> Result<Vec<ProjectionStatus>> {
     let answer = client.list_projections(ListProjectionsRequest {}).await?.into_inner();
     let mut projections = answer.projections;

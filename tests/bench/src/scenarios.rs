@@ -63,6 +63,14 @@ pub enum Scenario {
     Visible,
     /// Accounts read by 64 clients.
     Read,
+    /// Transfers until they are completed, beside a withdrawal and a deposit.
+    Transfers,
+    /// Pages of lists over a million rows.
+    Lists,
+    /// Orders read by 64 clients.
+    GetOrder,
+    /// Searches over 100,000 products.
+    Search,
     /// Projections that catch up from the log, and from Kafka.
     CatchUp,
     /// Projections that are built anew.
@@ -121,6 +129,10 @@ impl Bench {
             Scenario::Latency => self.latency().await,
             Scenario::Visible => self.visible().await,
             Scenario::Read => self.read().await,
+            Scenario::Transfers => self.transfers().await,
+            Scenario::Lists => self.lists().await,
+            Scenario::GetOrder => self.get_order().await,
+            Scenario::Search => self.search().await,
             Scenario::CatchUp => self.catch_up().await,
             Scenario::Rebuild => self.rebuild().await,
             Scenario::Memory => self.memory().await,

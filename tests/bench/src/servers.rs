@@ -62,9 +62,14 @@ impl Programs {
 
     /// A system in one process, with an empty store.
     pub fn single(&self, mode: &str) -> Result<System> {
+        self.with(mode, &[])
+    }
+
+    /// The same with more flags.
+    pub fn with(&self, mode: &str, flags: &[&str]) -> Result<System> {
         let data = self.fresh()?;
         let ports = Ports::free();
-        let process = self.start(mode, data.path(), ports, &[]).daybook;
+        let process = self.start(mode, data.path(), ports, flags).daybook;
         Ok(System { ports, processes: vec![process], _data: data })
     }
 

@@ -1,0 +1,265 @@
+//! The line to the command service: one ExecuteStream for all commands, many of them on their way
+//! at once. A command on it costs a fraction of what a call of its own does.
+//!
+//! When the line breaks, none of the commands on it has an answer, whatever became of them: who
+//! sent them has to send them again.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use daybook_contract::MAX_MESSAGE_BYTES;
+use daybook_contract::daybook::v1::command_service_client::CommandServiceClient;
+use daybook_contract::daybook::v1::execute_stream_response::Outcome;
+use daybook_contract::daybook::v1::{CommandReceipt, ExecuteStreamRequest, ExecuteStreamResponse};
+use prost::Message;
+use prost_types::Any;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+
+/// How long a command may be without an answer.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether an answer is overdue.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The commands on the line at once: enough for a group of the log and the next one.
+pub(crate) const WINDOW: usize = 1024;
+
+/// Who sends the commands of sagas.
+const ACTOR: &str = "saga";
+
+/// The way onto the line. Clones lead to the same one.
+#[derive(Clone)]
+pub(crate) struct Line {
+    commands: mpsc::Sender<Command>,
+}
+
+type Answer = Result<CommandReceipt, Status>;
+
+/// A command, and who waits for its answer.
+struct Command {
+    request: ExecuteStreamRequest,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// Who waits for an answer, and since when, in the order of their commands.
+type Waiting = VecDeque<(Instant, oneshot::Sender<Answer>)>;
+
+impl Line {
+    /// A line over a channel. It is opened when there is something to send, and ends when nobody
+    /// has a way onto it any more.
+    pub fn new(channel: Channel) -> Self {
+        let (commands, queue) = mpsc::channel(WINDOW);
+        let client = CommandServiceClient::new(channel);
+        tokio::spawn(Worker { client, queue }.run());
+        Self { commands }
+    }
+
+    /// Sends a command once.
+    pub async fn send(&self, command: Any) -> Answer {
+        let request = ExecuteStreamRequest { command: Some(command) };
+        let size = request.encoded_len();
+        if size > MAX_MESSAGE_BYTES {
+            // The other side would end the line, and with it all others.
+            let text = format!("a command of {size} bytes exceeds {MAX_MESSAGE_BYTES} bytes");
+            return Err(Status::out_of_range(text));
+        }
+        let (answer, answered) = oneshot::channel();
+        let sent = self.commands.send(Command { request, answer }).await;
+        match sent {
+            Ok(()) => answered.await.unwrap_or_else(|_| Err(ended())),
+            Err(_) => Err(ended()),
+        }
+    }
+}
+
+fn ended() -> Status {
+    Status::unavailable("the line to the command service has ended")
+}
+
+fn overdue() -> Status {
+    Status::deadline_exceeded(format!("there was no answer within {} s", DEADLINE.as_secs()))
+}
+
+struct Worker {
+    client: CommandServiceClient<Channel>,
+    queue: mpsc::Receiver<Command>,
+}
+
+impl Worker {
+    async fn run(mut self) {
+        while let Some(first) = self.queue.recv().await {
+            let mut waiting = Waiting::new();
+            let Err(problem) = self.stream(first, &mut waiting).await else { return };
+            for (_, answer) in waiting {
+                let _ = answer.send(Err(problem.clone()));
+            }
+            // They would only find out the same, one after the other.
+            while let Ok(Command { answer, .. }) = self.queue.try_recv() {
+                let _ = answer.send(Err(problem.clone()));
+            }
+        }
+    }
+
+    /// Sends commands and hands on their answers, which come in the order of the commands. `Ok`
+    /// when there will be no more commands.
+    async fn stream(&mut self, first: Command, waiting: &mut Waiting) -> Result<(), Status> {
+        let (requests, outgoing) = mpsc::channel(WINDOW);
+        send(first, &requests, waiting)?;
+        let mut call = Request::new(ReceiverStream::new(outgoing));
+        call.metadata_mut().insert("daybook-actor", MetadataValue::from_static(ACTOR));
+        let opened = tokio::time::timeout(DEADLINE, self.client.execute_stream(call)).await;
+        let mut answers = opened.map_err(|_| overdue())??.into_inner();
+        let mut look = tokio::time::interval(LOOK);
+        loop {
+            tokio::select! {
+                answer = answers.message() => answered(answer?, waiting)?,
+                command = self.queue.recv(), if waiting.len() < WINDOW => match command {
+                    Some(command) => send(command, &requests, waiting)?,
+                    None => return Ok(()),
+                },
+                _ = look.tick() => {
+                    if waiting.front().is_some_and(|(since, _)| since.elapsed() > DEADLINE) {
+                        return Err(overdue());
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn send(
+    command: Command,
+    requests: &mpsc::Sender<ExecuteStreamRequest>,
+    waiting: &mut Waiting,
+) -> Result<(), Status> {
+    waiting.push_back((Instant::now(), command.answer));
+    requests.try_send(command.request).map_err(|_| ended())
+}
+
+/// Hands an answer to who has waited longest.
+fn answered(answer: Option<ExecuteStreamResponse>, waiting: &mut Waiting) -> Result<(), Status> {
+    let answer = match answer.ok_or_else(ended)?.outcome {
+        Some(Outcome::Receipt(receipt)) => Ok(receipt),
+        Some(Outcome::Failure(failure)) => Err(Status::from(&failure)),
+        // Something that a newer server has to say, and that says nothing of the command.
+        None => Err(Status::unknown("the answer to a command says nothing")),
+    };
+    if let Some((_, waits)) = waiting.pop_front() {
+        // Whoever has left will ask again.
+        let _ = waits.send(answer);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use daybook_contract::daybook::v1::command_service_server::{
+        CommandService, CommandServiceServer,
+    };
+    use daybook_contract::daybook::v1::{ErrorReason, ExecuteRequest, Failure};
+    use daybook_contract::error::Error;
+    use futures::{Stream, StreamExt};
+    use tokio::net::TcpListener;
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::transport::{Endpoint, Server};
+    use tonic::{Code, Response, Streaming};
+
+    use super::*;
+
+    /// Answers with a receipt that names the command, or does what its name asks for.
+    struct Scripted;
+
+    type Out = Pin<Box<dyn Stream<Item = Result<ExecuteStreamResponse, Status>> + Send>>;
+
+    #[tonic::async_trait]
+    impl CommandService for Scripted {
+        async fn execute(
+            &self,
+            _: Request<ExecuteRequest>,
+        ) -> Result<Response<CommandReceipt>, Status> {
+            Err(Status::unimplemented("commands come on the line"))
+        }
+
+        type ExecuteStreamStream = Out;
+
+        async fn execute_stream(
+            &self,
+            request: Request<Streaming<ExecuteStreamRequest>>,
+        ) -> Result<Response<Out>, Status> {
+            assert_eq!(request.metadata().get("daybook-actor").unwrap(), ACTOR);
+            let answers = request.into_inner().filter_map(|request| async {
+                let name = request.ok()?.command?.type_url;
+                let outcome = match name.as_str() {
+                    "break" => return Some(Err(Status::unavailable("broken"))),
+                    "silence" => return None,
+                    "refuse" => {
+                        let error = Error::new(ErrorReason::InvalidRequest, "not so");
+                        Outcome::Failure(Failure::from(error))
+                    }
+                    name => Outcome::Receipt(CommandReceipt {
+                        aggregate_id: name.to_owned(),
+                        ..Default::default()
+                    }),
+                };
+                Some(Ok(ExecuteStreamResponse { outcome: Some(outcome) }))
+            });
+            Ok(Response::new(Box::pin(answers)))
+        }
+    }
+
+    async fn line() -> Line {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let service = CommandServiceServer::new(Scripted);
+        let incoming = TcpListenerStream::new(listener);
+        tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
+        Line::new(Endpoint::from_shared(endpoint).unwrap().connect_lazy())
+    }
+
+    fn command(name: &str, bytes: usize) -> Any {
+        Any { type_url: name.to_owned(), value: vec![0; bytes] }
+    }
+
+    #[tokio::test]
+    async fn every_command_gets_its_own_answer() {
+        let line = line().await;
+        let names: Vec<_> = (0..3 * WINDOW).map(|n| n.to_string()).collect();
+        let answers = names.iter().map(|name| line.send(command(name, 1)));
+        for (name, answer) in names.iter().zip(futures::future::join_all(answers).await) {
+            assert_eq!(answer.unwrap().aggregate_id, *name);
+        }
+        let refused = line.send(command("refuse", 1)).await.unwrap_err();
+        assert_eq!(Error::from(&refused).reason(), "INVALID_REQUEST");
+    }
+
+    #[tokio::test]
+    async fn a_line_that_breaks_is_opened_again() {
+        let line = line().await;
+        let (lost, broken) =
+            tokio::join!(line.send(command("silence", 1)), line.send(command("break", 1)));
+        for answer in [lost, broken] {
+            assert_eq!(answer.unwrap_err().code(), Code::Unavailable);
+        }
+        assert_eq!(line.send(command("again", 1)).await.unwrap().aggregate_id, "again");
+    }
+
+    #[tokio::test]
+    async fn a_command_that_is_too_large_does_not_harm_the_others() {
+        let line = line().await;
+        let (small, large) = tokio::join!(
+            line.send(command("small", 1)),
+            line.send(command("large", MAX_MESSAGE_BYTES)),
+        );
+        assert_eq!(small.unwrap().aggregate_id, "small");
+        let problem = large.unwrap_err();
+        assert_eq!(problem.code(), Code::OutOfRange);
+        assert!(problem.message().contains("262144 bytes"), "{problem}");
+    }
+}
