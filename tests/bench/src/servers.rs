@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use daybook_testing::{Daybook, Ports, TempDir, free_port, unique};
 
-/// How long a process may take to start.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a process may take to start; with a full store it builds its projections first.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The programs and directories of a run.
 #[derive(Debug, Clone)]
@@ -67,7 +67,11 @@ impl Programs {
 
     /// The same with more flags.
     pub fn with(&self, mode: &str, flags: &[&str]) -> Result<System> {
-        let data = self.fresh()?;
+        self.on(self.fresh()?, mode, flags)
+    }
+
+    /// The same with a store that somebody has filled.
+    pub fn on(&self, data: TempDir, mode: &str, flags: &[&str]) -> Result<System> {
         let ports = Ports::free();
         let process = self.start(mode, data.path(), ports, flags).daybook;
         Ok(System { ports, processes: vec![process], _data: data })

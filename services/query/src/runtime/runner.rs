@@ -294,12 +294,14 @@ impl<P: Projection> Runner<P> {
         let mut answer = self.ask_log();
         let mut resume_at: Option<Instant> = None;
         let mut rest_until: Option<Instant> = None;
+        let waiters = self.shared.waiting.subscribe();
         loop {
             let paused = self.shared.progress.borrow().paused;
             if paused {
                 feed.close();
             }
             let waiting = paused || resume_at.is_some();
+            let resting = rest_until.is_some();
             tokio::select! {
                 biased;
                 _ = stopped(&mut self.stop) => return Ok(()),
@@ -317,8 +319,8 @@ impl<P: Projection> Runner<P> {
                     answer = self.ask_log();
                 }
                 _ = sleep_until(resume_at), if !paused && resume_at.is_some() => resume_at = None,
-                () = rested(self.shared.waiting.subscribe(), rest_until), if rest_until.is_some() => rest_until = None,
-                batch = feed.next(), if !waiting && rest_until.is_none() => match batch {
+                () = rested(waiters.clone(), rest_until), if resting => rest_until = None,
+                batch = feed.next(), if !waiting && !resting => match batch {
                     Ok(batch) => {
                         let began = Instant::now();
                         self.engine().apply(&batch, log.as_ref()).await?;
