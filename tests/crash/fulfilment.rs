@@ -129,7 +129,8 @@ async fn killed_at_every_step(killed: &[&'static str]) {
         }
         kills += 1;
     }
-    println!("{kills} kills of {killed:?}");
+    // Five orders of at least two steps each.
+    assert!(kills >= 10, "only {kills} kills of {killed:?}");
     everything_happened_once(&client).await;
     let status = async |id: &str| saga(&steering, id).await.0.status();
     assert_eq!(status("good").await, SagaStatus::Completed);

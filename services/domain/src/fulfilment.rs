@@ -220,7 +220,14 @@ impl Aggregate for Fulfilment {
         }
         Ok(match command {
             Command::StartFulfilment(..) => vec![],
-            Command::RecordFulfilmentStep(request) => record(&order_id, state, request),
+            Command::RecordFulfilmentStep(request) => {
+                let mut events = record(&order_id, state, request);
+                // Whoever is slower than the deadline does not go on either.
+                if !events.is_empty() && can_turn_back(state) && has_passed(state.deadline, cx.now) {
+                    events.insert(0, FulfilmentExpired { expired_time: Some(cx.now) }.into());
+                }
+                events
+            }
             Command::ExpireFulfilment(_) if can_turn_back(state) => {
                 if !has_passed(state.deadline, cx.now) {
                     return Err(FulfilmentRejection::DeadlineNotPassed { order_id });
@@ -533,6 +540,8 @@ mod specs {
     }
 
     /// An order of one item for this much.
+    const DEADLINE: Timestamp = Timestamp { seconds: NOW.seconds + 60, nanos: 0 };
+
     fn started(minor: i64) -> Event {
         FulfilmentStarted {
             account_id: "account".to_owned(),
@@ -543,7 +552,7 @@ mod specs {
                 unit_price: usd(minor / 2),
             }],
             total: usd(minor),
-            deadline: Some(NOW),
+            deadline: Some(DEADLINE),
             obsolete: false,
         }
         .into()
@@ -572,7 +581,7 @@ mod specs {
     }
 
     fn expired() -> Event {
-        FulfilmentExpired { expired_time: Some(NOW) }.into()
+        FulfilmentExpired { expired_time: Some(DEADLINE) }.into()
     }
 
     /// The last part of the name of the command that is wanted after this history.
@@ -654,7 +663,7 @@ mod specs {
     #[test]
     fn a_deadline_waits_for_the_step_under_way() {
         let expire = ExpireFulfilmentRequest::default;
-        given(&[started(1_000)]).when(expire()).then([expired()]);
+        given(&[started(1_000)]).at(DEADLINE).when(expire()).then([expired()]);
         assert_eq!(wanted(&[started(1_000), expired()]), None);
         // The pieces were reserved after all, so they are released.
         given(&[started(1_000), expired()]).when(answer(accepted(1))).then([reserved(1)]);
@@ -664,10 +673,22 @@ mod specs {
     }
 
     #[test]
+    fn an_answer_that_comes_after_the_deadline_is_recorded_and_undone() {
+        let charging = [started(1_000), reserved(1)];
+        given(&charging).at(DEADLINE).when(answer(accepted(2))).then([expired(), charged(2)]);
+        let late = [started(1_000), reserved(1), expired(), charged(2)];
+        assert_eq!(wanted(&late), Some("RefundPaymentRequest"));
+        // The order is being confirmed: that is not too late any more.
+        let confirming = [started(1_000), reserved(1), charged(2)];
+        let confirmed: Event = OrderConfirmed { answer: accepted(3) }.into();
+        given(&confirming).at(DEADLINE).when(answer(accepted(3))).then([confirmed]);
+    }
+
+    #[test]
     fn nobody_lets_a_deadline_pass_before_its_time() {
         let order_id = context().aggregate_id;
         given(&[started(1_000)])
-            .at(Timestamp { seconds: NOW.seconds - 1, nanos: 999_999_999 })
+            .at(Timestamp { seconds: DEADLINE.seconds - 1, nanos: 999_999_999 })
             .when(ExpireFulfilmentRequest::default())
             .then_rejected(FulfilmentRejection::DeadlineNotPassed { order_id });
     }
@@ -681,7 +702,7 @@ mod specs {
             .when(CancelFulfilmentRequest::default())
             .then_rejected(FulfilmentRejection::TooLateToCancel { order_id, status });
         let timer = |events: &[Event]| Fulfilment::timer("spec", &fold::<Fulfilment>(events));
-        assert_eq!(timer(&confirming[..2]).map(|(due, _)| due), Some(NOW));
+        assert_eq!(timer(&confirming[..2]).map(|(due, _)| due), Some(DEADLINE));
         assert_eq!(timer(&confirming), None);
     }
 

@@ -84,8 +84,6 @@ pub(crate) struct Shared {
     pub source: &'static str,
     pub cache_lifetime: Duration,
     pub progress: watch::Sender<Progress>,
-    /// How many wait for it to come further.
-    pub waiting: watch::Sender<usize>,
     pub rebuild: watch::Sender<RebuildStatus>,
     pub commands: mpsc::Sender<Command>,
     /// Becomes true when the service stops.
@@ -100,22 +98,8 @@ impl Shared {
         });
     }
 
-    /// Counts as waiting until the guard is dropped.
-    fn waits(&self) -> impl Drop + '_ {
-        self.waiting.send_modify(|waiting| *waiting += 1);
-        Waits(&self.waiting)
-    }
-
     pub fn update_rebuild(&self, change: impl FnOnce(&mut RebuildStatus)) {
         self.rebuild.send_modify(change);
-    }
-}
-
-struct Waits<'a>(&'a watch::Sender<usize>);
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.0.send_modify(|waiting| *waiting -= 1);
     }
 }
 
@@ -194,7 +178,6 @@ impl Handle {
         }
         let wait = max_wait(read);
         let mut stop = self.shared.stop.clone();
-        let _waits = self.shared.waits();
         let waited = tokio::select! {
             waited = tokio::time::timeout(wait, progress.wait_for(ready)) => waited,
             _ = stop.wait_for(|stop| *stop) => return Err(not_serving()),
@@ -216,7 +199,6 @@ impl Handle {
     /// date. Never returns when the projection has stopped.
     pub async fn changed(&self, seen: &mut u64) {
         let mut progress = self.shared.progress.subscribe();
-        let _waits = self.shared.waits();
         let waited = progress.wait_for(|progress| progress.changes != *seen).await;
         let changes = waited.ok().map(|progress| progress.changes);
         match changes {

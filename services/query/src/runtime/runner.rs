@@ -32,11 +32,6 @@ const QUEUED_COMMANDS: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// A projection that nobody waits for rests so many times as long as it has worked, and at most
-/// this long: then rows are that much older for those who look without waiting.
-const REST_PER_WORK: u32 = 3;
-const LONGEST_REST: Duration = Duration::from_millis(50);
-
 /// How often the log is asked whether it is still the same one.
 const ASK_LOG: Duration = Duration::from_secs(1);
 
@@ -60,7 +55,6 @@ pub fn start<P: Projection>(environment: &Environment) -> Started {
         source: environment.factory.kind(),
         cache_lifetime: environment.settings.cache_lifetime,
         progress: watch::Sender::new(Progress::default()),
-        waiting: watch::Sender::new(0),
         rebuild: watch::Sender::new(RebuildStatus::default()),
         commands,
         stop: environment.stop.clone(),
@@ -293,15 +287,12 @@ impl<P: Projection> Runner<P> {
         let mut feed = Feed::new(factory, log.clone(), settings.batch_size, committed);
         let mut answer = self.ask_log();
         let mut resume_at: Option<Instant> = None;
-        let mut rest_until: Option<Instant> = None;
-        let waiters = self.shared.waiting.subscribe();
         loop {
             let paused = self.shared.progress.borrow().paused;
             if paused {
                 feed.close();
             }
             let waiting = paused || resume_at.is_some();
-            let resting = rest_until.is_some();
             tokio::select! {
                 biased;
                 _ = stopped(&mut self.stop) => return Ok(()),
@@ -319,15 +310,9 @@ impl<P: Projection> Runner<P> {
                     answer = self.ask_log();
                 }
                 _ = sleep_until(resume_at), if !paused && resume_at.is_some() => resume_at = None,
-                () = rested(waiters.clone(), rest_until), if resting => rest_until = None,
-                batch = feed.next(), if !waiting && !resting => match batch {
+                batch = feed.next(), if !waiting => match batch {
                     Ok(batch) => {
-                        let began = Instant::now();
                         self.engine().apply(&batch, log.as_ref()).await?;
-                        // Who is behind does not rest.
-                        rest_until = rest(began.elapsed())
-                            .filter(|_| batch.position >= batch.head)
-                            .map(|rest| Instant::now() + rest);
                         self.pause = FIRST_PAUSE;
                         self.shared.update(|progress| {
                             progress.disconnected = false;
@@ -598,43 +583,8 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// How long to rest after a batch that took so long. A batch costs much the same whether it has one
-/// event or ten, so under load it pays to let some more come.
-fn rest(took: Duration) -> Option<Duration> {
-    // Less is not worth a timer.
-    (took >= Duration::from_millis(1)).then(|| (took * REST_PER_WORK).min(LONGEST_REST))
-}
-
-/// Waits until it is time to go on, which it is at once when somebody waits for the rows.
-async fn rested(mut waiting: watch::Receiver<usize>, until: Option<Instant>) {
-    tokio::select! {
-        _ = waiting.wait_for(|waiting| *waiting > 0) => {}
-        () = sleep_until(until) => {}
-    }
-}
-
 async fn sleep_until(time: Option<Instant>) {
     if let Some(time) = time {
         tokio::time::sleep_until(time).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_projection_rests_for_a_while_when_it_has_worked() {
-        assert_eq!(rest(Duration::from_micros(999)), None);
-        assert_eq!(rest(Duration::from_millis(3)), Some(Duration::from_millis(9)));
-        assert_eq!(rest(Duration::from_secs(1)), Some(LONGEST_REST));
-    }
-
-    #[tokio::test]
-    async fn who_waits_ends_a_rest() {
-        let (waiting, hour) = (watch::Sender::new(0), Duration::from_secs(3600));
-        let resting = rested(waiting.subscribe(), Some(Instant::now() + hour));
-        let waits = async { waiting.send_modify(|waiting| *waiting += 1) };
-        tokio::join!(resting, waits);
     }
 }
