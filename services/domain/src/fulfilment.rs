@@ -223,7 +223,8 @@ impl Aggregate for Fulfilment {
             Command::RecordFulfilmentStep(request) => {
                 let mut events = record(&order_id, state, request);
                 // Whoever is slower than the deadline does not go on either.
-                if !events.is_empty() && can_turn_back(state) && has_passed(state.deadline, cx.now) {
+                if !events.is_empty() && can_turn_back(state) && has_passed(state.deadline, cx.now)
+                {
                     events.insert(0, FulfilmentExpired { expired_time: Some(cx.now) }.into());
                 }
                 events
