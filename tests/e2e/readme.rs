@@ -28,6 +28,11 @@ const ELSEWHERE: &[(&str, &str)] = &[
          --http 127.0.0.1:8089",
         "e2e: bank over Kafka",
     ),
+    (
+        "daybook saga --data ./data --brokers 127.0.0.1:9092 --log http://127.0.0.1:50051 \
+         --http 127.0.0.1:8090",
+        "e2e: the whole shop over Kafka",
+    ),
     ("docker compose up --build", "deploy/check.sh checks the file; no engine in the tests"),
 ];
 
