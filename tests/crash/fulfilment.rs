@@ -228,7 +228,8 @@ async fn saga(client: &Client, id: &str) -> (Saga, Vec<SagaStep>) {
     get(client, &format!("orders.fulfilment-{id}")).await
 }
 
-async fn get(client: &Client, stream: &str) -> (Saga, Vec<SagaStep>) {
+/// A saga and its steps, as of now.
+pub async fn get(client: &Client, stream: &str) -> (Saga, Vec<SagaStep>) {
     let get = || async {
         let read = Some(ReadContext { min_position: head(client).await, ..Default::default() });
         let request = GetSagaRequest { read, stream: stream.to_owned() };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use daybook_client::Daybook as Client;
 use daybook_contract::bank::v1::AccountOpened;
 use daybook_contract::daybook::v1::{
-    ListQuarantinedEventsRequest, QuarantinedEvent, RecordedEvent, recorded_event,
+    ListQuarantinedEventsRequest, QuarantinedEvent, RecordedEvent, SagaStatus, recorded_event,
 };
 use daybook_testing::{Broker, eventually, http_get, unique};
 use prost::Message;
@@ -17,7 +17,8 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::Value;
 use tonic::Code;
 
-use crate::common::{PATIENCE, Site, everything, usd};
+use crate::common::{PATIENCE, Site, everything, head, usd};
+use crate::fulfilment::get;
 use crate::ledger::Ledger;
 
 /// How long a query may wait for a position here: a guard against hanging, and the most there is.
@@ -27,20 +28,23 @@ const PROJECTIONS: [&str; 3] = ["account_balance", "account_transactions", "dail
 
 /// A record of a stream that the log does not know.
 fn foreign(version: u64, name: &str, message: &AccountOpened) -> Vec<u8> {
-    let type_url = format!("type.googleapis.com/bank.v1.{name}");
+    forged(("bank.account", "mallory"), version, name, message.encode_to_vec())
+}
+
+/// A record that the log does not know.
+fn forged((kind, id): (&str, &str), version: u64, name: &str, value: Vec<u8>) -> Vec<u8> {
+    let package = kind.split('.').next().unwrap();
+    let type_url = format!("type.googleapis.com/{package}.v1.{name}");
     RecordedEvent {
         event_id: uuid::Uuid::now_v7().to_string(),
-        aggregate_type: "bank.account".into(),
-        aggregate_id: "mallory".into(),
+        aggregate_type: kind.into(),
+        aggregate_id: id.into(),
         version,
         position: version,
         event_name: name.into(),
         event_version: 1,
         recorded_time: Some(Timestamp { seconds: 1_795_000_000, nanos: 0 }),
-        payload: Some(recorded_event::Payload::Event(Any {
-            type_url,
-            value: message.encode_to_vec(),
-        })),
+        payload: Some(recorded_event::Payload::Event(Any { type_url, value })),
         ..Default::default()
     }
     .encode_to_vec()
@@ -265,4 +269,87 @@ async fn poison_is_found_and_given_up_on_the_command_line() {
     says(&retry, 3, &["QUARANTINED_EVENT_NOT_FOUND"]);
     // What waited behind the poison is there.
     says(&["account", "show", "mallory", "--stale"], 0, &["Mallory", "0.66 USD"]);
+}
+
+/// The process that runs the sagas has a projection of its own, and it is steered in the same way.
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_among_the_sagas_is_given_up_and_a_rebuild_mends_the_rest() {
+    let broker = Broker::shared().await;
+    let prefix = format!("{}-", unique("poison-sagas"));
+    let flags = ["--brokers", &broker.bootstrap, "--topic-prefix", &prefix];
+    let site = Site::new();
+    let _command = site.start("command", &flags);
+    let beside = || Site { ports: site.ports.beside(), ..Site::new() };
+    let (queries, sagas) = (beside(), beside());
+    let _query = queries.start("query", &flags);
+    let client = sagas.client();
+    client.open_account("Ada").account_id("ada").initial_balance(usd(100)).await.unwrap();
+    client.open_account("Bob").account_id("bob").await.unwrap();
+    client.transfer("ada", "bob", usd(1)).transfer_id("stuck").await.unwrap();
+    // What nobody knows: of a transfer that there never was, with something that waits behind it,
+    // and in the place of the next event of one that there is.
+    let topic = format!("{prefix}bank-events");
+    let producer: FutureProducer =
+        ClientConfig::new().set("bootstrap.servers", &broker.bootstrap).create().unwrap();
+    let store = client.events().info().await.unwrap().store_id;
+    for (id, version, name) in
+        [("mallory", 1, "Teleported"), ("mallory", 2, "TransferCompleted"), ("stuck", 2, "Lost")]
+    {
+        let record = forged(("bank.transfer", id), version, name, Vec::new());
+        write(&producer, (&topic, 0), &record, &store).await;
+    }
+    let _saga = sagas.start("saga", &flags);
+    let three = || async { (quarantine(&client, "sagas").await.len() == 3).then_some(()) };
+    eventually(PATIENCE, three).await;
+
+    // All others go on.
+    client.transfer("ada", "bob", usd(2)).transfer_id("other").await.unwrap();
+    completed(&client, "other").await;
+    let says = |args: &[&str], parts: &[&str]| {
+        let (code, text) = daybook(&sagas, args);
+        assert_eq!(code, 0, "{args:?}: {text}");
+        assert!(parts.iter().all(|part| text.contains(part)), "{args:?}: {text}");
+        text
+    };
+    says(&["projection", "list"], &["sagas", "account_balance"]);
+    says(&["projection", "show", "sagas"], &["quarantined", "3"]);
+    says(
+        &["projection", "quarantine", "sagas"],
+        &["Teleported", "TransferCompleted", "waits for", "Lost"],
+    );
+    let retry = |stream| ["projection", "retry", "sagas", stream];
+    says(&retry("bank.transfer-mallory"), &["applied              0", "still in quarantine  2"]);
+    for paused in ["pause", "resume"] {
+        says(&["projection", paused, "sagas"], &["sagas"]);
+    }
+    for event in quarantine(&client, "sagas").await {
+        let skip = ["projection", "skip", "sagas", &event.quarantine_id.to_string()];
+        match (event.stream.as_str(), event.version) {
+            ("bank.transfer-mallory", 2) => {}
+            ("bank.transfer-mallory", _) => {
+                says(&skip, &["applied              1", "still in quarantine  0"]);
+            }
+            _ => {
+                says(&skip, &["still in quarantine  0"]);
+            }
+        }
+    }
+    says(&["projection", "quarantine", "sagas"], &["nothing is in quarantine"]);
+    // What was given up in place of the real event is not there; in the log it is.
+    let rebuilt = says(&["projection", "rebuild", "sagas"], &["done"]);
+    assert!(rebuilt.contains("added rows"), "{rebuilt}");
+    completed(&client, "stuck").await;
+    let ada = client.get_account("ada").min_position(head(&client).await).await.unwrap();
+    assert_eq!(ada.account.unwrap().balance, Some(usd(97)));
+    let (code, ready) = http_get(sagas.ports.http, "/readyz").unwrap();
+    assert!(code == 200 && !ready.contains("quarantine"), "{code}: {ready}");
+}
+
+/// Waits until a transfer is completed.
+async fn completed(client: &Client, id: &str) {
+    let completed = || async {
+        let (saga, _) = get(client, &format!("bank.transfer-{id}")).await;
+        (saga.status() == SagaStatus::Completed).then_some(())
+    };
+    eventually(PATIENCE, completed).await;
 }

@@ -10,8 +10,8 @@ use daybook_contract::bank::v1::{
 use daybook_contract::daybook::v1::step_answer::Outcome;
 use daybook_contract::daybook::v1::{
     AppendRequest, CommandContext, CommandReceipt, GetSagaRequest, ListSagasRequest, NewEvent,
-    RawPayload, ReadContext, Saga, SagaStatus, SagaStep, StepAnswer, StepRefusal, new_event,
-    recorded_event,
+    ProjectionState, RawPayload, ReadContext, Saga, SagaStatus, SagaStep, StepAnswer, StepRefusal,
+    new_event, recorded_event,
 };
 use daybook_contract::inventory::v1::ReserveStockRequest;
 use daybook_contract::orders::v1::{
@@ -97,6 +97,25 @@ async fn transfers_arrive_or_come_back(flags: &[&str]) {
 #[tokio::test]
 async fn a_transfer_arrives_or_comes_back() {
     transfers_arrive_or_come_back(&[]).await;
+}
+
+/// In one process with everything, the query service shows and steers what the sagas have too.
+#[tokio::test]
+async fn the_projections_of_one_process_are_in_one_place() {
+    let site = Site::new();
+    let _server = site.start("dev", &[]);
+    let (command, query) = (site.ports.command_url(), site.ports.query_url());
+    let builder = Client::builder().command_url(command).query_url(&query).saga_url(&query);
+    let client = builder.build().unwrap();
+    let list = client.projections().list().await.unwrap();
+    let names: Vec<_> = list.iter().map(|projection| projection.name.as_str()).collect();
+    assert!(names.contains(&"sagas") && names.is_sorted(), "{names:?}");
+    let paused = client.projections().pause("sagas").await.unwrap();
+    assert_eq!(paused.state(), ProjectionState::Paused);
+    // It is the same one that the saga service has.
+    let steering = site.client().projections();
+    assert_eq!(steering.get("sagas").await.unwrap().state(), ProjectionState::Paused);
+    steering.resume("sagas").await.unwrap();
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! The projections of the query service: how they are doing, and steering them.
+//! The projections of the query service, and that of the saga service: how they are doing, and
+//! steering them.
 
 use daybook_contract::daybook::v1::{
     GetProjectionRequest, GetProjectionResponse, ListProjectionsRequest, ListProjectionsResponse,
@@ -11,11 +12,13 @@ use daybook_contract::daybook::v1::{
 use daybook_contract::error::Error;
 use futures::Stream;
 use futures::stream::try_unfold;
-use prost::Message;
 
 use crate::call::Options;
-use crate::client::Daybook;
+use crate::client::{Daybook, Service};
 use crate::failure;
+
+/// The projection of the saga service, which has no other.
+const SAGAS: &str = "sagas";
 
 /// The projections of a Daybook.
 #[derive(Debug, Clone)]
@@ -28,31 +31,51 @@ impl Projections {
         Self { client }
     }
 
-    /// All projections, by name.
+    /// All projections, by name. That of the saga service is missing when it cannot be reached.
     pub async fn list(&self) -> Result<Vec<ProjectionStatus>, Error> {
+        let inner = &self.client.inner;
+        let mut all = self.list_of(&inner.query, self.client.repeatable()).await?;
+        // In one process with all services each of them has it.
+        if !all.iter().any(|projection| projection.name == SAGAS) {
+            all.extend(self.list_of(&inner.saga, self.client.once()).await.unwrap_or_default());
+            all.sort_by(|a, b| a.name.cmp(&b.name));
+        }
+        Ok(all)
+    }
+
+    async fn list_of(
+        &self,
+        service: &Service,
+        options: Options,
+    ) -> Result<Vec<ProjectionStatus>, Error> {
         let path = "/daybook.v1.ProjectionService/ListProjections";
+        let request = ListProjectionsRequest {};
         let answer: ListProjectionsResponse =
-            self.call(path, ListProjectionsRequest {}, self.client.repeatable()).await?;
+            self.client.unary(service, path, request, options).await?;
         Ok(answer.projections)
     }
 
     /// One projection.
     pub async fn get(&self, name: impl Into<String>) -> Result<ProjectionStatus, Error> {
         let path = "/daybook.v1.ProjectionService/GetProjection";
-        let request = GetProjectionRequest { name: name.into() };
+        let name = name.into();
+        let service = self.service_of(&name);
+        let request = GetProjectionRequest { name };
         let answer: GetProjectionResponse =
-            self.call(path, request, self.client.repeatable()).await?;
-        self.present(answer.projection)
+            self.client.unary(service, path, request, self.client.repeatable()).await?;
+        present(service, answer.projection)
     }
 
     /// Begins to build a projection anew beside the live one. While one is under way, that one is
     /// the answer; so it may be repeated.
     pub async fn rebuild(&self, name: impl Into<String>) -> Result<RebuildStatus, Error> {
         let path = "/daybook.v1.ProjectionService/RebuildProjection";
-        let request = RebuildProjectionRequest { name: name.into() };
+        let name = name.into();
+        let service = self.service_of(&name);
+        let request = RebuildProjectionRequest { name };
         let answer: RebuildProjectionResponse =
-            self.call(path, request, self.client.repeatable()).await?;
-        self.present(answer.rebuild)
+            self.client.unary(service, path, request, self.client.repeatable()).await?;
+        present(service, answer.rebuild)
     }
 
     /// The progress of the rebuild under way, or of the last one, until it has ended.
@@ -61,23 +84,25 @@ impl Projections {
         name: impl Into<String>,
     ) -> impl Stream<Item = Result<RebuildStatus, Error>> + Send + 'static {
         let client = self.client.clone();
-        let request = WatchRebuildRequest { name: name.into() };
+        let name = name.into();
+        let service = self.service_of(&name).clone();
+        let request = WatchRebuildRequest { name };
         try_unfold(None, move |answers| {
             let client = client.clone();
+            let service = service.clone();
             let request = request.clone();
             async move {
-                let service = &client.inner.query;
                 let mut answers = match answers {
                     Some(answers) => answers,
                     None => {
                         let path = "/daybook.v1.ProjectionService/WatchRebuild";
-                        client.server_stream(service, path, request, client.repeatable()).await?
+                        client.server_stream(&service, path, request, client.repeatable()).await?
                     }
                 };
                 let answer: Option<WatchRebuildResponse> = answers
                     .message()
                     .await
-                    .map_err(|status| failure::from_status(&status, service))?;
+                    .map_err(|status| failure::from_status(&status, &service))?;
                 Ok(answer.map(|answer| (answer.rebuild.unwrap_or_default(), Some(answers))))
             }
         })
@@ -86,19 +111,23 @@ impl Projections {
     /// Stops a projection from applying events.
     pub async fn pause(&self, name: impl Into<String>) -> Result<ProjectionStatus, Error> {
         let path = "/daybook.v1.ProjectionService/PauseProjection";
-        let request = PauseProjectionRequest { name: name.into() };
+        let name = name.into();
+        let service = self.service_of(&name);
+        let request = PauseProjectionRequest { name };
         let answer: PauseProjectionResponse =
-            self.call(path, request, self.client.repeatable()).await?;
-        self.present(answer.projection)
+            self.client.unary(service, path, request, self.client.repeatable()).await?;
+        present(service, answer.projection)
     }
 
     /// Lets a paused projection go on.
     pub async fn resume(&self, name: impl Into<String>) -> Result<ProjectionStatus, Error> {
         let path = "/daybook.v1.ProjectionService/ResumeProjection";
-        let request = ResumeProjectionRequest { name: name.into() };
+        let name = name.into();
+        let service = self.service_of(&name);
+        let request = ResumeProjectionRequest { name };
         let answer: ResumeProjectionResponse =
-            self.call(path, request, self.client.repeatable()).await?;
-        self.present(answer.projection)
+            self.client.unary(service, path, request, self.client.repeatable()).await?;
+        present(service, answer.projection)
     }
 
     /// A page of what a projection could not apply, oldest first.
@@ -107,7 +136,8 @@ impl Projections {
         request: ListQuarantinedEventsRequest,
     ) -> Result<ListQuarantinedEventsResponse, Error> {
         let path = "/daybook.v1.ProjectionService/ListQuarantinedEvents";
-        self.call(path, request, self.client.repeatable()).await
+        let service = self.service_of(&request.name);
+        self.client.unary(service, path, request, self.client.repeatable()).await
     }
 
     /// Applies the quarantined events of a stream again.
@@ -117,8 +147,10 @@ impl Projections {
         stream: impl Into<String>,
     ) -> Result<RetryQuarantinedStreamResponse, Error> {
         let path = "/daybook.v1.ProjectionService/RetryQuarantinedStream";
-        let request = RetryQuarantinedStreamRequest { name: name.into(), stream: stream.into() };
-        self.call(path, request, self.client.once()).await
+        let name = name.into();
+        let service = self.service_of(&name);
+        let request = RetryQuarantinedStreamRequest { name, stream: stream.into() };
+        self.client.unary(service, path, request, self.client.once()).await
     }
 
     /// Gives up one quarantined event. It is sent once: repeated after a lost answer, it would be
@@ -129,20 +161,22 @@ impl Projections {
         quarantine_id: u64,
     ) -> Result<SkipQuarantinedEventResponse, Error> {
         let path = "/daybook.v1.ProjectionService/SkipQuarantinedEvent";
-        let request = SkipQuarantinedEventRequest { name: name.into(), quarantine_id };
-        self.call(path, request, self.client.once()).await
+        let name = name.into();
+        let service = self.service_of(&name);
+        let request = SkipQuarantinedEventRequest { name, quarantine_id };
+        self.client.unary(service, path, request, self.client.once()).await
     }
 
-    async fn call<Q, A>(&self, path: &'static str, request: Q, options: Options) -> Result<A, Error>
-    where
-        Q: Message + Clone + 'static,
-        A: Message + Default + 'static,
-    {
-        self.client.unary(&self.client.inner.query, path, request, options).await
+    /// The service that has a projection.
+    fn service_of(&self, name: &str) -> &Service {
+        match name {
+            SAGAS => &self.client.inner.saga,
+            _ => &self.client.inner.query,
+        }
     }
+}
 
-    /// What the answer must contain.
-    fn present<T>(&self, part: Option<T>) -> Result<T, Error> {
-        part.ok_or_else(|| failure::malformed(&self.client.inner.query, "an empty answer"))
-    }
+/// What the answer must contain.
+fn present<T>(service: &Service, part: Option<T>) -> Result<T, Error> {
+    part.ok_or_else(|| failure::malformed(service, "an empty answer"))
 }

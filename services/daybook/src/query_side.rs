@@ -14,6 +14,7 @@ use daybook_bus::settings::Kafka;
 use daybook_bus::source::SourceFactory;
 use daybook_contract::daybook::v1::{ProjectionState, ProjectionStatus};
 use daybook_query::QuerySide as Projections;
+use daybook_query::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -44,8 +45,8 @@ pub struct QuerySide {
     closing: watch::Sender<bool>,
 }
 
-/// Starts the projections and serves queries.
-pub async fn start(config: &Config, log_url: &str) -> anyhow::Result<QuerySide> {
+/// Starts the projections and serves queries. Its ProjectionService shows the `others` too.
+pub async fn start(config: &Config, log_url: &str, others: &[Handle]) -> anyhow::Result<QuerySide> {
     let channel = channel(log_url)?;
     let listener = serve::bind(config.query_listen, "--query-listen").await?;
     let log = GrpcLogReader::new(channel.clone());
@@ -64,7 +65,7 @@ pub async fn start(config: &Config, log_url: &str) -> anyhow::Result<QuerySide> 
     let services = services_of(|name| {
         name.ends_with(".QueryService") || name == "daybook.v1.ProjectionService"
     });
-    let routes = projections.routes();
+    let routes = projections.routes(others);
     let server = serve::serve(listener, config, routes, services, closing.subscribe()).await?;
     Ok(QuerySide { server, projections, closing })
 }

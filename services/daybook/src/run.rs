@@ -28,7 +28,7 @@ pub async fn command(flags: &Flags) -> anyhow::Result<()> {
 /// `daybook query`: the query side alone.
 pub async fn query(flags: &Flags) -> anyhow::Result<()> {
     let process = Process::start(flags).await?;
-    let query = query_side::start(&process.config, &process.config.log_url).await?;
+    let query = query_side::start(&process.config, &process.config.log_url, &[]).await?;
     info!(queries = %query.server.address, http = %process.http, "up");
     process.run(None, Some(query), None).await
 }
@@ -48,11 +48,12 @@ pub async fn dev(flags: &Flags) -> anyhow::Result<()> {
     let command = command_side::start(config).await?;
     let addresses = (command.server.address, process.http);
     let log_url = format!("http://{}", addresses.0);
-    let query = query_side::start(config, &log_url).await?;
     let saga = match config.sagas {
         true => Some(saga_side::start(config, &log_url).await?),
         false => None,
     };
+    let others = saga.as_ref().map_or(&[][..], SagaSide::projections);
+    let query = query_side::start(config, &log_url, others).await?;
     let listening = welcome::Listening {
         command: addresses.0,
         query: query.server.address,

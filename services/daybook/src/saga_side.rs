@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use daybook_bus::log::{GrpcLogReader, LogSourceFactory};
 use daybook_bus::source::SourceFactory;
+use daybook_query::runtime::Handle;
 use daybook_saga::{SagaSide as Sagas, Share};
 use tokio::sync::watch;
 
@@ -22,7 +23,7 @@ pub struct SagaSide {
     closing: watch::Sender<bool>,
 }
 
-/// Starts the saga runtime and serves its service.
+/// Starts the saga runtime and serves its services.
 pub async fn start(config: &Config, log_url: &str) -> anyhow::Result<SagaSide> {
     let channel = channel(log_url)?;
     let listener = serve::bind(config.saga_listen, "--saga-listen").await?;
@@ -39,12 +40,19 @@ pub async fn start(config: &Config, log_url: &str) -> anyhow::Result<SagaSide> {
     };
     let sagas = Arc::new(Sagas::open(settings, factory, Arc::new(log), channel)?);
     let closing = watch::Sender::new(false);
-    let services = services_of(|name| name == "daybook.v1.SagaService");
+    let services = services_of(|name| {
+        ["daybook.v1.SagaService", "daybook.v1.ProjectionService"].contains(&name)
+    });
     let server = serve::serve(listener, config, sagas.routes(), services, closing.subscribe());
     Ok(SagaSide { server: server.await?, sagas, closing })
 }
 
 impl SagaSide {
+    /// What it remembers, for the ProjectionService of the whole process.
+    pub fn projections(&self) -> &[Handle] {
+        self.sagas.projections()
+    }
+
     /// How its parts are doing.
     pub fn health(&self) -> Arc<dyn Health> {
         Arc::new(SagaHealth(self.sagas.clone()))

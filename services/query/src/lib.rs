@@ -49,7 +49,7 @@ pub use projection_service::ProjectionServer;
 pub use runtime::OpenError;
 pub use users::UserQueries;
 
-use runtime::{Host, Settings};
+use runtime::{Handle, Host, Settings};
 
 /// The largest request that is read, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 256 * 1024;
@@ -138,20 +138,24 @@ impl QuerySide {
         CatalogServer::new(self.catalog.clone()).max_decoding_message_size(MAX_REQUEST_BYTES)
     }
 
-    /// `daybook.v1.ProjectionService`.
-    pub fn projection_service(&self) -> ProjectionServiceServer<ProjectionServer> {
-        ProjectionServiceServer::new(ProjectionServer::new(&self.host))
+    /// `daybook.v1.ProjectionService`, which also shows and steers the projections of others in
+    /// this process.
+    pub fn projection_service(
+        &self,
+        others: &[Handle],
+    ) -> ProjectionServiceServer<ProjectionServer> {
+        ProjectionServiceServer::new(ProjectionServer::new(&self.host).beside(others))
             .max_decoding_message_size(MAX_REQUEST_BYTES)
     }
 
-    /// All services.
-    pub fn routes(&self) -> Routes {
+    /// All services; see [`Self::projection_service`] for the others.
+    pub fn routes(&self, others: &[Handle]) -> Routes {
         Routes::new(self.bank_queries())
             .add_service(self.inventory_queries())
             .add_service(self.order_queries())
             .add_service(self.user_queries())
             .add_service(self.catalog_queries())
-            .add_service(self.projection_service())
+            .add_service(self.projection_service(others))
     }
 
     /// How the projections are doing, by name; for health and readiness.

@@ -42,6 +42,14 @@ impl ProjectionServer {
         Self { handles: host.handles().clone(), stopping: host.stopping() }
     }
 
+    /// The same service, over those of other hosts of this process as well.
+    #[must_use]
+    pub fn beside(self, others: &[Handle]) -> Self {
+        let mut handles = [&self.handles, others].concat();
+        handles.sort_by_key(Handle::name);
+        Self { handles: handles.into(), ..self }
+    }
+
     fn find(&self, request: &impl Validate, name: &str) -> Result<&Handle, Error> {
         self.find_and(request, name, |_| {})
     }

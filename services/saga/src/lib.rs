@@ -24,8 +24,10 @@ use std::sync::Arc;
 
 use daybook_bus::source::{LogReader, SourceFactory};
 use daybook_contract::daybook::v1::ProjectionStatus;
+use daybook_contract::daybook::v1::projection_service_server::ProjectionServiceServer;
 use daybook_contract::daybook::v1::saga_service_server::SagaServiceServer;
-use daybook_query::runtime::{self, Host, OpenError, start};
+use daybook_query::runtime::{self, Handle, Host, OpenError, start};
+use daybook_query::{MAX_REQUEST_BYTES, ProjectionServer};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::service::Routes;
@@ -36,9 +38,6 @@ use flights::Flights;
 use projection::Sagas;
 use sender::Sender;
 use service::SagaServer;
-
-/// The largest request that is read, in bytes.
-const MAX_REQUEST_BYTES: usize = 256 * 1024;
 
 /// How the runtime is run.
 #[derive(Debug, Clone)]
@@ -96,10 +95,17 @@ impl SagaSide {
         Ok(Self { host, flights, server, stop, executor: tokio::sync::Mutex::new(Some(executor)) })
     }
 
-    /// `daybook.v1.SagaService`.
+    /// `daybook.v1.SagaService`, and `daybook.v1.ProjectionService` over its projection.
     pub fn routes(&self) -> Routes {
-        let service = SagaServiceServer::new(self.server.clone());
-        Routes::new(service.max_decoding_message_size(MAX_REQUEST_BYTES))
+        let sagas = SagaServiceServer::new(self.server.clone());
+        let projections = ProjectionServiceServer::new(ProjectionServer::new(&self.host));
+        Routes::new(sagas.max_decoding_message_size(MAX_REQUEST_BYTES))
+            .add_service(projections.max_decoding_message_size(MAX_REQUEST_BYTES))
+    }
+
+    /// Its projection, which is the only one.
+    pub fn projections(&self) -> &[Handle] {
+        self.host.handles()
     }
 
     /// How the projection of the sagas is doing.

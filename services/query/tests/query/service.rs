@@ -36,7 +36,7 @@ async fn serve(log: &Log) -> Served {
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
     let serving = Server::builder()
-        .add_routes(side.routes())
+        .add_routes(side.routes(&[]))
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped.map(drop));
     let server = tokio::spawn(async move { serving.await.unwrap() });
     let channel = Channel::from_shared(format!("http://{address}")).unwrap();
