@@ -30,6 +30,7 @@ use crate::runtime::row::{Row as _, read_row, read_rows};
 use crate::runtime::store;
 use crate::runtime::{Handle, Projection};
 use crate::time;
+use crate::timeline::{self, Wanted};
 use crate::transfers;
 
 /// How many accounts or transactions a page has when the request does not say.
@@ -292,35 +293,63 @@ async fn select_account(
     query.bind(id).fetch_optional(connection).await?.as_ref().map(AccountView::read).transpose()
 }
 
-/// Accounts by id. Without a prefix they are read in order; with one, those with the prefix are
-/// found in the index of names and then put in order. No text is greater than one with a byte 255,
-/// so the range holds exactly the names with the prefix.
+/// Accounts in the order of one index: by id, or by owner and id when the owner's name has to begin
+/// with something. No text is greater than one with a byte 255, so the range holds exactly the
+/// names with the prefix.
 async fn select_accounts(
     connection: &mut SqliteConnection,
     filters: ListAccountsRequest,
     after: String,
     limit: u32,
 ) -> Result<Vec<AccountView>, sqlx::Error> {
-    let sql = match filters.owner_prefix.is_empty() {
-        true => {
-            "SELECT accounts.*, out_minor, in_minor
-             FROM accounts LEFT JOIN pending USING (account_id, currency_code)
-             WHERE account_id > ?1 AND (?2 = 0 OR status = ?2)
-             ORDER BY account_id LIMIT ?3"
-        }
-        false => SELECT_BY_OWNER,
+    let sql = match (filters.owner_prefix.is_empty(), filters.status) {
+        (true, 0) => BY_ID,
+        (true, _) => BY_STATUS,
+        (false, 0) => BY_OWNER,
+        (false, _) => BY_STATUS_AND_OWNER,
     };
-    let query = sqlx::query(sql).bind(after).bind(filters.status).bind(limit);
-    let rows = query.bind(filters.owner_prefix).fetch_all(connection).await?;
+    // A page begins after an owner and an id. Owners keep their names.
+    let mut after_owner = filters.owner_prefix.clone();
+    if !filters.owner_prefix.is_empty() && !after.is_empty() {
+        let owner = sqlx::query_scalar("SELECT owner_name FROM accounts WHERE account_id = ?");
+        after_owner =
+            owner.bind(&after).fetch_optional(&mut *connection).await?.unwrap_or_default();
+    }
+    let query = sqlx::query(sql).bind(after).bind(limit).bind(filters.status);
+    let query = query.bind(after_owner).bind(filters.owner_prefix);
+    let rows = query.fetch_all(connection).await?;
     rows.iter().map(AccountView::read).collect()
 }
 
-const SELECT_BY_OWNER: &str = "SELECT accounts.*, out_minor, in_minor
-    FROM accounts INDEXED BY accounts_by_owner
-    LEFT JOIN pending USING (account_id, currency_code)
-    WHERE owner_name >= ?4 AND owner_name < ?4 || CAST(x'ff' AS TEXT)
-    AND account_id > ?1 AND (?2 = 0 OR status = ?2)
-    ORDER BY account_id LIMIT ?3";
+/// Accounts in the order of one index, after a place in it.
+macro_rules! accounts_by {
+    ($index:literal, $condition:literal, $order:literal) => {
+        concat!(
+            "SELECT accounts.*, out_minor, in_minor FROM accounts ",
+            $index,
+            " LEFT JOIN pending USING (account_id, currency_code) WHERE ",
+            $condition,
+            " ORDER BY ",
+            $order,
+            " LIMIT ?2"
+        )
+    };
+}
+
+const BY_ID: &str = accounts_by!("", "account_id > ?1", "account_id");
+const BY_STATUS: &str =
+    accounts_by!("INDEXED BY accounts_by_status", "status = ?3 AND account_id > ?1", "account_id");
+const BY_OWNER: &str = accounts_by!(
+    "INDEXED BY accounts_by_owner",
+    "(owner_name, account_id) > (?4, ?1) AND owner_name < ?5 || CAST(x'ff' AS TEXT)",
+    "owner_name, account_id"
+);
+const BY_STATUS_AND_OWNER: &str = accounts_by!(
+    "INDEXED BY accounts_by_status_and_owner",
+    "status = ?3 AND (owner_name, account_id) > (?4, ?1)
+        AND owner_name < ?5 || CAST(x'ff' AS TEXT)",
+    "owner_name, account_id"
+);
 
 async fn select_transactions(
     connection: &mut SqliteConnection,
@@ -334,23 +363,16 @@ async fn select_transactions(
         .await?;
     let Some(account) = account else { return Ok(None) };
     let account: BalanceRow = read_row(&account)?;
-    let start = filters.start_time.as_ref().map_or(i64::MIN, time::saturating_nanos);
-    let end = filters.end_time.as_ref().map(time::saturating_nanos);
-    let rows = sqlx::query(
-        "SELECT * FROM transactions
-         WHERE account_no = ?1 AND version < ?2 AND (?3 = 0 OR kind = ?3)
-         AND recorded_time >= ?4 AND (?5 IS NULL OR recorded_time < ?5)
-         ORDER BY version DESC LIMIT ?6",
-    )
-    .bind(account.account_no)
-    .bind(before)
-    .bind(filters.kind)
-    .bind(start)
-    .bind(end)
-    .bind(limit)
-    .fetch_all(connection)
-    .await?;
-    Ok(Some((account, read_rows(&rows)?)))
+    let wanted = Wanted {
+        stream_no: account.account_no,
+        kind: filters.kind,
+        start_time: filters.start_time.as_ref(),
+        end_time: filters.end_time.as_ref(),
+        before,
+        limit,
+    };
+    let rows = timeline::page(connection, wanted).await?;
+    Ok(Some((account, rows)))
 }
 
 async fn select_days(
@@ -454,13 +476,22 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn owners_are_found_by_their_index() {
+    async fn every_list_of_accounts_is_read_in_the_order_of_an_index() {
         let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
         connection.execute(AccountBalance::SCHEMA).await.unwrap();
-        let sql = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {SELECT_BY_OWNER}"));
-        let query = sqlx::query(sql).bind("").bind(0).bind(51).bind("ali");
-        let plan = query.fetch_all(&mut connection).await.unwrap();
-        let step: String = plan[0].get("detail");
-        assert!(step.contains("accounts_by_owner (owner_name>? AND owner_name<?)"), "{step}");
+        let place = "AND (owner_name,account_id)>(?,?) AND owner_name<?)";
+        for (sql, step) in [
+            (BY_ID, "PRIMARY KEY (account_id>?)".to_owned()),
+            (BY_STATUS, "accounts_by_status (status=? AND account_id>?)".to_owned()),
+            (BY_OWNER, format!("accounts_by_owner ({}", &place[4..])),
+            (BY_STATUS_AND_OWNER, format!("accounts_by_status_and_owner (status=? {place}")),
+        ] {
+            let sql = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+            let query = sqlx::query(sql).bind("").bind(51).bind(1).bind("ali").bind("ali");
+            let plan = query.fetch_all(&mut connection).await.unwrap();
+            let steps: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+            assert!(steps[0].contains(&step), "{step}: {steps:?}");
+            assert!(steps.iter().all(|step| !step.contains("TEMP B-TREE")), "{steps:?}");
+        }
     }
 }

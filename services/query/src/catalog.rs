@@ -26,6 +26,7 @@ use crate::{amount, check, read, time};
 mod search;
 mod select;
 
+use search::{Found, Place};
 use select::AdminRow;
 
 /// How many products a page has when the request does not say.
@@ -50,7 +51,7 @@ struct Inner {
     search: Handle,
     details: Handle,
     admin: Handle,
-    cached_searches: Cache<Vec<FoundRow>>,
+    cached_searches: Cache<Found>,
     cached_products: Cache<Option<(ProductRow, Vec<PriceRow>)>>,
     cached_lists: Cache<Vec<AdminRow>>,
 }
@@ -88,21 +89,22 @@ impl QueryService for CatalogQueries {
         let filters =
             SearchProductsRequest { page_size: 0, page_token: String::new(), ..request.clone() };
         let pages = Pages::of("catalog.v1.SearchProducts", &filters);
-        // How well a product matches depends on all others, so a page ends at a place in the list.
-        let skip = match pages.after(&request.page_token)? {
-            None => 0,
-            Some(place) => place.parse::<u32>().unwrap_or(u32::MAX),
-        };
-        let (mut rows, position) = self
+        let place = Place::of(&filters, pages.after(&request.page_token)?.as_deref());
+        let (Found { mut rows, more_matches }, position) = self
             .inner
             .cached_searches
             .answer(&self.inner.search, read.as_ref(), &request, |connection| {
-                search::products(connection, filters.clone(), skip, size + 1).boxed()
+                search::products(connection, filters.clone(), place.clone(), size + 1).boxed()
             })
             .await?;
-        let next_page_token = pages.cut(&mut rows, size, |_| (skip + size).to_string());
+        let next_page_token = pages.cut(&mut rows, size, |last| place.after(last, size));
         let products = rows.into_iter().map(found).collect::<Result<_, _>>()?;
-        Ok(Response::new(SearchProductsResponse { products, next_page_token, position }))
+        Ok(Response::new(SearchProductsResponse {
+            products,
+            next_page_token,
+            position,
+            more_matches,
+        }))
     }
 
     async fn get_product(

@@ -22,6 +22,7 @@ use crate::projections::stock_levels::{LevelRow, StockLevels};
 use crate::projections::stock_movements::{CountRow, MovementRow, StockMovements};
 use crate::runtime::row::{read_row, read_rows};
 use crate::runtime::{Handle, Host, Projection, store};
+use crate::timeline::{self, Wanted};
 use crate::{check, read, time};
 
 mod watching;
@@ -191,23 +192,16 @@ async fn select_movements(
         .await?;
     let Some(product) = product else { return Ok(None) };
     let product: CountRow = read_row(&product)?;
-    let start = filters.start_time.as_ref().map_or(i64::MIN, time::saturating_nanos);
-    let end = filters.end_time.as_ref().map(time::saturating_nanos);
-    let rows = sqlx::query(
-        "SELECT * FROM movements
-         WHERE product_no = ?1 AND version < ?2 AND (?3 = 0 OR kind = ?3)
-         AND recorded_time >= ?4 AND (?5 IS NULL OR recorded_time < ?5)
-         ORDER BY version DESC LIMIT ?6",
-    )
-    .bind(product.product_no)
-    .bind(before)
-    .bind(filters.kind)
-    .bind(start)
-    .bind(end)
-    .bind(limit)
-    .fetch_all(connection)
-    .await?;
-    Ok(Some((product, read_rows(&rows)?)))
+    let wanted = Wanted {
+        stream_no: product.product_no,
+        kind: filters.kind,
+        start_time: filters.start_time.as_ref(),
+        end_time: filters.end_time.as_ref(),
+        before,
+        limit,
+    };
+    let rows = timeline::page(connection, wanted).await?;
+    Ok(Some((product, rows)))
 }
 
 async fn select_low(

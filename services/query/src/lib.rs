@@ -38,6 +38,7 @@ pub mod read;
 pub mod runtime;
 mod stock_count;
 pub mod time;
+mod timeline;
 mod transfers;
 mod users;
 

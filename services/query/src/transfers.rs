@@ -83,32 +83,52 @@ async fn select_transfers(
     before: i64,
     limit: u32,
 ) -> Result<Vec<TransferRow>, sqlx::Error> {
-    let sql = match filters.account_id.is_empty() {
-        true => {
-            "SELECT * FROM transfers
-             WHERE position < ?1 AND (?2 = 0 OR status = ?2)
-             ORDER BY position DESC LIMIT ?3"
-        }
-        // Each half is read in the order of its index.
-        false => {
+    let sql = match (filters.account_id.is_empty(), filters.status) {
+        (true, 0) => ALL,
+        (true, _) => BY_STATUS,
+        (false, 0) => BY_ACCOUNT,
+        (false, _) => BY_ACCOUNT_AND_STATUS,
+    };
+    let query = sqlx::query(sql).bind(before).bind(limit).bind(filters.status);
+    read_rows(&query.bind(filters.account_id).fetch_all(connection).await?)
+}
+
+const ALL: &str = "SELECT * FROM transfers WHERE position < ?1 ORDER BY position DESC LIMIT ?2";
+const BY_STATUS: &str = "SELECT * FROM transfers INDEXED BY transfers_by_status
+    WHERE status = ?3 AND position < ?1 ORDER BY position DESC LIMIT ?2";
+
+/// What an account sends and what it gets: each half is read in the order of its index.
+macro_rules! by_account {
+    ($sender:literal, $recipient:literal, $condition:literal) => {
+        concat!(
             "SELECT * FROM (
                  SELECT * FROM (
-                     SELECT * FROM transfers
-                     WHERE from_account_id = ?4 AND position < ?1 AND (?2 = 0 OR status = ?2)
-                     ORDER BY position DESC LIMIT ?3
+                     SELECT * FROM transfers INDEXED BY ",
+            $sender,
+            " WHERE from_account_id = ?4 AND ",
+            $condition,
+            " ORDER BY position DESC LIMIT ?2
                  )
                  UNION ALL
                  SELECT * FROM (
-                     SELECT * FROM transfers
-                     WHERE to_account_id = ?4 AND position < ?1 AND (?2 = 0 OR status = ?2)
-                     ORDER BY position DESC LIMIT ?3
+                     SELECT * FROM transfers INDEXED BY ",
+            $recipient,
+            " WHERE to_account_id = ?4 AND ",
+            $condition,
+            " ORDER BY position DESC LIMIT ?2
                  )
-             ) ORDER BY position DESC LIMIT ?3"
-        }
+             ) ORDER BY position DESC LIMIT ?2"
+        )
     };
-    let query = sqlx::query(sql).bind(before).bind(filters.status).bind(limit);
-    read_rows(&query.bind(filters.account_id).fetch_all(connection).await?)
 }
+
+const BY_ACCOUNT: &str =
+    by_account!("transfers_by_sender", "transfers_by_recipient", "position < ?1");
+const BY_ACCOUNT_AND_STATUS: &str = by_account!(
+    "transfers_by_sender_and_status",
+    "transfers_by_recipient_and_status",
+    "status = ?3 AND position < ?1"
+);
 
 fn transfer(row: TransferRow) -> Result<BankTransfer, Error> {
     let state = TransferState::decode(row.state.as_slice()).map_err(|error| {
@@ -128,4 +148,49 @@ fn transfer(row: TransferRow) -> Result<BankTransfer, Error> {
         ended_time: row.ended_time.map(time::timestamp),
         updated_time: Some(time::timestamp(row.updated_time)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{AssertSqlSafe, Connection, Executor, Row as _};
+
+    use super::*;
+    use crate::projections::transfers::Transfers;
+    use crate::runtime::Projection;
+
+    /// No list walks over transfers that it does not show; the two pages of an account are sorted.
+    #[tokio::test]
+    async fn every_list_is_read_in_the_order_of_an_index() {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        connection.execute(Transfers::SCHEMA).await.unwrap();
+        let (from, to) = ("from_account_id=?", "to_account_id=?");
+        let place = "status=? AND position<?)";
+        for (sql, wanted) in [
+            (ALL, vec!["transfers_by_position (position<?)".to_owned()]),
+            (BY_STATUS, vec!["transfers_by_status (status=? AND position<?)".to_owned()]),
+            (
+                BY_ACCOUNT,
+                vec![
+                    format!("transfers_by_sender ({from} AND position<?)"),
+                    format!("transfers_by_recipient ({to} AND position<?)"),
+                ],
+            ),
+            (
+                BY_ACCOUNT_AND_STATUS,
+                vec![
+                    format!("transfers_by_sender_and_status ({from} AND {place}"),
+                    format!("transfers_by_recipient_and_status ({to} AND {place}"),
+                ],
+            ),
+        ] {
+            let explained = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+            let plan = sqlx::query(explained).fetch_all(&mut connection).await.unwrap();
+            let steps: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+            for step in &wanted {
+                assert!(steps.iter().any(|found| found.contains(step)), "{step}: {steps:?}");
+            }
+            let sorts = steps.iter().filter(|step| step.contains("TEMP B-TREE")).count();
+            assert_eq!(sorts, if wanted.len() == 1 { 0 } else { 2 }, "{steps:?}");
+        }
+    }
 }

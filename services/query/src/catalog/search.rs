@@ -3,6 +3,7 @@
 use daybook_contract::catalog::v1::SearchProductsRequest;
 use daybook_contract::daybook::v1::Money;
 use daybook_contract::money;
+use sqlx::Row as _;
 use sqlx::sqlite::SqliteConnection;
 
 use crate::projections::product_search::FoundRow;
@@ -15,15 +16,33 @@ const RANKED_MATCHES: u32 = 2_000;
 /// The most products with the words whose price is looked at, the oldest first.
 const PRICED_MATCHES: u32 = 20_000;
 
+/// The matches, the oldest first.
+macro_rules! matches {
+    () => {
+        "FROM words WHERE words MATCH ?1"
+    };
+}
+
+/// The matches with a price. It is in the index, which is a hundredth of the table.
+macro_rules! matches_with_price {
+    () => {
+        "FROM words CROSS JOIN products AS priced INDEXED BY products_by_number
+            ON priced.product_no = words.rowid
+        WHERE words MATCH ?1 AND words.rowid <= coalesce(
+            (SELECT rowid FROM words WHERE words MATCH ?1 LIMIT 1 OFFSET ?8), 9223372036854775807
+        ) AND priced.currency_code = ?2 AND priced.price_minor BETWEEN ?3 AND ?4"
+    };
+}
+
 /// Ranks matches, and reads the products of a page only. A word in the name counts as much as ten
 /// in the description.
-macro_rules! by_match {
-    ($prices:literal) => {
+macro_rules! ranked {
+    ($matches:expr) => {
         concat!(
             "SELECT products.* FROM (
                 SELECT no, score FROM (
-                    SELECT words.rowid AS no, bm25(words, 10.0, 1.0) AS score FROM words ",
-            $prices,
+                    SELECT words.rowid AS no, bm25(words, 10.0, 1.0) AS score ",
+            $matches,
             " LIMIT ?7
                 ) ORDER BY score, no LIMIT ?5 OFFSET ?6
             ) JOIN products ON product_no = no ORDER BY score, no"
@@ -31,42 +50,132 @@ macro_rules! by_match {
     };
 }
 
-const BY_MATCH: &str = by_match!("WHERE words MATCH ?1");
+/// Whether there is a match after so many.
+macro_rules! is_match {
+    ($matches:expr, $after:literal) => {
+        concat!("EXISTS (SELECT 1 ", $matches, " LIMIT 1 OFFSET ", $after, ")")
+    };
+}
 
-/// The price is in the index, which is a hundredth of the table.
-const BY_MATCH_AND_PRICE: &str = by_match!(
-    "CROSS JOIN products AS priced INDEXED BY products_by_number
-        ON priced.product_no = words.rowid
-    WHERE words MATCH ?1 AND words.rowid <= coalesce(
-        (SELECT rowid FROM words WHERE words MATCH ?1 LIMIT 1 OFFSET ?8), 9223372036854775807
-    ) AND priced.currency_code = ?2 AND priced.price_minor BETWEEN ?3 AND ?4"
+const RANKED: &str = ranked!(matches!());
+const RANKED_WITH_PRICE: &str = ranked!(matches_with_price!());
+const MORE: &str = concat!("SELECT ", is_match!(matches!(), "?7"));
+const MORE_WITH_PRICE: &str = concat!(
+    "SELECT ",
+    is_match!(matches!(), "1 + ?8"),
+    " OR ",
+    is_match!(matches_with_price!(), "?7")
 );
 
-const BY_NAME: &str = "SELECT * FROM products
-    WHERE ?1 = '' AND (?2 = '' OR currency_code = ?2) AND price_minor BETWEEN ?3 AND ?4
-    ORDER BY name, product_no LIMIT ?5 OFFSET ?6";
+const BY_NAME: &str = "SELECT * FROM products INDEXED BY products_by_name
+    WHERE (name, product_id) > (?1, ?2) ORDER BY name, product_id LIMIT ?3";
 
-/// The products that match, best first; all of them, by name, when the text is empty.
+const BY_PRICE: &str = "SELECT * FROM products INDEXED BY products_by_price
+    WHERE currency_code = ?4 AND (price_minor, product_id) > (?1, ?2) AND price_minor <= ?5
+    ORDER BY price_minor, product_id LIMIT ?3";
+
+/// A page of what was found.
+#[derive(Clone, Default)]
+pub struct Found {
+    pub rows: Vec<FoundRow>,
+    /// Whether more match than were ranked.
+    pub more_matches: bool,
+}
+
+/// In which order products come, and where a page of them begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// By how well they match. That depends on all others, so it is a place in the list.
+    Match { skip: u32 },
+    /// By name and id, after these.
+    Name { name: String, product_id: String },
+    /// By price and id, after these.
+    Price { price_minor: i64, product_id: String },
+}
+
+impl Place {
+    /// Where the first page begins, or the one after a key of [`Place::after`].
+    pub fn of(filters: &SearchProductsRequest, key: Option<&str>) -> Self {
+        let (product_id, rest) = match key.and_then(|key| key.split_once(' ')) {
+            Some((id, rest)) => (id.to_owned(), Some(rest)),
+            None => (String::new(), None),
+        };
+        if !filters.text.trim().is_empty() {
+            let skip = rest.map_or(Ok(0), str::parse);
+            return Self::Match { skip: skip.unwrap_or(u32::MAX) };
+        }
+        if filters.min_price.is_none() && filters.max_price.is_none() {
+            return Self::Name { name: rest.unwrap_or_default().to_owned(), product_id };
+        }
+        let price_minor = match rest {
+            None => least(filters.min_price.as_ref()),
+            Some(price) => price.parse().unwrap_or(i64::MAX),
+        };
+        Self::Price { price_minor, product_id }
+    }
+
+    /// The key of the page after this one, which ends with this row.
+    pub fn after(&self, last: &FoundRow, size: u32) -> String {
+        let rest = match self {
+            Self::Match { skip } => (skip + size).to_string(),
+            Self::Name { .. } => last.name.clone(),
+            Self::Price { .. } => last.price_minor.to_string(),
+        };
+        format!("{} {rest}", last.product_id)
+    }
+}
+
+/// The products that match, best first; all of them, by name or price, when the text is empty.
 pub async fn products(
     connection: &mut SqliteConnection,
     filters: SearchProductsRequest,
+    place: Place,
+    limit: u32,
+) -> Result<Found, sqlx::Error> {
+    let query = match place {
+        Place::Match { skip } => return ranked(connection, &filters, skip, limit).await,
+        Place::Name { name, product_id } => {
+            sqlx::query(BY_NAME).bind(name).bind(product_id).bind(limit)
+        }
+        Place::Price { price_minor, product_id } => {
+            let query = sqlx::query(BY_PRICE).bind(price_minor).bind(product_id).bind(limit);
+            query.bind(currency(&filters)).bind(most(filters.max_price.as_ref()))
+        }
+    };
+    let rows = read_rows(&query.fetch_all(connection).await?)?;
+    Ok(Found { rows, more_matches: false })
+}
+
+async fn ranked(
+    connection: &mut SqliteConnection,
+    filters: &SearchProductsRequest,
     skip: u32,
     limit: u32,
-) -> Result<Vec<FoundRow>, sqlx::Error> {
+) -> Result<Found, sqlx::Error> {
     let words = match_all(&filters.text);
+    // Signs alone are in no product.
+    if words.is_empty() {
+        return Ok(Found::default());
+    }
     let (min, max) = (filters.min_price.as_ref(), filters.max_price.as_ref());
-    let sql = match (filters.text.trim().is_empty(), words.is_empty()) {
-        (true, _) => BY_NAME,
-        // Signs alone are in no product.
-        (false, true) => return Ok(Vec::new()),
-        (false, false) if min.or(max).is_some() => BY_MATCH_AND_PRICE,
-        (false, false) => BY_MATCH,
+    let (page, more) = match min.or(max) {
+        None => (RANKED, MORE),
+        Some(_) => (RANKED_WITH_PRICE, MORE_WITH_PRICE),
     };
-    let currency = min.or(max).map(|price| price.currency_code.clone()).unwrap_or_default();
-    let query = sqlx::query(sql).bind(words).bind(currency);
-    let query = query.bind(least(min)).bind(most(max)).bind(limit).bind(skip).bind(RANKED_MATCHES);
-    let query = query.bind(PRICED_MATCHES - 1);
-    read_rows(&query.fetch_all(connection).await?)
+    let bound = |sql: &'static str| {
+        let query = sqlx::query(sql).bind(words.clone()).bind(currency(filters));
+        let query = query.bind(least(min)).bind(most(max)).bind(limit).bind(skip);
+        query.bind(RANKED_MATCHES).bind(PRICED_MATCHES - 1)
+    };
+    let rows = read_rows(&bound(page).fetch_all(&mut *connection).await?)?;
+    let more_matches = bound(more).fetch_one(connection).await?.try_get(0)?;
+    Ok(Found { rows, more_matches })
+}
+
+/// The currency of the prices; both have the same.
+fn currency(filters: &SearchProductsRequest) -> String {
+    let price = filters.min_price.as_ref().or(filters.max_price.as_ref());
+    price.map(|price| price.currency_code.clone()).unwrap_or_default()
 }
 
 fn least(price: Option<&Money>) -> i64 {
@@ -93,43 +202,101 @@ fn match_all(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use sqlx::{AssertSqlSafe, Connection, Executor, Row as _};
+    use sqlx::{AssertSqlSafe, Connection, Executor};
 
     use super::*;
     use crate::projections::product_search::ProductSearch;
     use crate::runtime::Projection;
 
-    #[tokio::test]
-    async fn of_very_many_matches_the_oldest_are_found() {
+    /// So many products whose description has tea in it, of which one has it in its name. Each
+    /// costs as many cents as its number.
+    async fn teas(number: u32) -> SqliteConnection {
         let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
         connection.execute(ProductSearch::SCHEMA).await.unwrap();
-        let insert = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT 20010)
+        let insert = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT ?)
             INSERT INTO products SELECT 'p' || n, n, iif(n = 1999, 'Tea', 'Pot'), 'For tea',
             'USD', n FROM n";
-        connection.execute(insert).await.unwrap();
-        let tea = SearchProductsRequest { text: "tea".to_owned(), ..Default::default() };
-        let page = |skip| (tea.clone(), skip, 3);
-        let mut ids = Vec::new();
-        for (filters, skip, limit) in [page(0), page(1_998)] {
-            let rows = products(&mut connection, filters, skip, limit).await.unwrap();
-            ids.push(rows.into_iter().map(|row| row.product_id).collect::<Vec<_>>().join(" "));
-        }
-        assert_eq!(ids, ["p1999 p1 p2", "p1998 p2000"]);
+        sqlx::query(insert).bind(number).execute(&mut connection).await.unwrap();
+        connection
+    }
+
+    fn tea() -> SearchProductsRequest {
+        SearchProductsRequest { text: "tea".to_owned(), ..Default::default() }
+    }
+
+    fn cents(cents: i64) -> Option<Money> {
+        Some(money::from_minor(cents, "USD").unwrap())
+    }
+
+    /// A page of a search: the ids, and whether more match than are ranked.
+    async fn page(
+        connection: &mut SqliteConnection,
+        filters: &SearchProductsRequest,
+        skip: u32,
+        limit: u32,
+    ) -> (Vec<String>, bool) {
+        let place = Place::Match { skip };
+        let found = products(connection, filters.clone(), place, limit).await.unwrap();
+        (found.rows.into_iter().map(|row| row.product_id).collect(), found.more_matches)
+    }
+
+    #[tokio::test]
+    async fn of_very_many_matches_the_oldest_are_found_and_the_answer_says_so() {
+        let mut connection = teas(20_010).await;
+        let (best, more) = page(&mut connection, &tea(), 0, 3).await;
+        assert_eq!((best.join(" ").as_str(), more), ("p1999 p1 p2", true));
+        let (last, more) = page(&mut connection, &tea(), 1_998, 3).await;
+        assert_eq!((last.join(" ").as_str(), more), ("p1998 p2000", true));
         // With a price, older ones that cost something else are no hindrance, up to a limit.
-        let price = Money { currency_code: "USD".to_owned(), units: 199, nanos: 990_000_000 };
-        let dear = SearchProductsRequest { min_price: Some(price), ..tea };
-        assert_eq!(products(&mut connection, dear, 0, 50).await.unwrap().len(), 2);
+        let dear = SearchProductsRequest { min_price: cents(19_999), ..tea() };
+        let (ids, more) = page(&mut connection, &dear, 0, 50).await;
+        assert_eq!((ids.len(), more), (2, true), "ten more were not looked at");
+        let cheap = SearchProductsRequest { max_price: cents(2_001), ..tea() };
+        assert!(page(&mut connection, &cheap, 0, 50).await.1, "2,001 with the price match");
+    }
+
+    #[tokio::test]
+    async fn up_to_the_limits_everything_is_found_and_nothing_else_is_said() {
+        let mut connection = teas(2_000).await;
+        let (last, more) = page(&mut connection, &tea(), 1_999, 3).await;
+        assert_eq!((last.join(" ").as_str(), more), ("p2000", false));
+        let mut connection = teas(20_000).await;
+        let dear = SearchProductsRequest { min_price: cents(18_001), ..tea() };
+        let (last, more) = page(&mut connection, &dear, 1_999, 3).await;
+        assert_eq!((last.join(" ").as_str(), more), ("p20000", false));
+    }
+
+    #[tokio::test]
+    async fn every_list_without_words_is_read_in_the_order_of_an_index() {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        connection.execute(ProductSearch::SCHEMA).await.unwrap();
+        for (sql, step) in [
+            (BY_NAME, "products_by_name ((name,product_id)>(?,?))"),
+            (
+                BY_PRICE,
+                "products_by_price (currency_code=? AND (price_minor,product_id)>(?,?) AND \
+                 price_minor<?)",
+            ),
+        ] {
+            let sql = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+            let plan = sqlx::query(sql).fetch_all(&mut connection).await.unwrap();
+            let steps: Vec<String> = plan.iter().map(|step| step.get("detail")).collect();
+            assert!(steps[0].contains(step), "{steps:?}");
+            assert_eq!(steps.len(), 1, "{steps:?}");
+        }
     }
 
     #[tokio::test]
     async fn prices_are_looked_up_in_their_index() {
         let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
         connection.execute(ProductSearch::SCHEMA).await.unwrap();
-        let sql = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {BY_MATCH_AND_PRICE}"));
-        let plan = sqlx::query(sql).fetch_all(&mut connection).await.unwrap();
-        let steps: Vec<String> = plan.iter().map(|step| step.get("detail")).collect();
-        let step = "SEARCH priced USING COVERING INDEX products_by_number";
-        assert!(steps.iter().any(|found| found.starts_with(step)), "{steps:?}");
+        for sql in [RANKED_WITH_PRICE, MORE_WITH_PRICE] {
+            let sql = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+            let plan = sqlx::query(sql).fetch_all(&mut connection).await.unwrap();
+            let steps: Vec<String> = plan.iter().map(|step| step.get("detail")).collect();
+            let step = "SEARCH priced USING COVERING INDEX products_by_number";
+            assert!(steps.iter().any(|found| found.starts_with(step)), "{steps:?}");
+        }
     }
 
     #[test]

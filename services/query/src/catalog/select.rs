@@ -44,17 +44,9 @@ pub async fn admin(
     after: String,
     limit: u32,
 ) -> Result<Vec<AdminRow>, sqlx::Error> {
-    let products = sqlx::query(
-        "SELECT products.*, coalesce(on_hand, 0), coalesce(reserved, 0)
-         FROM products LEFT JOIN stocks USING (product_id)
-         WHERE product_id > ?1 AND (?2 = 0 OR status = ?2)
-         ORDER BY product_id LIMIT ?3",
-    )
-    .bind(after)
-    .bind(status)
-    .bind(limit)
-    .fetch_all(&mut *connection)
-    .await?;
+    let sql = if status == 0 { BY_ID } else { BY_STATUS };
+    let query = sqlx::query(sql).bind(after).bind(limit).bind(status);
+    let products = query.fetch_all(&mut *connection).await?;
     let mut rows = Vec::with_capacity(products.len());
     for row in &products {
         let columns = ProductRow::COLUMNS.len();
@@ -72,6 +64,22 @@ pub async fn admin(
     Ok(rows)
 }
 
+/// Products in the order of one index, after a place in it.
+macro_rules! products_by {
+    ($index:literal, $condition:literal) => {
+        concat!(
+            "SELECT products.*, coalesce(on_hand, 0), coalesce(reserved, 0) FROM products ",
+            $index,
+            " LEFT JOIN stocks USING (product_id) WHERE ",
+            $condition,
+            "product_id > ?1 ORDER BY product_id LIMIT ?2"
+        )
+    };
+}
+
+const BY_ID: &str = products_by!("", "");
+const BY_STATUS: &str = products_by!("INDEXED BY products_by_status", "status = ?3 AND ");
+
 async fn sales(
     connection: &mut SqliteConnection,
     rows: &[AdminRow],
@@ -88,4 +96,29 @@ async fn sales(
         sales.entry(row.product_id.clone()).or_default().push(row);
     }
     Ok(sales)
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{Connection, Executor};
+
+    use super::*;
+    use crate::projections::product_admin::ProductAdmin;
+    use crate::runtime::Projection;
+
+    #[tokio::test]
+    async fn every_list_is_read_in_the_order_of_an_index() {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        connection.execute(ProductAdmin::SCHEMA).await.unwrap();
+        for (sql, step) in [
+            (BY_ID, "PRIMARY KEY (product_id>?)"),
+            (BY_STATUS, "products_by_status (status=? AND product_id>?)"),
+        ] {
+            let explained = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+            let plan = sqlx::query(explained).fetch_all(&mut connection).await.unwrap();
+            let steps: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+            assert!(steps[0].contains(step), "{steps:?}");
+            assert!(steps.iter().all(|step| !step.contains("TEMP B-TREE")), "{steps:?}");
+        }
+    }
 }

@@ -67,7 +67,7 @@ crate::rows! {
 
 impl Projection for AccountBalance {
     const NAME: &'static str = "account_balance";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const AGGREGATES: &'static [&'static str] = &["bank.account"];
     // Names are compared without regard to the case of ASCII letters, as the prefix filter of
     // ListAccounts promises; the index serves that filter.
@@ -84,6 +84,9 @@ impl Projection for AccountBalance {
             updated_time  INTEGER NOT NULL
         ) WITHOUT ROWID;
         CREATE INDEX accounts_by_owner ON accounts (owner_name COLLATE NOCASE, account_id);
+        CREATE INDEX accounts_by_status ON accounts (status, account_id);
+        CREATE INDEX accounts_by_status_and_owner
+            ON accounts (status, owner_name COLLATE NOCASE, account_id);
         CREATE TABLE pending (
             account_id    TEXT NOT NULL,
             currency_code TEXT NOT NULL,

@@ -64,7 +64,7 @@ crate::rows! {
 
 impl Projection for AccountTransactions {
     const NAME: &'static str = "account_transactions";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const AGGREGATES: &'static [&'static str] = &["bank.account"];
     const SCHEMA: &'static str = "
         CREATE TABLE balances (
@@ -85,7 +85,8 @@ impl Projection for AccountTransactions {
             position      INTEGER NOT NULL,
             event_id      TEXT NOT NULL,
             PRIMARY KEY (account_no, version)
-        ) WITHOUT ROWID;";
+        ) WITHOUT ROWID;
+        CREATE INDEX transactions_by_kind ON transactions (account_no, kind, version);";
     type Tables = Tables;
     type Event = Event;
 

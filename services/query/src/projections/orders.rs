@@ -88,7 +88,7 @@ crate::rows! {
 
 impl Projection for Orders {
     const NAME: &'static str = "orders";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const AGGREGATES: &'static [&'static str] = &["orders.order"];
     const SCHEMA: &'static str = "
         CREATE TABLE orders (
@@ -114,6 +114,8 @@ impl Projection for Orders {
         CREATE INDEX orders_by_time ON orders (created_time, order_no);
         CREATE INDEX orders_by_user ON orders (user_id, created_time, order_no);
         CREATE INDEX orders_by_status ON orders (status, created_time, order_no);
+        CREATE INDEX orders_by_user_and_status
+            ON orders (user_id, status, created_time, order_no);
         CREATE TABLE items (
             order_id         TEXT NOT NULL,
             line_id          TEXT NOT NULL,

@@ -85,12 +85,13 @@ crate::rows! {
 
 impl Projection for ProductAdmin {
     const NAME: &'static str = "product_admin";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const AGGREGATES: &'static [&'static str] =
         &["catalog.product", "inventory.stock", "orders.order"];
     const SCHEMA: &'static str = concat!(
         products_table!(),
-        "CREATE TABLE stocks (
+        "CREATE INDEX products_by_status ON products (status, product_id);
+        CREATE TABLE stocks (
             product_id TEXT PRIMARY KEY,
             on_hand    INTEGER NOT NULL,
             reserved   INTEGER NOT NULL

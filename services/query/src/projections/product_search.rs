@@ -41,7 +41,7 @@ crate::rows! {
 
 impl Projection for ProductSearch {
     const NAME: &'static str = "product_search";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const AGGREGATES: &'static [&'static str] = &["catalog.product"];
     const SCHEMA: &'static str = "
         CREATE TABLE products (
@@ -52,8 +52,9 @@ impl Projection for ProductSearch {
             currency_code TEXT NOT NULL,
             price_minor   INTEGER NOT NULL
         );
-        CREATE INDEX products_by_name ON products (name COLLATE NOCASE, product_no);
+        CREATE INDEX products_by_name ON products (name COLLATE NOCASE, product_id);
         CREATE INDEX products_by_number ON products (product_no, currency_code, price_minor);
+        CREATE INDEX products_by_price ON products (currency_code, price_minor, product_id);
         CREATE VIRTUAL TABLE words USING fts5 (
             name, description,
             content = 'products', content_rowid = 'product_no',

@@ -67,7 +67,7 @@ crate::rows! {
 
 impl Projection for StockMovements {
     const NAME: &'static str = "stock_movements";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const AGGREGATES: &'static [&'static str] = &["inventory.stock"];
     const SCHEMA: &'static str = "
         CREATE TABLE counts (
@@ -90,7 +90,8 @@ impl Projection for StockMovements {
             position      INTEGER NOT NULL,
             event_id      TEXT NOT NULL,
             PRIMARY KEY (product_no, version)
-        ) WITHOUT ROWID;";
+        ) WITHOUT ROWID;
+        CREATE INDEX movements_by_kind ON movements (product_no, kind, version);";
     type Tables = Tables;
     type Event = Event;
 

@@ -51,7 +51,7 @@ crate::rows! {
 
 impl Projection for Transfers {
     const NAME: &'static str = "transfers";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const AGGREGATES: &'static [&'static str] = &["bank.transfer"];
     const SCHEMA: &'static str = "
         CREATE TABLE transfers (
@@ -69,7 +69,12 @@ impl Projection for Transfers {
         ) WITHOUT ROWID;
         CREATE INDEX transfers_by_position ON transfers (position);
         CREATE INDEX transfers_by_sender ON transfers (from_account_id, position);
-        CREATE INDEX transfers_by_recipient ON transfers (to_account_id, position);";
+        CREATE INDEX transfers_by_recipient ON transfers (to_account_id, position);
+        CREATE INDEX transfers_by_status ON transfers (status, position);
+        CREATE INDEX transfers_by_sender_and_status
+            ON transfers (from_account_id, status, position);
+        CREATE INDEX transfers_by_recipient_and_status
+            ON transfers (to_account_id, status, position);";
     type Tables = Tables;
     type Event = Event;
 

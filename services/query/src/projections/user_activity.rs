@@ -56,7 +56,7 @@ crate::rows! {
 
 impl Projection for UserActivity {
     const NAME: &'static str = "user_activity";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const AGGREGATES: &'static [&'static str] = &["users.user"];
     const SCHEMA: &'static str = "
         CREATE TABLE users (
@@ -74,7 +74,8 @@ impl Projection for UserActivity {
             position      INTEGER NOT NULL,
             event_id      TEXT NOT NULL,
             PRIMARY KEY (user_no, version)
-        ) WITHOUT ROWID;";
+        ) WITHOUT ROWID;
+        CREATE INDEX activities_by_kind ON activities (user_no, kind, version);";
     type Tables = Tables;
     type Event = Event;
 

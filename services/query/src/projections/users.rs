@@ -47,7 +47,7 @@ crate::rows! {
 
 impl Projection for Users {
     const NAME: &'static str = "users";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const AGGREGATES: &'static [&'static str] = &["users.user"];
     const SCHEMA: &'static str = "
         CREATE TABLE users (
@@ -63,6 +63,8 @@ impl Projection for Users {
             updated_time     INTEGER NOT NULL
         ) WITHOUT ROWID;
         CREATE INDEX users_by_name ON users (name COLLATE NOCASE, user_id);
+        CREATE INDEX users_by_status ON users (status, user_id);
+        CREATE INDEX users_by_status_and_name ON users (status, name COLLATE NOCASE, user_id);
         CREATE INDEX users_by_email ON users (email_key, user_id);";
     type Tables = Tables;
     type Event = Event;

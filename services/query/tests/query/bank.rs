@@ -266,7 +266,7 @@ async fn malformed_requests_are_refused_with_all_that_is_wrong() {
 }
 
 #[tokio::test]
-async fn accounts_are_listed_by_id_in_pages_and_filtered() {
+async fn accounts_are_listed_by_id_or_owner_in_pages_and_filtered() {
     let log = Log::new();
     for (id, owner) in [
         ("07", "Zoë"),
@@ -278,12 +278,13 @@ async fn accounts_are_listed_by_id_in_pages_and_filtered() {
         ("04", "100%"),
         ("08", "100_000"),
         ("09", "ÉMILE"),
+        ("10", "aL"),
     ] {
         log.append(id, opened(owner, usd(0)));
     }
     log.append("05", closed());
     let bank = Bank::over(log).await;
-    let all = ["01", "02", "03", "04", "05", "06", "07", "08", "09"];
+    let all = ["01", "02", "03", "04", "05", "06", "07", "08", "09", "10"];
     for page_size in [1, 2, 3, 8, 9, 10, 1_000] {
         let request = ListAccountsRequest { page_size, ..Default::default() };
         assert_eq!(bank.all_accounts(request).await, all, "{page_size}");
@@ -296,9 +297,10 @@ async fn accounts_are_listed_by_id_in_pages_and_filtered() {
     };
     let any = AccountStatus::Unspecified;
     for (prefix, status, expected) in [
-        ("ali", any, vec!["01", "03", "05"]),
-        ("AL", any, vec!["01", "03", "05", "06"]),
-        ("alice", any, vec!["03", "05"]),
+        ("ali", any, vec!["05", "03", "01"]),
+        ("AL", any, vec!["06", "10", "05", "03", "01"]),
+        ("alice", any, vec!["05", "03"]),
+        ("al", AccountStatus::Open, vec!["06", "10", "03", "01"]),
         ("alice", AccountStatus::Open, vec!["03"]),
         ("", AccountStatus::Closed, vec!["05"]),
         ("100%", any, vec!["04"]),

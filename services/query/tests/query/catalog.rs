@@ -162,7 +162,9 @@ async fn nothing_in_a_text_is_an_operator() {
 
 #[tokio::test]
 async fn the_search_keeps_to_a_range_of_prices_in_one_currency() {
-    let catalog = Catalog::over(&products()).await;
+    let log = products();
+    log.append_to::<product::Product>("jug", created("Mug", "For milk", usd(7_00)));
+    let catalog = Catalog::over(&log).await;
     let range =
         |text, min_price, max_price| SearchProductsRequest { min_price, max_price, ..search(text) };
     let tea = |min, max| range("tea", min, max);
@@ -170,7 +172,18 @@ async fn the_search_keeps_to_a_range_of_prices_in_one_currency() {
     assert_eq!(catalog.found(tea(None, Some(usd(7_00)))).await, ["cup", "mug"]);
     assert_eq!(catalog.found(tea(Some(usd(7_00)), Some(usd(7_00)))).await, ["mug"]);
     assert_eq!(catalog.found(tea(Some(money(1, "JPY")), None)).await, ["sen"]);
-    assert_eq!(catalog.found(range("", Some(usd(30_00)), None)).await, ["cpp", "cafe"]);
+    // Without words the cheapest comes first, and what is alike by its id.
+    let priced = ["cup", "jug", "mug", "pot", "cpp", "cafe"];
+    for page_size in [1, 2, 3, 6] {
+        let page = |request| SearchProductsRequest { page_size, ..request };
+        let from = |cents| page(range("", Some(usd(cents)), None));
+        assert_eq!(catalog.found(from(1)).await, priced);
+        assert_eq!(catalog.found(from(7_00)).await, priced[1..]);
+        let between = page(range("", Some(usd(5_01)), Some(usd(20_00))));
+        assert_eq!(catalog.found(between).await, priced[1..4]);
+        let by_name = ["cpp", "cafe", "jug", "mug", "pot", "sen", "cup"];
+        assert_eq!(catalog.found(page(search(""))).await, by_name);
+    }
     let most = Money { currency_code: "USD".to_owned(), units: i64::MAX, nanos: 0 };
     assert_eq!(catalog.found(range("", Some(usd(30_00)), Some(most))).await, ["cpp", "cafe"]);
     for (min, max, field) in [

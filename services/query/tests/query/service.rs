@@ -10,6 +10,8 @@ use daybook_contract::daybook::v1::{
     RebuildProjectionRequest, RebuildStage, WatchRebuildRequest,
 };
 use daybook_contract::error::Error;
+use daybook_query::projections::account_balance::AccountBalance;
+use daybook_query::runtime::Projection;
 use daybook_query::{Config, MAX_REQUEST_BYTES, QuerySide};
 use futures::FutureExt;
 use tokio::net::TcpListener;
@@ -68,7 +70,7 @@ async fn accounts_and_projections_are_served() {
     let request = GetProjectionRequest { name: "account_balance".to_owned() };
     let found = projections.get_projection(request).await.unwrap().into_inner();
     let status = found.projection.unwrap();
-    assert_eq!((status.version, status.position), (2, 1));
+    assert_eq!((status.version, status.position), (AccountBalance::VERSION, 1));
     assert_eq!(status.state(), ProjectionState::Live);
     served.side.shutdown().await;
 }
