@@ -56,6 +56,32 @@ async fn a_product_is_described_priced_found_and_discontinued() {
     assert_eq!(prices, [usd(25_00), usd(19_99)]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finds_not_everything_is_told_so() {
+    let shop = Shop::open();
+    let pots = (0..2_001).map(|number| CreateProductRequest {
+        product_id: format!("pot-{number}"),
+        name: format!("Teapot {number}"),
+        price: Some(usd(1_00)),
+        ..Default::default()
+    });
+    let receipts = shop.client.execute_stream(futures::stream::iter(pots));
+    receipts.try_for_each(async |_| Ok(())).await.unwrap();
+    let query = |words| {
+        let query = shop.client.search_products(words).page_size(1).max_wait(WAIT);
+        query.min_position(2_001)
+    };
+    assert!(query("teapot").await.unwrap().more_matches);
+    assert!(!query("teapot 7").await.unwrap().more_matches);
+    let bench = crate::cli::Bench::at(shop.site.ports);
+    let hint = "more products match than are looked at: say more words";
+    let says = |words| bench.run(&["product", "search", words, "--wait", "30s"]).err;
+    assert!(says("teapot").contains(hint) && !says("teapot 7").contains(hint));
+    let all = bench.json(&["product", "search", "teapot", "--wait", "30s", "--all"]);
+    let number = all["products"].as_array().map(Vec::len);
+    assert_eq!((number, &all["moreMatches"]), (Some(2_000), &serde_json::json!(true)));
+}
+
 #[tokio::test]
 async fn the_admin_sees_stock_and_sales_beside_each_product() {
     let shop = Shop::open();

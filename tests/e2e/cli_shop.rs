@@ -64,7 +64,13 @@ fn stock_lives_through_the_stock_commands() {
         header
     );
     assert_eq!(page.out.lines().count(), 3);
-    assert!(page.err.contains("daybook stock movements teapot --page-token "), "{}", page.err);
+    let (_, more) = page.err.split_once("more: daybook ").unwrap();
+    let more: Vec<_> = more.split_whitespace().take_while(|word| !word.starts_with('(')).collect();
+    assert!(more.starts_with(&["stock", "movements", "teapot", "--page-size", "2"]), "{more:?}");
+    // What it says is what to type; the test adds the timeout by itself.
+    let at = more.iter().position(|word| *word == "--timeout").unwrap();
+    let next = bench.text(&[&more[..at], &more[at + 2..]].concat());
+    assert_eq!(next.lines().count(), 3, "{next}");
     let releases = bench.json(&["stock", "movements", "teapot", "--kind", "release"]);
     assert_eq!(releases["movements"].as_array().unwrap().len(), 1);
     let low = bench.json(&["stock", "low"]);
@@ -196,6 +202,49 @@ fn an_order_lives_through_the_order_commands() {
     let day = &submitted.as_str().unwrap()[..10];
     let statistics = bench.json(&["order", "statistics", day, "--currency", "USD"]);
     assert_eq!(statistics["days"][0]["ordersSubmitted"], "1");
+}
+
+#[test]
+fn whoever_watches_learns_from_the_exit_code_how_it_ended() {
+    let bench = Bench::start();
+    let user = json!({"user_id": "ada", "name": "Ada", "email": "ada@example.org"}).to_string();
+    bench.text(&["call", "users.v1.CommandService/RegisterUser", &user]);
+    bench.json(&["product", "create", "Teapot", "19.99", "--id", "teapot"]);
+    bench.json(&["stock", "receive", "teapot", "5"]);
+    for (account, money) in [("rich", "100"), ("poor", "1")] {
+        bench.json(&["account", "open", "Ada", money, "--id", account]);
+        bench.json(&["order", "create", "ada", "--id", account]);
+        bench.json(&["order", "add", account, "teapot"]);
+        bench.json(&["order", "submit", account, account]);
+    }
+    let paid = "orders.fulfilment-rich";
+    assert_eq!(bench.run(&["saga", "watch", paid]).code, 0);
+    bench.json(&["order", "ship", "rich"]);
+    assert_eq!(bench.run(&["order", "watch", "rich"]).code, 0);
+    // Whatever it is, its end that nobody wanted is a refusal with its reason.
+    let unpaid = "orders.fulfilment-poor";
+    for (watch, what) in [
+        (&["saga", "watch", unpaid][..], "error: saga orders.fulfilment-poor did not complete\n"),
+        (&["order", "watch", "poor"], "error: order poor was cancelled\n"),
+        (
+            &["transfer", "send", "rich", "nobody", "2", "--id", "t", "--watch"],
+            "error: the money of transfer t did not arrive\n",
+        ),
+        (&["transfer", "watch", "t"], "error: the money of transfer t did not arrive\n"),
+    ] {
+        let outcome = bench.run(watch);
+        assert_eq!(outcome.code, 3, "{watch:?}: {}{}", outcome.out, outcome.err);
+        assert!(outcome.err.starts_with(what), "{}", outcome.err);
+        assert!(outcome.err.contains("\n  why:  "), "{}", outcome.err);
+        assert!(outcome.err.contains("\n  next: daybook "), "{}", outcome.err);
+    }
+    let beyond = bench.run(&["transfer", "send", "poor", "rich", "2"]);
+    assert!(beyond.code == 3 && beyond.err.contains("INSUFFICIENT_FUNDS"), "{}", beyond.err);
+    assert!(beyond.err.ends_with("next: daybook account show poor\n"), "{}", beyond.err);
+    for watch in [&["order", "watch"][..], &["transfer", "watch"], &["saga", "watch"]] {
+        let help = bench.text(&[watch, &["--help"]].concat());
+        assert!(help.lines().next().unwrap().contains("; ends with 3 when "), "{help}");
+    }
 }
 
 #[test]

@@ -4,11 +4,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use daybook_client::{CommandReceipt, Daybook, QueryRequest};
 use daybook_contract::bank::v1::{
     Account, AccountStatus, CloseAccountRequest, DepositRequest, GetAccountRequest,
-    GetDailySummaryRequest, GetYearlyTotalsRequest, ListAccountsRequest, ListAccountsResponse,
-    ListTransactionsRequest, ListTransactionsResponse, MovementMethod, MovementSummary,
-    OpenAccountRequest, Transaction, TransactionKind, WithdrawRequest,
+    GetDailySummaryRequest, GetYearlyTotalsRequest, ListAccountsRequest, ListTransactionsRequest,
+    MovementMethod, MovementSummary, OpenAccountRequest, Transaction, TransactionKind,
+    WithdrawRequest,
 };
-use futures::TryStreamExt;
 use jiff::civil::Date;
 
 use crate::flags::{CommandFlags, Globals, Pages, QueryFlags};
@@ -234,11 +233,9 @@ pub(crate) async fn run(args: AccountArgs) -> Result<(), Problem> {
             let request = ListAccountsRequest {
                 owner_prefix: owner,
                 status: status.map_or(AccountStatus::Unspecified, status_of).into(),
-                page_size: pages.page_size,
-                page_token: pages.page_token,
-                read: None,
+                ..Default::default()
             };
-            list(&client, request, pages.all, &flags, format).await
+            list(&client, request, pages, &flags, format).await
         }
         AccountCommand::History { account, kind, since, until, pages, flags } => {
             let request = ListTransactionsRequest {
@@ -246,11 +243,9 @@ pub(crate) async fn run(args: AccountArgs) -> Result<(), Problem> {
                 kind: kind.map_or(TransactionKind::Unspecified, kind_of).into(),
                 start_time: since,
                 end_time: until,
-                page_size: pages.page_size,
-                page_token: pages.page_token,
-                read: None,
+                ..Default::default()
             };
-            history(&client, request, pages.all, &flags, format).await
+            history(&client, request, pages, &flags, format).await
         }
         AccountCommand::Summary { first_day, last_day, currency, flags } => {
             let first = first_day.unwrap_or_else(time::today);
@@ -338,17 +333,11 @@ async fn show(
 async fn list(
     client: &Daybook,
     request: ListAccountsRequest,
-    all: bool,
+    pages: Pages,
     flags: &QueryFlags,
     format: Format,
 ) -> Result<(), Problem> {
-    let query = flags.apply(client, client.query(request)).await;
-    let answer = if all {
-        let accounts = query.page_size(500).all().try_collect().await?;
-        ListAccountsResponse { accounts, ..Default::default() }
-    } else {
-        query.await?
-    };
+    let answer = flags.fetch(client, request, pages).await?;
     if format == Format::Json {
         return Ok(output::document(&json::of(ListAccountsRequest::RESPONSE_NAME, &answer)?)?);
     }
@@ -364,27 +353,20 @@ async fn list(
     };
     let header = ["account", "owner", "balance", "status", "version", "opened"];
     output::table(&header, &[2, 4], answer.accounts.iter().map(row).collect())?;
-    output::more("daybook account list", &answer.next_page_token);
+    output::more(&answer.next_page_token);
     Ok(())
 }
 
 async fn history(
     client: &Daybook,
     request: ListTransactionsRequest,
-    all: bool,
+    pages: Pages,
     flags: &QueryFlags,
     format: Format,
 ) -> Result<(), Problem> {
     let account = request.account_id.clone();
-    let query = flags.apply(client, client.query(request)).await;
-    let answer = if all {
-        let transactions = query.page_size(500).all().try_collect().await;
-        transactions
-            .map(|transactions| ListTransactionsResponse { transactions, ..Default::default() })
-    } else {
-        query.await
-    };
-    let answer = answer.map_err(|error| Problem::from(error).about(&account))?;
+    let answer = flags.fetch(client, request, pages).await;
+    let answer = answer.map_err(|problem| problem.about(&account))?;
     if format == Format::Json {
         return Ok(output::document(&json::of(ListTransactionsRequest::RESPONSE_NAME, &answer)?)?);
     }
@@ -401,7 +383,7 @@ async fn history(
     };
     let header = ["recorded", "kind", "amount", "balance", "method", "position", "description"];
     output::table(&header, &[2, 3, 5], answer.transactions.iter().map(row).collect())?;
-    output::more(&format!("daybook account history {account}"), &answer.next_page_token);
+    output::more(&answer.next_page_token);
     Ok(())
 }
 

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use clap::Args;
 use daybook_client::{CommandRequest, Daybook, PagedRequest, Query, QueryRequest};
-use futures::TryStreamExt;
 use uuid::Uuid;
 
 use crate::output::Format;
@@ -172,19 +171,29 @@ impl QueryFlags {
         query
     }
 
-    /// A page of a list, or all its pages at once; `join` makes an answer of all their items.
+    /// A page of a list, or all its pages as one.
     pub(crate) async fn fetch<R: PagedRequest>(
         &self,
         client: &Daybook,
         request: R,
         pages: Pages,
-        join: fn(Vec<R::Item>) -> R::Response,
     ) -> Result<R::Response, Problem> {
-        let query = self.apply(client, client.query(request)).await.page_token(pages.page_token);
+        let size = if pages.all { LARGEST_PAGE } else { pages.page_size };
+        let query = self.apply(client, client.query(request)).await.page_size(size);
+        let mut answer = query.clone().page_token(pages.page_token).await?;
         if !pages.all {
-            return Ok(query.page_size(pages.page_size).await?);
+            return Ok(answer);
         }
-        Ok(join(query.page_size(LARGEST_PAGE).all().try_collect().await?))
+        loop {
+            let (items, token) = R::page_of(&mut answer);
+            if token.is_empty() {
+                return Ok(answer);
+            }
+            let mut page = query.clone().page_token(std::mem::take(token)).await?;
+            let (more_items, next) = R::page_of(&mut page);
+            items.append(more_items);
+            *token = std::mem::take(next);
+        }
     }
 }
 

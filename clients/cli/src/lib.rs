@@ -28,7 +28,7 @@
 //! | 0 | done |
 //! | 1 | failed in a way that is none of the below |
 //! | 2 | the command line is wrong |
-//! | 3 | refused by a rule: not found, exists already, version conflict, a rule of the domain |
+//! | 3 | refused by a rule, not found, exists already, version conflict; what was watched failed |
 //! | 4 | the request is invalid |
 //! | 5 | a service is unreachable or unavailable, or did not answer in time |
 //! | 6 | stored data is damaged |

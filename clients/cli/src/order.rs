@@ -2,26 +2,25 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use daybook_client::{Daybook, QueryRequest, StoredEvent, Update};
+use daybook_contract::daybook::v1::recorded_event::Payload;
 use daybook_contract::daybook::v1::{EventFilter, ReadStreamRequest};
 use daybook_contract::orders::v1::{
     AddItemRequest, CancelOrderRequest, CreateOrderRequest, DailyStatistics,
-    GetDailyStatisticsRequest, GetOrderRequest, ListOrdersByProductRequest,
-    ListOrdersByProductResponse, ListOrdersRequest, ListOrdersResponse, Order, OrderItem,
-    OrderStatus, PayOrderRequest, ProductOrder, RemoveItemRequest, ShipOrderRequest,
-    SubmitOrderRequest,
+    GetDailyStatisticsRequest, GetOrderRequest, ListOrdersByProductRequest, ListOrdersRequest,
+    Order, OrderCancelled, OrderItem, OrderStatus, PayOrderRequest, ProductOrder,
+    RemoveItemRequest, ShipOrderRequest, SubmitOrderRequest,
 };
 use futures::TryStreamExt;
 use jiff::civil::Date;
+use prost::Message;
 
 use crate::account::{show_receipt, word};
 use crate::events::print_line;
+use crate::exit::Exit;
 use crate::flags::{CommandFlags, Globals, Pages, QueryFlags};
 use crate::output::{self, Format};
 use crate::problem::Problem;
 use crate::{json, money, time};
-
-/// The events after which nothing more happens to an order.
-const LAST_EVENTS: [&str; 2] = ["OrderShipped", "OrderCancelled"];
 
 /// `daybook order`
 #[derive(Debug, Args)]
@@ -175,7 +174,7 @@ enum OrderCommand {
         #[command(flatten)]
         flags: QueryFlags,
     },
-    /// Follow an order live, until it is shipped or cancelled
+    /// Follow an order until it is shipped; ends with 3 when it is cancelled
     #[command(after_help = "Example:\n  daybook order watch 17")]
     Watch {
         /// The order
@@ -242,11 +241,9 @@ pub(crate) async fn run(args: OrderArgs) -> Result<(), Problem> {
                 status: status.map_or(OrderStatus::Unspecified, status_of).into(),
                 start_time: since,
                 end_time: until,
-                page_size: pages.page_size,
-                page_token: pages.page_token,
-                read: None,
+                ..Default::default()
             };
-            return list(&client, request, pages.all, &flags, format).await;
+            return list(&client, request, pages, &flags, format).await;
         }
         OrderCommand::ByProduct { product, pages, flags } => {
             return by_product(&client, product, pages, &flags, format).await;
@@ -310,17 +307,11 @@ async fn show(
 async fn list(
     client: &Daybook,
     request: ListOrdersRequest,
-    all: bool,
+    pages: Pages,
     flags: &QueryFlags,
     format: Format,
 ) -> Result<(), Problem> {
-    let query = flags.apply(client, client.query(request)).await;
-    let answer = if all {
-        let orders = query.page_size(500).all().try_collect().await?;
-        ListOrdersResponse { orders, ..Default::default() }
-    } else {
-        query.await?
-    };
+    let answer = flags.fetch(client, request, pages).await?;
     if format == Format::Json {
         return Ok(output::document(&json::of(ListOrdersRequest::RESPONSE_NAME, &answer)?)?);
     }
@@ -336,27 +327,19 @@ async fn list(
     };
     let header = ["order", "user", "status", "items", "total", "created"];
     output::table(&header, &[3, 4], answer.orders.iter().map(row).collect())?;
-    output::more("daybook order list", &answer.next_page_token);
+    output::more(&answer.next_page_token);
     Ok(())
 }
 
 async fn by_product(
     client: &Daybook,
-    product: String,
+    product_id: String,
     pages: Pages,
     flags: &QueryFlags,
     format: Format,
 ) -> Result<(), Problem> {
-    let Pages { page_size, page_token, all } = pages;
-    let product_id = product.clone();
-    let request = ListOrdersByProductRequest { product_id, page_size, page_token, read: None };
-    let query = flags.apply(client, client.query(request)).await;
-    let answer = if all {
-        let orders = query.page_size(500).all().try_collect().await?;
-        ListOrdersByProductResponse { orders, ..Default::default() }
-    } else {
-        query.await?
-    };
+    let request = ListOrdersByProductRequest { product_id, ..Default::default() };
+    let answer = flags.fetch(client, request, pages).await?;
     if format == Format::Json {
         let value = json::of(ListOrdersByProductRequest::RESPONSE_NAME, &answer)?;
         return Ok(output::document(&value)?);
@@ -375,7 +358,7 @@ async fn by_product(
     };
     let header = ["order", "line", "user", "status", "pieces", "price", "created"];
     output::table(&header, &[1, 4, 5], answer.orders.iter().map(row).collect())?;
-    output::more(&format!("daybook order by-product {product}"), &answer.next_page_token);
+    output::more(&answer.next_page_token);
     Ok(())
 }
 
@@ -418,8 +401,8 @@ async fn watch(client: &Daybook, order: &str, format: Format) -> Result<(), Prob
     let mut position = 0;
     for event in &past {
         print_line(event, format)?;
-        if is_last(event) {
-            return Ok(());
+        if let Some(end) = end(event) {
+            return end;
         }
         position = event.position;
     }
@@ -432,15 +415,35 @@ async fn watch(client: &Daybook, order: &str, format: Format) -> Result<(), Prob
             continue;
         }
         print_line(&event, format)?;
-        if is_last(&event) {
-            break;
+        if let Some(end) = end(&event) {
+            return end;
         }
     }
     Ok(())
 }
 
-fn is_last(event: &StoredEvent) -> bool {
-    LAST_EVENTS.contains(&event.event_name.as_str())
+/// How an order ended; nothing when more can happen to it after this event.
+fn end(event: &StoredEvent) -> Option<Result<(), Problem>> {
+    match event.event_name.as_str() {
+        "OrderShipped" => Some(Ok(())),
+        "OrderCancelled" => {
+            let order = &event.aggregate_id;
+            let problem = Problem::new(Exit::Refused, format!("order {order} was cancelled"));
+            let problem = problem.next(format!("daybook order show {order}"));
+            Some(Err(match cancel_reason(event) {
+                Some(reason) => problem.why(reason),
+                None => problem,
+            }))
+        }
+        _ => None,
+    }
+}
+
+/// Why an order was cancelled, if anybody said so.
+fn cancel_reason(event: &StoredEvent) -> Option<String> {
+    let Some(Payload::Event(event)) = &event.payload else { return None };
+    let cancelled = OrderCancelled::decode(event.value.as_slice()).ok()?;
+    Some(cancelled.reason).filter(|reason| !reason.is_empty())
 }
 
 /// What to do when a rule of an order did not hold.

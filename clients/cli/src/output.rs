@@ -36,11 +36,35 @@ pub(crate) fn hint(text: &str) {
     eprintln!("{text}");
 }
 
-/// Says how to see the next page.
-pub(crate) fn more(command: &str, token: &str) {
+/// Says how to see the next page: with the command that was typed, because a token is good for the
+/// same filters only.
+pub(crate) fn more(token: &str) {
     if !token.is_empty() {
-        hint(&format!("more: {command} --page-token {token}    (or all at once: --all)"));
+        let typed = without_page_token(std::env::args().skip(1));
+        hint(&format!("more: daybook {typed} --page-token {token}    (or all at once: --all)"));
     }
+}
+
+/// Arguments as a shell takes them, without the place where a page began.
+fn without_page_token(mut args: impl Iterator<Item = String>) -> String {
+    let mut words = Vec::new();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--page-token" => drop(args.next()),
+            arg if arg.starts_with("--page-token=") => {}
+            arg => words.push(quoted(arg)),
+        }
+    }
+    words.join(" ")
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// Writes one JSON document, indented.
@@ -141,6 +165,14 @@ fn paint(code: &str, text: &str, colour: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_next_page_is_asked_for_with_the_same_words() {
+        let typed =
+            ["product", "search", "it's tea", "--page-token", "00", "", "--page-token=1", "-o"];
+        let words = without_page_token(typed.iter().map(|word| (*word).to_owned()));
+        assert_eq!(words, r"product search 'it'\''s tea' '' -o");
+    }
 
     #[test]
     fn a_text_has_no_power_over_the_terminal() {

@@ -49,12 +49,17 @@ impl Problem {
 
     /// Says what the request was about, so that the advice can name it: the id of an account, a
     /// stream or a projection.
-    pub(crate) fn about(mut self, subject: &str) -> Self {
-        if subject.is_empty() {
+    pub(crate) fn about(self, subject: &str) -> Self {
+        self.naming("SUBJECT", subject)
+    }
+
+    /// Says what a word of the advice stands for.
+    pub(crate) fn naming(mut self, word: &str, value: &str) -> Self {
+        if value.is_empty() {
             return self;
         }
         for next in &mut self.next {
-            *next = next.replace("SUBJECT", subject);
+            *next = next.replace(word, value);
         }
         self
     }
@@ -184,6 +189,7 @@ fn advice(error: &Error) -> Option<String> {
         "users.user" => crate::user::advice(error.reason()),
         "catalog.product" => crate::product::advice(error.reason()),
         "orders.order" => crate::order::advice(error.reason()),
+        "bank.transfer" => crate::transfer::advice(error.reason()),
         _ => None,
     };
     if let Some(text) = of_domain {
@@ -202,7 +208,6 @@ fn advice(error: &Error) -> Option<String> {
         "TRANSFER_NOT_FOUND" => "daybook transfer list",
         "SAGA_NOT_FOUND" => "daybook saga list",
         "TRANSFER_IN_FLIGHT" => "daybook transfer list --account SUBJECT",
-        "TRANSFER_ALREADY_STARTED" | "TOO_LATE_TO_CANCEL" => "daybook transfer show SUBJECT",
         "ACCOUNT_ALREADY_OPEN" | "WRONG_CURRENCY" | "AMOUNT_TOO_LARGE" | "INSUFFICIENT_FUNDS" => {
             "daybook account show SUBJECT"
         }

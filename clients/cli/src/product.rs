@@ -5,8 +5,7 @@ use daybook_client::{Daybook, QueryRequest};
 use daybook_contract::catalog::v1::{
     AdminProduct, ChangePriceRequest, CreateProductRequest, DescribeProductRequest,
     DiscontinueProductRequest, FoundProduct, GetProductRequest, ListProductsForAdminRequest,
-    ListProductsForAdminResponse, PricePeriod, ProductStatus, SearchProductsRequest,
-    SearchProductsResponse,
+    PricePeriod, ProductStatus, SearchProductsRequest,
 };
 
 use crate::account::{parse_amount, show_receipt, word};
@@ -194,9 +193,7 @@ async fn search(
     flags: &QueryFlags,
     format: Format,
 ) -> Result<(), Problem> {
-    let text = request.text.clone();
-    let join = |products| SearchProductsResponse { products, ..Default::default() };
-    let answer = flags.fetch(client, request, pages, join).await?;
+    let answer = flags.fetch(client, request, pages).await?;
     if format == Format::Json {
         return Ok(output::document(&json::of(SearchProductsRequest::RESPONSE_NAME, &answer)?)?);
     }
@@ -210,7 +207,10 @@ async fn search(
     };
     let header = ["product", "price", "name", "description"];
     output::table(&header, &[1], answer.products.iter().map(row).collect())?;
-    output::more(&format!("daybook product search {text:?}"), &answer.next_page_token);
+    output::more(&answer.next_page_token);
+    if answer.more_matches {
+        output::hint("more products match than are looked at: say more words");
+    }
     Ok(())
 }
 
@@ -256,8 +256,7 @@ async fn list(
     flags: &QueryFlags,
     format: Format,
 ) -> Result<(), Problem> {
-    let join = |products| ListProductsForAdminResponse { products, ..Default::default() };
-    let answer = flags.fetch(client, request, pages, join).await?;
+    let answer = flags.fetch(client, request, pages).await?;
     if format == Format::Json {
         let name = ListProductsForAdminRequest::RESPONSE_NAME;
         return Ok(output::document(&json::of(name, &answer)?)?);
@@ -277,7 +276,7 @@ async fn list(
     };
     let header = ["product", "status", "price", "on hand", "reserved", "sold", "revenue", "name"];
     output::table(&header, &[2, 3, 4, 5, 6], answer.products.iter().map(row).collect())?;
-    output::more("daybook product list", &answer.next_page_token);
+    output::more(&answer.next_page_token);
     Ok(())
 }
 

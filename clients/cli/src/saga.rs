@@ -60,7 +60,7 @@ pub enum SagaCommand {
         /// The stream of the saga
         stream: String,
     },
-    /// Follow a saga until it ends
+    /// Follow a saga until it ends; ends with 3 when it did not complete
     #[command(after_help = "Example:\n  daybook saga watch bank.transfer-rent-march")]
     Watch {
         /// The stream of the saga

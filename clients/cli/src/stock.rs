@@ -4,10 +4,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use daybook_client::{Daybook, QueryRequest};
 use daybook_contract::inventory::v1::watch_low_stock_response::Update;
 use daybook_contract::inventory::v1::{
-    AdjustStockRequest, GetStockRequest, ListLowStockRequest, ListLowStockResponse,
-    ListMovementsRequest, ListMovementsResponse, Movement, MovementKind, ReceiveStockRequest,
-    ReleaseReservationRequest, ReserveStockRequest, SetLowStockThresholdRequest,
-    ShipReservationRequest, Stock, WatchLowStockResponse,
+    AdjustStockRequest, GetStockRequest, ListLowStockRequest, ListMovementsRequest, Movement,
+    MovementKind, ReceiveStockRequest, ReleaseReservationRequest, ReserveStockRequest,
+    SetLowStockThresholdRequest, ShipReservationRequest, Stock, WatchLowStockResponse,
 };
 use futures::TryStreamExt;
 
@@ -218,11 +217,9 @@ pub(crate) async fn run(args: StockArgs) -> Result<(), Problem> {
                 kind: kind.map_or(MovementKind::Unspecified, kind_of).into(),
                 start_time: since,
                 end_time: until,
-                page_size: pages.page_size,
-                page_token: pages.page_token,
-                read: None,
+                ..Default::default()
             };
-            return movements(&client, request, pages.all, &flags, format).await;
+            return movements(&client, request, pages, &flags, format).await;
         }
         StockCommand::Low { pages, flags } => return low(&client, pages, &flags, format).await,
         StockCommand::Watch => return watch(&client, format).await,
@@ -274,19 +271,13 @@ fn threshold(stock: &Stock) -> String {
 async fn movements(
     client: &Daybook,
     request: ListMovementsRequest,
-    all: bool,
+    pages: Pages,
     flags: &QueryFlags,
     format: Format,
 ) -> Result<(), Problem> {
     let product = request.product_id.clone();
-    let query = flags.apply(client, client.query(request)).await;
-    let answer = if all {
-        let movements = query.page_size(500).all().try_collect().await;
-        movements.map(|movements| ListMovementsResponse { movements, ..Default::default() })
-    } else {
-        query.await
-    };
-    let answer = answer.map_err(|error| Problem::from(error).about(&product))?;
+    let answer = flags.fetch(client, request, pages).await;
+    let answer = answer.map_err(|problem| problem.about(&product))?;
     if format == Format::Json {
         return Ok(output::document(&json::of(ListMovementsRequest::RESPONSE_NAME, &answer)?)?);
     }
@@ -309,7 +300,7 @@ async fn movements(
     let header =
         ["recorded", "kind", "pieces", "on hand", "reserved", "order", "position", "description"];
     output::table(&header, &[2, 3, 4, 6], answer.movements.iter().map(row).collect())?;
-    output::more(&format!("daybook stock movements {product}"), &answer.next_page_token);
+    output::more(&answer.next_page_token);
     Ok(())
 }
 
@@ -319,15 +310,7 @@ async fn low(
     flags: &QueryFlags,
     format: Format,
 ) -> Result<(), Problem> {
-    let Pages { page_size, page_token, all } = pages;
-    let request = ListLowStockRequest { page_size, page_token, read: None };
-    let query = flags.apply(client, client.query(request)).await;
-    let answer = if all {
-        let stocks = query.page_size(500).all().try_collect().await?;
-        ListLowStockResponse { stocks, ..Default::default() }
-    } else {
-        query.await?
-    };
+    let answer = flags.fetch(client, ListLowStockRequest::default(), pages).await?;
     if format == Format::Json {
         return Ok(output::document(&json::of(ListLowStockRequest::RESPONSE_NAME, &answer)?)?);
     }
@@ -343,7 +326,7 @@ async fn low(
     };
     let header = ["product", "available", "low at", "on hand", "reserved", "since"];
     output::table(&header, &[1, 2, 3, 4], answer.stocks.iter().map(row).collect())?;
-    output::more("daybook stock low", &answer.next_page_token);
+    output::more(&answer.next_page_token);
     Ok(())
 }
 

@@ -5,10 +5,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use daybook_client::{Daybook, QueryRequest};
 use daybook_contract::bank::v1::{
-    BankTransfer, CancelTransferRequest, GetTransferRequest, ListTransfersRequest,
-    ListTransfersResponse, TransferRequest, TransferStatus,
+    BankTransfer, CancelTransferRequest, GetTransferRequest, ListTransfersRequest, TransferRequest,
+    TransferStatus,
 };
-use futures::TryStreamExt;
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -56,7 +55,7 @@ enum TransferCommand {
         /// What it is for
         #[arg(long, short, default_value = "", hide_default_value = true)]
         description: String,
-        /// Follow the transfer until it ends
+        /// Follow the transfer until it ends; ends with 3 when the money did not arrive
         #[arg(long)]
         watch: bool,
         #[command(flatten)]
@@ -122,13 +121,14 @@ pub(crate) async fn run(args: TransferArgs) -> Result<(), Problem> {
             let transfer_id = id.unwrap_or_else(|| Uuid::now_v7().to_string());
             let request = TransferRequest {
                 transfer_id: transfer_id.clone(),
-                from_account_id: from,
+                from_account_id: from.clone(),
                 to_account_id: to,
                 amount: Some(parse_amount(&amount, &currency)?),
                 description,
                 context: None,
             };
-            let receipt = flags.send(&client, request, &transfer_id).await?;
+            let receipt = flags.send(&client, request, &transfer_id).await;
+            let receipt = receipt.map_err(|problem| problem.naming("SENDER", &from))?;
             if watch {
                 return follow(&client, &transfer_id, receipt.position, format).await;
             }
@@ -141,11 +141,9 @@ pub(crate) async fn run(args: TransferArgs) -> Result<(), Problem> {
             let request = ListTransfersRequest {
                 account_id: account,
                 status: status.map_or(TransferStatus::Unspecified, status_of).into(),
-                page_size: pages.page_size,
-                page_token: pages.page_token,
-                read: None,
+                ..Default::default()
             };
-            list(&client, request, pages.all, &flags, format).await
+            list(&client, request, pages, &flags, format).await
         }
         TransferCommand::Watch { transfer } => {
             let head = client.events().info().await?.head_position;
@@ -192,17 +190,11 @@ async fn show(
 async fn list(
     client: &Daybook,
     request: ListTransfersRequest,
-    all: bool,
+    pages: Pages,
     flags: &QueryFlags,
     format: Format,
 ) -> Result<(), Problem> {
-    let query = flags.apply(client, client.query(request)).await;
-    let answer = if all {
-        let transfers = query.page_size(500).all().try_collect().await?;
-        ListTransfersResponse { transfers, ..Default::default() }
-    } else {
-        query.await?
-    };
+    let answer = flags.fetch(client, request, pages).await?;
     if format == Format::Json {
         return Ok(output::document(&json::of(ListTransfersRequest::RESPONSE_NAME, &answer)?)?);
     }
@@ -220,7 +212,7 @@ async fn list(
     };
     let header = ["transfer", "from", "to", "amount", "status", "refused", "started", "ended"];
     output::table(&header, &[3], answer.transfers.iter().map(row).collect())?;
-    output::more("daybook transfer list", &answer.next_page_token);
+    output::more(&answer.next_page_token);
     Ok(())
 }
 
@@ -258,6 +250,19 @@ async fn follow(
             _ => sleep(INTERVAL).await,
         }
     }
+}
+
+/// What to do when a rule of a transfer, or of the account that sends it, did not hold.
+pub(crate) fn advice(reason: &str) -> Option<&'static str> {
+    Some(match reason {
+        "TRANSFER_NOT_FOUND" => "daybook transfer list",
+        "TRANSFER_ALREADY_STARTED" | "TOO_LATE_TO_CANCEL" => "daybook transfer show SUBJECT",
+        "SAME_ACCOUNT" => "choose another account",
+        "ACCOUNT_NOT_FOUND" => "daybook account list",
+        "ACCOUNT_CLOSED" | "WRONG_CURRENCY" | "INSUFFICIENT_FUNDS" => "daybook account show SENDER",
+        "TOO_MANY_TRANSFERS" => "daybook transfer list --account SENDER",
+        _ => return None,
+    })
 }
 
 fn describe(transfer: &BankTransfer) -> String {

@@ -4,9 +4,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use daybook_client::{Daybook, QueryRequest};
 use daybook_contract::users::v1::{
     Activity, ActivityKind, ChangeEmailRequest, DeactivateUserRequest, GetUserActivityRequest,
-    GetUserActivityResponse, GetUserRequest, GetUserStatisticsRequest, ListUsersRequest,
-    ListUsersResponse, RecordActionRequest, RecordLoginRequest, RegisterUserRequest, User,
-    UserStatus,
+    GetUserRequest, GetUserStatisticsRequest, ListUsersRequest, RecordActionRequest,
+    RecordLoginRequest, RegisterUserRequest, User, UserStatus,
 };
 
 use crate::account::{show_receipt, word};
@@ -258,8 +257,7 @@ async fn list(
     flags: &QueryFlags,
     format: Format,
 ) -> Result<(), Problem> {
-    let join = |users| ListUsersResponse { users, ..Default::default() };
-    let answer = flags.fetch(client, request, pages, join).await?;
+    let answer = flags.fetch(client, request, pages).await?;
     if format == Format::Json {
         return Ok(output::document(&json::of(ListUsersRequest::RESPONSE_NAME, &answer)?)?);
     }
@@ -274,7 +272,7 @@ async fn list(
     };
     let header = ["user", "name", "email", "status", "registered"];
     output::table(&header, &[], answer.users.iter().map(row).collect())?;
-    output::more("daybook user list", &answer.next_page_token);
+    output::more(&answer.next_page_token);
     Ok(())
 }
 
@@ -286,8 +284,7 @@ async fn activity(
     format: Format,
 ) -> Result<(), Problem> {
     let user = request.user_id.clone();
-    let join = |activities| GetUserActivityResponse { activities, ..Default::default() };
-    let answer = flags.fetch(client, request, pages, join).await;
+    let answer = flags.fetch(client, request, pages).await;
     let answer = answer.map_err(|problem| problem.about(&user))?;
     if format == Format::Json {
         return Ok(output::document(&json::of(GetUserActivityRequest::RESPONSE_NAME, &answer)?)?);
@@ -304,7 +301,7 @@ async fn activity(
     };
     let header = ["version", "time", "kind", "session", "action", "description"];
     output::table(&header, &[0], answer.activities.iter().map(row).collect())?;
-    output::more(&format!("daybook user activity {user}"), &answer.next_page_token);
+    output::more(&answer.next_page_token);
     Ok(())
 }
 

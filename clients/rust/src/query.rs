@@ -62,8 +62,8 @@ pub trait PagedRequest: QueryRequest {
     /// The size of a page, and where the page before ended.
     fn page_mut(&mut self) -> (&mut i32, &mut String);
 
-    /// Takes an answer apart into its items and the token of the next page.
-    fn split(answer: Self::Response) -> (Vec<Self::Item>, String);
+    /// The items of an answer, and the token of the next page.
+    fn page_of(answer: &mut Self::Response) -> (&mut Vec<Self::Item>, &mut String);
 }
 
 /// Says of each query with pages which field of its answer has the items.
@@ -76,8 +76,8 @@ macro_rules! paged {
                 (&mut self.page_size, &mut self.page_token)
             }
 
-            fn split(answer: Self::Response) -> (Vec<$item>, String) {
-                (answer.$items, answer.next_page_token)
+            fn page_of(answer: &mut Self::Response) -> (&mut Vec<$item>, &mut String) {
+                (&mut answer.$items, &mut answer.next_page_token)
             }
         })+
     };
@@ -115,7 +115,7 @@ impl Daybook {
         self.query(GetAccountRequest { account_id: account_id.into(), ..Default::default() })
     }
 
-    /// Lists accounts, by id.
+    /// Lists accounts, by id; by owner and id with [`Query::owner_prefix`].
     pub fn list_accounts(&self) -> Query<ListAccountsRequest> {
         self.query(ListAccountsRequest::default())
     }
@@ -234,8 +234,10 @@ impl<R: PagedRequest> Query<R> {
         try_unfold(start, move |(mut page, mut next)| async move {
             while page.is_empty() {
                 let Some(query) = next.take() else { return Ok(None) };
-                let (items, token) = R::split(query.clone().await?);
-                page = VecDeque::from(items);
+                let mut answer = query.clone().await?;
+                let (items, token) = R::page_of(&mut answer);
+                page = VecDeque::from(std::mem::take(items));
+                let token = std::mem::take(token);
                 next = (!token.is_empty()).then(|| query.page_token(token));
             }
             Ok(page.pop_front().map(|item| (item, (page, next))))
