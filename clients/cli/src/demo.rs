@@ -1,22 +1,24 @@
 //! `daybook demo`: fills the bank and the shop with believable customers, months of movements and
-//! the orders of a day, through the public API like anybody else.
+//! the orders of a day, through the public API like anybody else. Some of the orders are shipped
+//! when the sagas have had them paid.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use daybook_client::{CommandReceipt, Daybook, Error};
+use daybook_contract::orders::v1::{OrderStatus, ShipOrderRequest};
 use futures::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde_json::json;
+use tokio::time::sleep;
 
 use crate::exit::Exit;
 use crate::flags::Globals;
 use crate::output::{self, Format};
-use crate::people::Customer;
 use crate::problem::Problem;
-use crate::script::{Kind, Step, script};
+use crate::script::{Kind, Script, Step, script};
 
 /// `daybook demo`
 #[derive(Debug, Args)]
@@ -57,6 +59,15 @@ const SHOWN: [(Kind, &str, &str); 11] = [
     (Kind::Cancellation, "ordersCancelled", "orders cancelled"),
 ];
 
+/// How long the orders may take to be paid before the demo ends without them.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often it is asked whether an order is paid.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// One paid order in so many is shipped.
+const SHIPPED: usize = 2;
+
 /// What came of it.
 #[derive(Debug, Default)]
 struct Totals {
@@ -64,26 +75,27 @@ struct Totals {
     refused: u64,
     replayed: u64,
     position: u64,
+    orders_paid: u64,
+    orders_shipped: u64,
 }
 
 pub(crate) async fn run(args: DemoArgs) -> Result<(), Problem> {
     let client = args.globals.client()?;
-    let (people, steps) = script(args.customers, args.movements, args.seed);
+    let Script { people, steps, parcels } = script(args.customers, args.movements, args.seed);
     let start = Instant::now();
-    let totals = play(&client, steps).await?;
+    let mut totals = play(&client, steps).await?;
     let seconds = start.elapsed().as_secs_f64();
-    show(&totals, &people, seconds, args.globals.output)
+    // Somebody with everything, if there is.
+    let shopper = parcels.last().and_then(|parcel| parcel.order_id.strip_prefix("order-"));
+    let anybody = people.last().map_or("", |customer| customer.account_id.as_str());
+    let someone = shopper.unwrap_or(anybody).to_owned();
+    ship(&client, parcels, &mut totals).await?;
+    show(&totals, &someone, seconds, args.globals.output)
 }
 
 /// Sends every step and counts what comes of it.
 async fn play(client: &Daybook, steps: Vec<Step>) -> Result<Totals, Problem> {
-    let bar = ProgressBar::new(steps.len() as u64);
-    let template = "{wide_bar} {pos}/{len} commands {rate} {eta}";
-    let style = ProgressStyle::with_template(template).expect("the template is well-formed");
-    bar.set_style(style.with_key("rate", |state: &ProgressState, to: &mut dyn Write| {
-        // A bar that cannot be drawn is no reason to stop.
-        let _ = write!(to, "{:.0}/s", state.per_sec());
-    }));
+    let bar = progress(steps.len(), "{wide_bar} {pos}/{len} commands {rate} {eta}");
     let expected: Vec<(Kind, bool)> = steps.iter().map(|step| (step.kind, step.accepted)).collect();
     let commands = stream::iter(steps.into_iter().map(|step| step.command));
     let mut answers = client.execute_stream(commands);
@@ -97,6 +109,47 @@ async fn play(client: &Daybook, steps: Vec<Step>) -> Result<Totals, Problem> {
     }
     bar.finish_and_clear();
     Ok(totals)
+}
+
+fn progress(length: usize, template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).expect("the template is well-formed");
+    let style = style.with_key("rate", |state: &ProgressState, to: &mut dyn Write| {
+        // A bar that cannot be drawn is no reason to stop.
+        let _ = write!(to, "{:.0}/s", state.per_sec());
+    });
+    ProgressBar::new(length as u64).with_style(style)
+}
+
+/// Waits until the sagas have had the orders paid, and ships some. Orders that nobody carries out,
+/// as without a saga process, are left as they are.
+async fn ship(
+    client: &Daybook,
+    parcels: Vec<ShipOrderRequest>,
+    totals: &mut Totals,
+) -> Result<(), Problem> {
+    let bar = progress(parcels.len(), "{wide_bar} {pos}/{len} orders paid");
+    let patient_until = Instant::now() + PATIENCE;
+    for (number, parcel) in parcels.into_iter().enumerate() {
+        let status = loop {
+            let query = client.get_order(&parcel.order_id).min_position(totals.position);
+            let status = query.await?.order.unwrap_or_default().status();
+            if status != OrderStatus::Submitted || Instant::now() > patient_until {
+                break status;
+            }
+            sleep(INTERVAL).await;
+        };
+        bar.inc(1);
+        if !matches!(status, OrderStatus::Paid | OrderStatus::Shipped) {
+            continue;
+        }
+        totals.orders_paid += 1;
+        if number % SHIPPED == 0 {
+            client.command(parcel).await?;
+            totals.orders_shipped += 1;
+        }
+    }
+    bar.finish_and_clear();
+    Ok(())
 }
 
 fn count(
@@ -123,8 +176,7 @@ fn count(
     Ok(())
 }
 
-fn show(totals: &Totals, people: &[Customer], seconds: f64, format: Format) -> Result<(), Problem> {
-    let someone = people.last().map_or("", |customer| customer.account_id.as_str());
+fn show(totals: &Totals, someone: &str, seconds: f64, format: Format) -> Result<(), Problem> {
     let of = |kind| totals.accepted.get(&kind).copied().unwrap_or_default();
     if format == Format::Json {
         let mut document = json!({
@@ -133,6 +185,8 @@ fn show(totals: &Totals, people: &[Customer], seconds: f64, format: Format) -> R
             "position": totals.position,
             "seconds": seconds,
             "account": someone,
+            "ordersPaid": totals.orders_paid,
+            "ordersShipped": totals.orders_shipped,
         });
         for (kind, name, _) in SHOWN {
             document[name] = of(kind).into();
@@ -147,7 +201,15 @@ fn show(totals: &Totals, people: &[Customer], seconds: f64, format: Format) -> R
     };
     let mut fields: Vec<_> =
         SHOWN.iter().map(|(kind, _, name)| (*name, of(*kind).to_string())).collect();
+    let unpaid = of(Kind::Submission) - totals.orders_paid;
+    let waiting = match unpaid {
+        0 => String::new(),
+        _ => format!("{unpaid} orders; see daybook saga list --open"),
+    };
     fields.extend([
+        ("orders paid", totals.orders_paid.to_string()),
+        ("orders shipped", totals.orders_shipped.to_string()),
+        ("not paid", waiting),
         ("refused", format!("{} withdrawals beyond the balance", totals.refused)),
         ("took", format!("{seconds:.1} s, {rate:.0} commands a second, each on the disk")),
         ("made before", again),
@@ -158,13 +220,15 @@ fn show(totals: &Totals, people: &[Customer], seconds: f64, format: Format) -> R
         "Try next:",
         &format!("  daybook account show {someone}"),
         &format!("  daybook account history {someone}"),
-        "  daybook account list --owner Ada",
+        "  daybook account list --owner A",
         "  daybook account totals",
         "  daybook transfer list",
         &format!("  daybook user activity {someone}"),
+        &format!("  daybook order list --user {someone}"),
+        "  daybook order statistics",
         "  daybook product search tea",
+        "  daybook product list",
         "  daybook stock low",
-        "  daybook order list",
         "  daybook saga list",
         &format!("  daybook events read bank.account-{someone}"),
         "  daybook events tail",

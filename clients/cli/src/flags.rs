@@ -198,7 +198,7 @@ impl QueryFlags {
 }
 
 /// The largest page that a query service gives.
-const LARGEST_PAGE: i32 = 500;
+pub(crate) const LARGEST_PAGE: i32 = 500;
 
 /// Which part of a long list.
 #[derive(Debug, Clone, Args)]

@@ -115,7 +115,7 @@ pub enum ClientCommand {
     Projection(ProjectionArgs),
     /// Call any RPC with JSON, by server reflection
     Call(CallArgs),
-    /// Fill the bank with believable customers and months of movements
+    /// Fill the bank and the shop with believable customers, months of movements, and orders
     Demo(DemoArgs),
     /// Check that everything is reachable and well, and say how to mend what is not
     Doctor(DoctorArgs),

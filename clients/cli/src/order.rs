@@ -57,7 +57,7 @@ enum OrderCommand {
         /// The product
         product: String,
         /// How many pieces
-        #[arg(default_value_t = 1)]
+        #[arg(default_value_t = 1, allow_negative_numbers = true)]
         quantity: u64,
         #[command(flatten)]
         flags: CommandFlags,
@@ -393,11 +393,13 @@ async fn watch(client: &Daybook, order: &str, format: Format) -> Result<(), Prob
     let log = client.events();
     let stream = format!("orders.order-{order}");
     let request = ReadStreamRequest { stream, ..Default::default() };
-    let past: Vec<StoredEvent> = log
-        .read_stream(request)
-        .try_collect()
-        .await
-        .map_err(|error| Problem::from(error).about(order).next("daybook order list"))?;
+    let past: Vec<StoredEvent> =
+        log.read_stream(request).try_collect().await.map_err(|error| match error.reason() {
+            "STREAM_NOT_FOUND" => Problem::new(Exit::Refused, format!("there is no order {order}"))
+                .why(error.reason())
+                .next("daybook order list"),
+            _ => Problem::from(error),
+        })?;
     let mut position = 0;
     for event in &past {
         print_line(event, format)?;
@@ -453,6 +455,9 @@ pub(crate) fn advice(reason: &str) -> Option<&'static str> {
         "ORDER_EMPTY" => "daybook order add SUBJECT PRODUCT",
         "ORDER_NOT_SUBMITTED" => "daybook order submit SUBJECT ACCOUNT",
         "ORDER_NOT_PAID" => "daybook order pay SUBJECT",
+        "UNKNOWN_USER" | "USER_DEACTIVATED" => "daybook user list",
+        "UNKNOWN_PRODUCT" | "PRODUCT_DISCONTINUED" => "daybook product list --status active",
+        "ORDER_IN_FULFILMENT" => "daybook saga show orders.fulfilment-SUBJECT",
         "ORDER_ALREADY_EXISTS"
         | "ORDER_CANCELLED"
         | "ORDER_ALREADY_SHIPPED"
@@ -460,6 +465,7 @@ pub(crate) fn advice(reason: &str) -> Option<&'static str> {
         | "ORDER_ALREADY_SUBMITTED"
         | "WRONG_CURRENCY"
         | "TOTAL_TOO_LARGE"
+        | "TOO_MANY_ITEMS"
         | "ITEM_NOT_IN_ORDER" => "daybook order show SUBJECT",
         _ => return None,
     })

@@ -163,7 +163,7 @@ impl From<io::Error> for Problem {
 pub(crate) fn headline(error: &Error) -> String {
     let value = |name: &str| error.metadata().get(name).map_or("", String::as_str);
     if error.reason() != UNREACHABLE {
-        return error.message().to_owned();
+        return error.message().trim_start_matches("Error, ").to_owned();
     }
     format!("the {} service at {} cannot be reached", value("service"), value("url"))
 }
@@ -190,6 +190,8 @@ fn advice(error: &Error) -> Option<String> {
         "catalog.product" => crate::product::advice(error.reason()),
         "orders.order" => crate::order::advice(error.reason()),
         "bank.transfer" => crate::transfer::advice(error.reason()),
+        "orders.fulfilment" => Some("daybook saga show orders.fulfilment-SUBJECT"),
+        "orders.shipment" => Some("daybook saga show orders.shipment-SUBJECT"),
         _ => None,
     };
     if let Some(text) = of_domain {
@@ -207,11 +209,14 @@ fn advice(error: &Error) -> Option<String> {
         "ACCOUNT_NOT_FOUND" | "NOT_FOUND" => "daybook account list",
         "TRANSFER_NOT_FOUND" => "daybook transfer list",
         "SAGA_NOT_FOUND" => "daybook saga list",
-        "TRANSFER_IN_FLIGHT" => "daybook transfer list --account SUBJECT",
+        "TRANSFER_IN_FLIGHT" | "TOO_MANY_TRANSFERS" => "daybook transfer list --account SUBJECT",
+        "TRANSFER_NOT_IN_FLIGHT" => "send a transfer instead: daybook transfer send --help",
+        "PAYMENT_IN_FLIGHT" => "daybook saga list --kind orders.fulfilment --open",
+        "PAYMENT_NOT_IN_FLIGHT" => "leave it to the saga: daybook order submit --help",
         "ACCOUNT_ALREADY_OPEN" | "WRONG_CURRENCY" | "AMOUNT_TOO_LARGE" | "INSUFFICIENT_FUNDS" => {
             "daybook account show SUBJECT"
         }
-        "STOCK_NOT_FOUND" => "daybook stock low",
+        "STOCK_NOT_FOUND" => "daybook product list",
         "ORDER_NOT_FOUND" => "daybook order list",
         "USER_NOT_FOUND" => "daybook user list",
         "PRODUCT_NOT_FOUND" => "daybook product list",
@@ -240,6 +245,7 @@ fn advice(error: &Error) -> Option<String> {
         }
         "QUARANTINED_EVENT_NOT_FOUND" => "daybook projection quarantine SUBJECT",
         "INVALID_PAGE_TOKEN" => "repeat the command without --page-token",
+        "LIMIT_EXCEEDED" => "send less at once",
         "DAMAGED_RECORD" => "daybook doctor --data ./data",
         "DISK_FULL" => "make room on the disk of the server; queries go on",
         "INTERNAL" | "STORE_UNAVAILABLE" | "NOT_SERVING" | "OVERLOADED" | "DEADLINE_EXCEEDED" => {
@@ -323,6 +329,34 @@ mod tests {
         let problem = Problem::from(error);
         assert_eq!(problem.exit, Exit::Invalid);
         assert_eq!(problem.why, ["INVALID_REQUEST", "amount: is required", "account_id: is no id"]);
+    }
+
+    #[test]
+    fn every_rule_of_a_domain_comes_with_something_to_do() {
+        use daybook_contract::{bank, catalog, inventory, orders, users};
+        macro_rules! reasons {
+            ($aggregate:literal, $rejection:ty, $prefix:literal) => {
+                (1..)
+                    .map_while(|number| <$rejection>::try_from(number).ok())
+                    .map(|reason| ($aggregate, reason.as_str_name().trim_start_matches($prefix)))
+                    .collect::<Vec<_>>()
+            };
+        }
+        let rules = [
+            reasons!("bank.account", bank::v1::AccountRejection, "ACCOUNT_REJECTION_"),
+            reasons!("bank.transfer", bank::v1::TransferRejection, "TRANSFER_REJECTION_"),
+            reasons!("catalog.product", catalog::v1::ProductRejection, "PRODUCT_REJECTION_"),
+            reasons!("inventory.stock", inventory::v1::StockRejection, "STOCK_REJECTION_"),
+            reasons!("orders.order", orders::v1::OrderRejection, "ORDER_REJECTION_"),
+            reasons!("orders.fulfilment", orders::v1::FulfilmentRejection, "FULFILMENT_REJECTION_"),
+            reasons!("orders.shipment", orders::v1::ShipmentRejection, "SHIPMENT_REJECTION_"),
+            reasons!("users.user", users::v1::UserRejection, "USER_REJECTION_"),
+        ];
+        let without = rules.into_iter().flatten().filter(|(aggregate, reason)| {
+            let error = Error::custom(Code::FailedPrecondition, reason, "no");
+            advice(&error.with("aggregate", *aggregate)).is_none()
+        });
+        assert_eq!(without.collect::<Vec<_>>(), []);
     }
 
     #[test]

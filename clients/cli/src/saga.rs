@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::account::{show_receipt, word};
 use crate::exit::Exit;
-use crate::flags::Globals;
+use crate::flags::{Globals, LARGEST_PAGE, Pages};
 use crate::output::{self, Format};
 use crate::problem::Problem;
 use crate::{json, time};
@@ -46,13 +46,9 @@ pub enum SagaCommand {
         /// Only sagas that have not ended
         #[arg(long)]
         open: bool,
-        /// The most to show at once, up to 500
-        #[arg(long, value_name = "NUMBER", default_value_t = 50,
-              value_parser = clap::value_parser!(i32).range(1..=500))]
-        page_size: i32,
-        /// Go on where the page before ended
-        #[arg(long, value_name = "TOKEN", default_value = "", hide_default_value = true)]
-        page_token: String,
+        /// Which part of the list.
+        #[command(flatten)]
+        pages: Pages,
     },
     /// Show one saga with every step, command and answer
     #[command(after_help = "Example:\n  daybook saga show bank.transfer-rent-march")]
@@ -104,16 +100,23 @@ pub(crate) async fn run(args: SagaClientArgs) -> Result<(), Problem> {
     let sagas = client.sagas();
     let format = args.globals.output;
     match args.command {
-        SagaCommand::List { kind, status, open, page_size, page_token } => {
-            let request = ListSagasRequest {
+        SagaCommand::List { kind, status, open, pages } => {
+            let mut request = ListSagasRequest {
                 read: fresh(&client).await,
-                page_size,
-                page_token,
+                page_size: if pages.all { LARGEST_PAGE } else { pages.page_size },
+                page_token: pages.page_token,
                 kind,
                 status: status.map_or(SagaStatus::Unspecified, status_of).into(),
                 open,
             };
-            list(&sagas.list(request).await?, format)
+            let mut answer = sagas.list(request.clone()).await?;
+            while pages.all && !answer.next_page_token.is_empty() {
+                request.page_token = std::mem::take(&mut answer.next_page_token);
+                let page = sagas.list(request.clone()).await?;
+                answer.sagas.extend(page.sagas);
+                answer.next_page_token = page.next_page_token;
+            }
+            list(&answer, format)
         }
         SagaCommand::Show { stream } => show(&get(&client, &sagas, &stream).await?, format),
         SagaCommand::Watch { stream } => watch(&client, &sagas, &stream, format).await,
@@ -160,10 +163,7 @@ fn list(answer: &ListSagasResponse, format: Format) -> Result<(), Problem> {
     };
     let header = ["saga", "status", "open steps", "started", "ended", "deadline", "refused"];
     output::table(&header, &[2], answer.sagas.iter().map(row).collect())?;
-    if !answer.next_page_token.is_empty() {
-        let token = &answer.next_page_token;
-        output::hint(&format!("more: daybook saga list --page-token {token}"));
-    }
+    output::more(&answer.next_page_token);
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use daybook_contract::daybook::v1::CommandContext;
 use daybook_contract::inventory::v1::{ReceiveStockRequest, SetLowStockThresholdRequest};
 use daybook_contract::money::from_minor;
 use daybook_contract::orders::v1::{
-    AddItemRequest, CancelOrderRequest, CreateOrderRequest, SubmitOrderRequest,
+    AddItemRequest, CancelOrderRequest, CreateOrderRequest, ShipOrderRequest, SubmitOrderRequest,
 };
 use daybook_contract::users::v1::{RecordActionRequest, RecordLoginRequest, RegisterUserRequest};
 
@@ -35,6 +35,16 @@ const DEVICES: [&str; 3] = ["Phone", "Laptop", "Tablet"];
 /// What people pay each other for.
 const REASONS: [&str; 5] =
     ["Dinner on Friday", "Concert tickets", "Share of the rent", "Holiday house", "Thank you!"];
+
+/// The story of a demo.
+pub(crate) struct Script {
+    /// Who is in it, with the money that they have in the end.
+    pub people: Vec<Customer>,
+    /// What they send, in order.
+    pub steps: Vec<Step>,
+    /// How each submitted order is shipped, once it is paid.
+    pub parcels: Vec<ShipOrderRequest>,
+}
 
 /// What to send, and what should come of it.
 pub(crate) struct Step {
@@ -70,7 +80,7 @@ impl Step {
 
 /// Writes the whole story down before it is told. What the sagas do with it, they do meanwhile, so
 /// transfers and orders come last and count on no money but what is there already.
-pub(crate) fn script(number: u32, movements: u32, seed: u64) -> (Vec<Customer>, Vec<Step>) {
+pub(crate) fn script(number: u32, movements: u32, seed: u64) -> Script {
     // Other numbers make other people: the same request ids must not come with other content.
     let mut dice = Dice::new(seed);
     let mut dice = Dice::new(dice.next() ^ (u64::from(number) << 32) ^ u64::from(movements));
@@ -91,8 +101,9 @@ pub(crate) fn script(number: u32, movements: u32, seed: u64) -> (Vec<Customer>, 
     }
     steps.extend(catalogue());
     steps.extend(transfers(&mut dice, &mut people));
-    steps.extend(shopping(&mut dice, &mut people));
-    (people, steps)
+    let (visits, parcels) = shopping(&mut dice, &mut people);
+    steps.extend(visits);
+    Script { people, steps, parcels }
 }
 
 fn context(dice: &mut Dice) -> Option<CommandContext> {
@@ -204,12 +215,17 @@ fn transfers(dice: &mut Dice, people: &mut [Customer]) -> Vec<Step> {
 }
 
 /// Customers order what they can pay for, after as much of it has been delivered.
-fn shopping(dice: &mut Dice, people: &mut [Customer]) -> Vec<Step> {
+fn shopping(dice: &mut Dice, people: &mut [Customer]) -> (Vec<Step>, Vec<ShipOrderRequest>) {
     let mut pieces: Vec<u64> = GOODS.iter().map(|good| good.left).collect();
-    let mut visits = Vec::new();
+    let (mut visits, mut parcels) = (Vec::new(), Vec::new());
     for (number, who) in solvent(dice, people).into_iter().take(SHOPPERS).enumerate() {
         let cancelled = number % CANCELLED == CANCELLED - 1;
-        visit(dice, &mut people[who], cancelled, &mut pieces, &mut visits);
+        let order = visit(dice, &mut people[who], cancelled, &mut pieces, &mut visits);
+        parcels.extend(order.map(|order_id| ShipOrderRequest {
+            context: context(dice),
+            tracking_id: format!("parcel-of-{order_id}"),
+            order_id,
+        }));
     }
     let mut steps = Vec::new();
     for (good, quantity) in GOODS.iter().zip(pieces) {
@@ -226,17 +242,18 @@ fn shopping(dice: &mut Dice, people: &mut [Customer]) -> Vec<Step> {
         steps.push(Step::new(Kind::Other, low));
     }
     steps.extend(visits);
-    steps
+    (steps, parcels)
 }
 
-/// Logs in, looks around, and orders up to three products; `pieces` counts what is needed.
+/// Logs in, looks around, and orders up to three products; `pieces` counts what is needed. Answers
+/// with the order, if it is submitted.
 fn visit(
     dice: &mut Dice,
     who: &mut Customer,
     cancelled: bool,
     pieces: &mut [u64],
     steps: &mut Vec<Step>,
-) {
+) -> Option<String> {
     let user_id = who.account_id.clone();
     let session_id = format!("visit-{user_id}");
     let order_id = format!("order-{user_id}");
@@ -280,12 +297,17 @@ fn visit(
     if cancelled || empty {
         let reason = "Changed their mind".to_owned();
         let request = CancelOrderRequest { context: context(dice), order_id, reason };
-        return steps.push(Step::new(Kind::Cancellation, request));
+        steps.push(Step::new(Kind::Cancellation, request));
+        return None;
     }
-    let account_id = who.account_id.clone();
-    let context = context(dice);
-    let request = SubmitOrderRequest { context, order_id, account_id, ..Default::default() };
-    steps.push(Step::new(Kind::Submission, request));
+    let submission = SubmitOrderRequest {
+        context: context(dice),
+        order_id: order_id.clone(),
+        account_id: who.account_id.clone(),
+        ..Default::default()
+    };
+    steps.push(Step::new(Kind::Submission, submission));
+    Some(order_id)
 }
 
 #[cfg(test)]
@@ -296,7 +318,7 @@ mod tests {
     #[test]
     fn the_same_numbers_make_the_same_requests_and_others_share_only_the_catalogue() {
         let packed = |number, movements, seed| -> Vec<_> {
-            let (_, steps) = script(number, movements, seed);
+            let steps = script(number, movements, seed).steps;
             let own = steps.into_iter().filter(|step| step.kind != Kind::Product);
             own.map(|step| step.command.into_any().value).collect()
         };
@@ -309,7 +331,7 @@ mod tests {
 
     #[test]
     fn every_movement_that_was_asked_for_is_in_the_script() {
-        let (people, steps) = script(80, 1_003, 3);
+        let Script { people, steps, .. } = script(80, 1_003, 3);
         let of = |kind| steps.iter().filter(|step| step.kind == kind).count();
         assert_eq!(people.len(), 80);
         assert_eq!(of(Kind::Opening), 80);
@@ -319,12 +341,13 @@ mod tests {
 
     #[test]
     fn the_shop_has_orders_of_both_ends_and_goods_that_run_low() {
-        let (people, steps) = script(40, 600, 5);
+        let Script { people, steps, parcels } = script(40, 600, 5);
         let of = |kind| steps.iter().filter(|step| step.kind == kind).count();
         assert_eq!(of(Kind::Registration), people.len());
         assert_eq!((of(Kind::Product), of(Kind::Delivery)), (GOODS.len(), GOODS.len()));
         assert!(of(Kind::Submission) > 0 && of(Kind::Cancellation) > 0 && of(Kind::Transfer) > 0);
         assert_eq!(of(Kind::Login), of(Kind::Submission) + of(Kind::Cancellation));
+        assert_eq!(parcels.len(), of(Kind::Submission));
         assert!(people.iter().all(|who| who.balance_minor >= 0));
         let low = GOODS.iter().filter(|good| good.left <= good.threshold).count();
         assert!(low > 0 && low < GOODS.len() / 3, "{low}");

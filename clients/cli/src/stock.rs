@@ -38,6 +38,7 @@ enum StockCommand {
         /// The product
         product: String,
         /// How many pieces
+        #[arg(allow_negative_numbers = true)]
         quantity: u64,
         /// Which delivery
         #[arg(long, default_value = "", hide_default_value = true)]
@@ -51,6 +52,7 @@ enum StockCommand {
         /// The product
         product: String,
         /// How many pieces
+        #[arg(allow_negative_numbers = true)]
         quantity: u64,
         #[command(flatten)]
         line: Line,
@@ -358,9 +360,11 @@ fn print_update(update: &WatchLowStockResponse, format: Format) -> Result<(), Pr
 pub(crate) fn advice(reason: &str) -> Option<&'static str> {
     Some(match reason {
         "STOCK_NOT_FOUND" => "daybook stock receive SUBJECT QUANTITY",
-        "INSUFFICIENT_STOCK" | "STOCK_IS_RESERVED" | "TOO_MANY_RESERVATIONS" => {
-            "daybook stock show SUBJECT"
-        }
+        "INSUFFICIENT_STOCK"
+        | "STOCK_IS_RESERVED"
+        | "STOCK_TOO_LARGE"
+        | "TOO_MANY_RESERVATIONS" => "daybook stock show SUBJECT",
+        "ORDER_IN_FULFILMENT" => "daybook saga show orders.fulfilment-ORDER",
         "RESERVATION_SHIPPED" | "NOT_RESERVED" | "RESERVATION_DIFFERS" => {
             "daybook stock movements SUBJECT"
         }

@@ -55,7 +55,7 @@ enum Command {
         after_help = "Example:\n  daybook saga --data /var/lib/daybook --http 127.0.0.1:8090\n  \
                       daybook saga list --open"
     )]
-    Saga(SagaArgs),
+    Saga(Box<SagaArgs>),
     /// Print every setting with its value and where the value comes from
     #[command(after_help = "Example:\n  daybook config\n  DAYBOOK_BATCH_SIZE=500 daybook config \
                             -o json")]
@@ -101,11 +101,14 @@ async fn carry_out(command: Command) -> ExitCode {
         Command::Dev(flags) => run::dev(&flags).await,
         Command::Command(flags) => run::command(&flags).await,
         Command::Query(flags) => run::query(&flags).await,
-        Command::Saga(SagaArgs { command: Some(command), globals, .. }) => {
-            let command = ClientCommand::Saga(SagaClientArgs { command, globals });
-            return daybook_cli::run(command, Cli::command()).await;
-        }
-        Command::Saga(SagaArgs { flags, .. }) => run::saga(&flags).await,
+        Command::Saga(args) => match args.command {
+            Some(command) => {
+                let command =
+                    ClientCommand::Saga(SagaClientArgs { command, globals: args.globals });
+                return daybook_cli::run(command, Cli::command()).await;
+            }
+            None => run::saga(&args.flags).await,
+        },
         Command::Config { flags, output } => config::print(&flags, output),
         Command::Client(ClientCommand::Doctor(args)) if args.data.is_some() => {
             return doctor::run(args).await.map_or_else(|error| failed(&error), Exit::into);
