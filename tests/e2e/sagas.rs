@@ -139,6 +139,7 @@ async fn a_transfer_that_cannot_start_is_refused_at_once() {
         ("ada", "ada", usd(1), "SAME_ACCOUNT"),
         ("ada", "bob", usd(0), "AMOUNT_NOT_POSITIVE"),
         ("ada", "bob", usd(-1), "AMOUNT_NOT_POSITIVE"),
+        ("ada", "bob", usd(10_i64.pow(15) + 1), "AMOUNT_TOO_LARGE"),
         ("ada", "bob", usd(10_001), "INSUFFICIENT_FUNDS"),
         ("ada", "bob", eur(1), "WRONG_CURRENCY"),
         ("nobody", "bob", usd(1), "ACCOUNT_NOT_FOUND"),
@@ -150,6 +151,9 @@ async fn a_transfer_that_cannot_start_is_refused_at_once() {
     assert_eq!(head(&client).await, before, "a refused transfer recorded something");
     let unknown = client.get_transfer("nothing").await.unwrap_err();
     assert_eq!(unknown.reason(), "TRANSFER_NOT_FOUND");
+    client.transfer("ada", "bob", usd(1)).transfer_id("t").await.unwrap();
+    let again = client.transfer("ada", "bob", usd(2)).transfer_id("t").await.unwrap_err();
+    assert_eq!(again.reason(), "TRANSFER_ALREADY_STARTED");
 }
 
 /// Without the saga process money stays where the last step has left it: it can be seen, and the
