@@ -68,6 +68,7 @@ impl Watcher {
             let seen = self.progress.borrow_and_update().changes;
             self.read_news().await?;
             if self.ready.is_empty() {
+                let _follows = self.levels.shared.rest.follow();
                 let changed = self.progress.wait_for(|progress| progress.changes != seen).await;
                 changed.map_err(|_| not_serving())?;
             }

@@ -13,6 +13,7 @@ use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::engine::Retried;
+use super::rest::Rest;
 use crate::time;
 
 /// How long a query waits for its `min_position` when it does not say.
@@ -84,6 +85,8 @@ pub(crate) struct Shared {
     pub source: &'static str,
     pub cache_lifetime: Duration,
     pub progress: watch::Sender<Progress>,
+    /// Whoever looks at the rows asks here first.
+    pub rest: Rest,
     pub rebuild: watch::Sender<RebuildStatus>,
     pub commands: mpsc::Sender<Command>,
     /// Becomes true when the service stops.
@@ -165,6 +168,7 @@ impl Handle {
     /// to read.
     pub(crate) async fn wait_for(&self, read: Option<&ReadContext>) -> Result<Progress, Error> {
         let min_position = read.map_or(0, |read| read.min_position);
+        self.shared.rest.ask().await;
         let mut progress = self.shared.progress.subscribe();
         let ready = |p: &Progress| p.live.is_some() && p.position >= min_position;
         {
@@ -178,6 +182,7 @@ impl Handle {
         }
         let wait = max_wait(read);
         let mut stop = self.shared.stop.clone();
+        let _follows = self.shared.rest.follow();
         let waited = tokio::select! {
             waited = tokio::time::timeout(wait, progress.wait_for(ready)) => waited,
             _ = stop.wait_for(|stop| *stop) => return Err(not_serving()),
@@ -199,6 +204,7 @@ impl Handle {
     /// date. Never returns when the projection has stopped.
     pub async fn changed(&self, seen: &mut u64) {
         let mut progress = self.shared.progress.subscribe();
+        let _follows = self.shared.rest.follow();
         let waited = progress.wait_for(|progress| progress.changes != *seen).await;
         let changes = waited.ok().map(|progress| progress.changes);
         match changes {
@@ -318,6 +324,8 @@ impl Handle {
 
     async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, Error> {
         let (answer, reply) = oneshot::channel();
+        // What is to be done begins with what is there.
+        let _follows = self.shared.rest.follow();
         self.shared.commands.send(command(answer)).await.map_err(|_| not_serving())?;
         reply.await.unwrap_or_else(|_| Err(not_serving()))
     }

@@ -17,6 +17,7 @@ mod history;
 pub(crate) mod host;
 pub mod projection;
 mod rebuild;
+mod rest;
 pub mod row;
 mod runner;
 pub(crate) mod store;
@@ -39,6 +40,8 @@ pub struct Settings {
     /// About how many rows and versions of streams wait in memory during a rebuild to be written
     /// together; a few hundred bytes each.
     pub rebuild_rows: usize,
+    /// How long a projection that nobody asks lets events come after a batch.
+    pub rest: Duration,
     /// How often an event is tried before it goes into quarantine.
     pub attempts: u32,
     /// The most queries that read one projection at the same time.
@@ -57,6 +60,7 @@ impl Settings {
             batch_size: 4_000,
             rebuild_batch_size: 10_000,
             rebuild_rows: 100_000,
+            rest: Duration::from_millis(50),
             attempts: 3,
             readers: 4,
             cache_lifetime: Duration::from_secs(60),

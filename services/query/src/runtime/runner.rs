@@ -5,13 +5,14 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daybook_bus::source::{Cursor, Error as SourceError};
+use daybook_bus::source::{Batch, Cursor, Error as SourceError};
 use daybook_contract::daybook::v1::{ErrorReason, RebuildReport, RebuildStage, RebuildStatus};
 use daybook_contract::error::Error as ApiError;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 
 use super::engine::{self, Engine};
@@ -21,6 +22,7 @@ use super::handle::{Answer, Command, Handle, Live, Progress, Shared, is_running}
 use super::history::other_history;
 use super::projection::{Projection, panic_text};
 use super::rebuild::{self, Build, Handover, Ready};
+use super::rest::Rest;
 use super::store;
 use super::{Environment, Settings};
 use crate::time;
@@ -55,6 +57,7 @@ pub fn start<P: Projection>(environment: &Environment) -> Started {
         source: environment.factory.kind(),
         cache_lifetime: environment.settings.cache_lifetime,
         progress: watch::Sender::new(Progress::default()),
+        rest: Rest::new(environment.settings.rest),
         rebuild: watch::Sender::new(RebuildStatus::default()),
         commands,
         stop: environment.stop.clone(),
@@ -107,6 +110,7 @@ impl<P: Projection> Runner<P> {
             // Whatever panics, the projection is started again, and its status says why.
             let served = AssertUnwindSafe(self.serve()).catch_unwind().await;
             let served = served.unwrap_or_else(|panic| Err(Error::Panicked(panic_text(&*panic))));
+            self.shared.rest.end();
             let Err(error) = served else { break };
             tracing::error!(projection = P::NAME, %error, "projection stopped, will try again");
             if let Error::OtherHistory(problem) = &error {
@@ -287,7 +291,12 @@ impl<P: Projection> Runner<P> {
         let mut feed = Feed::new(factory, log.clone(), settings.batch_size, committed);
         let mut answer = self.ask_log();
         let mut resume_at: Option<Instant> = None;
+        let mut rest_until: Option<Instant> = None;
+        let shared = self.shared.clone();
+        let rest = &shared.rest;
         loop {
+            let questions = rest.open_questions();
+            let (gathers, rests) = (rest.gathers(), rest_until.is_some());
             let paused = self.shared.progress.borrow().paused;
             if paused {
                 feed.close();
@@ -296,8 +305,10 @@ impl<P: Projection> Runner<P> {
             tokio::select! {
                 biased;
                 _ = stopped(&mut self.stop) => return Ok(()),
-                Some(command) = self.queue.recv() => self.command(command).await?,
-                Some(handover) = self.handovers.1.recv() => self.hand_over(handover).await?,
+                Some(command) = self.queue.recv(), if !gathers => self.command(command).await?,
+                Some(handover) = self.handovers.1.recv(), if !gathers => {
+                    self.hand_over(handover).await?;
+                }
                 Some(ended) = self.rebuilds.join_next() => {
                     if let Err(error) = ended && error.is_panic() {
                         self.fail_rebuild("the rebuild panicked");
@@ -310,7 +321,9 @@ impl<P: Projection> Runner<P> {
                     answer = self.ask_log();
                 }
                 _ = sleep_until(resume_at), if !paused && resume_at.is_some() => resume_at = None,
-                batch = feed.next(), if !waiting => match batch {
+                () = rest.over(rest_until), if rests => rest_until = None,
+                // Whether there is something must not depend on how much this task has done.
+                batch = unconstrained(feed.next()), if !waiting && !rests => match batch {
                     Ok(batch) => {
                         self.engine().apply(&batch, log.as_ref()).await?;
                         self.pause = FIRST_PAUSE;
@@ -321,6 +334,8 @@ impl<P: Projection> Runner<P> {
                         });
                         self.publish();
                         feed.committed(self.engine().checkpoint());
+                        rest_until = rest.begin(is_behind(&batch, settings.batch_size));
+                        rest.answer(questions);
                     }
                     Err(feed::Error::OtherHistory(problem)) => {
                         return Err(Error::OtherHistory(problem));
@@ -334,6 +349,7 @@ impl<P: Projection> Runner<P> {
                         resume_at = Some(Instant::now() + self.next_pause());
                     }
                 },
+                () = rest.unsettled(), if !rests => rest.settle(questions),
             }
         }
     }
@@ -581,6 +597,12 @@ fn not_open(shared: &Shared) -> ApiError {
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // When the other side is gone, nobody can want anything any more either.
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Whether a batch is one of many that are there already.
+fn is_behind(batch: &Batch, batch_size: usize) -> bool {
+    batch.records.len() >= batch_size
+        || batch.head.saturating_sub(batch.position) >= batch_size as u64
 }
 
 async fn sleep_until(time: Option<Instant>) {

@@ -8,6 +8,7 @@ mod naive;
 mod orders;
 mod quarantine;
 mod rebuild;
+mod rest;
 mod restored;
 mod runtime;
 mod service;
