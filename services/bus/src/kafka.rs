@@ -29,10 +29,11 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use crate::assignment;
+use crate::envelope::Envelope;
 use crate::partition::fnv1a_64;
 use crate::reached::Reached;
 use crate::record::{
-    PARTITIONS_HEADER, STORE_ID_HEADER, believed_watermark, header, position_of, watermark_position,
+    PARTITIONS_HEADER, STORE_ID_HEADER, believed_watermark, header, watermark_position,
 };
 use crate::settings::Kafka;
 use crate::source::{Batch, Cursor, Error, Origin, PartitionCursor, Record, Source, SourceFactory};
@@ -137,7 +138,7 @@ struct Reader {
     store_id: String,
     /// For each topic its partitions.
     partitions: HashMap<Arc<str>, Vec<Partition>>,
-    records: Vec<Record>,
+    records: Vec<Arc<Record>>,
     /// The position that the cursor came with.
     begin: u64,
     reached: Reached,
@@ -343,22 +344,22 @@ impl Reader {
             return Ok(());
         }
         let bytes = Bytes::copy_from_slice(payload);
-        if is_ours && let Some(position) = position_of(&bytes) {
+        let (number, offset) = (message.partition(), message.offset());
+        let record = Record::new(bytes, Origin::Kafka { topic, partition: number, offset });
+        if is_ours && let Some(Envelope { position, .. }) = record.event() {
             // The events before it on this partition.
             partition.prove(position.saturating_sub(1), self.begin, &message)?;
-            self.head = self.head.max(position);
-            self.reached.saw(position);
+            self.head = self.head.max(*position);
+            self.reached.saw(*position);
         }
-        partition.took(&message, bytes.clone());
+        partition.took(&message, record.bytes.clone());
         if !is_ours && (store_id.is_some() || is_event(payload)) {
             metrics::counter!("daybook_foreign_records_total", "topic" => message.topic().to_owned())
                 .increment(1);
             partition.report_foreign(&origin(&message), store_id);
             return Ok(());
         }
-        let (partition, offset) = (message.partition(), message.offset());
-        let origin = Origin::Kafka { topic, partition, offset };
-        self.records.push(Record { bytes, origin });
+        self.records.push(Arc::new(record));
         Ok(())
     }
 
@@ -377,7 +378,7 @@ impl Reader {
         }
         self.returned = Some(position);
         let cursor = Cursor { log_position: position, partitions: self.places() };
-        let records = std::mem::take(&mut self.records);
+        let records = std::mem::take(&mut self.records).into();
         Some(Batch { records, position, head: self.head, cursor })
     }
 

@@ -16,6 +16,7 @@ use prost::Message;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
+use crate::records::Records;
 use crate::source::{Batch, Cursor, Error, LogReader, Origin, Record, Source, SourceFactory};
 
 const NAME: &str = "the log";
@@ -171,14 +172,11 @@ impl SourceFactory for LogSourceFactory {
 
 impl LogSource {
     fn batch(&mut self, content: Option<Content>) -> Batch {
-        let mut records = Vec::new();
+        let mut records = Records::default();
         let (position, head) = match content {
             Some(Content::Batch(batch)) => {
-                records = batch
-                    .events
-                    .into_iter()
-                    .map(|bytes| Record { bytes, origin: Origin::Log })
-                    .collect();
+                records =
+                    batch.events.into_iter().map(|bytes| Record::new(bytes, Origin::Log)).collect();
                 (batch.position, batch.head_position)
             }
             Some(Content::CaughtUp(caught_up)) => (caught_up.position, caught_up.position),

@@ -1,6 +1,5 @@
 //! Records as they are on Kafka: events, and watermarks.
 
-use bytes::Bytes;
 use daybook_contract::daybook::v1::RecordedEvent;
 use daybook_contract::daybook::v1::recorded_event::Payload;
 use prost::Message;
@@ -26,18 +25,6 @@ pub const AFTER_HEADER: &str = "daybook_after";
 /// A watermark has only this field of RecordedEvent: its tag, and at most ten bytes.
 const WATERMARK_TAG: u8 = 5 << 3;
 const WATERMARK_MAX_BYTES: usize = 11;
-
-/// The position of an encoded RecordedEvent, without decoding the rest.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Position {
-    #[prost(uint64, tag = "5")]
-    position: u64,
-}
-
-/// The position in an encoded RecordedEvent; `None` when it is none.
-pub(crate) fn position_of(bytes: &Bytes) -> Option<u64> {
-    Position::decode(bytes.clone()).ok().map(|message| message.position)
-}
 
 /// The encoded watermark of a position.
 pub(crate) fn watermark(position: u64) -> Vec<u8> {
@@ -140,17 +127,5 @@ mod tests {
         assert_eq!(believed_watermark(&at(5, 4)), Some(7));
         assert_eq!(believed_watermark(&at(4, 4)), None);
         assert_eq!(believed_watermark(&at(0, 4)), None);
-    }
-
-    #[test]
-    fn the_position_is_found_in_an_encoded_event() {
-        let event = RecordedEvent {
-            event_id: "id".to_owned(),
-            position: 17,
-            event_name: "Happened".to_owned(),
-            ..Default::default()
-        };
-        assert_eq!(position_of(&event.encode_to_vec().into()), Some(17));
-        assert_eq!(position_of(&Bytes::from_static(b"poison")), None);
     }
 }

@@ -428,10 +428,8 @@ mod tests {
                     head = end.wait_for(|end| *end > self.position) => *head.unwrap(),
                 };
                 let last = head.min(self.position + 7);
-                let record = |position: u64| Record {
-                    bytes: Bytes::copy_from_slice(&position.to_be_bytes()),
-                    origin: Origin::Log,
-                };
+                let bytes = |position: u64| Bytes::copy_from_slice(&position.to_be_bytes());
+                let record = |position| Record::new(bytes(position), Origin::Log);
                 let records = (self.position + 1..=last).map(record).collect();
                 self.position = last;
                 let cursor = Cursor { log_position: last, partitions: Vec::new() };
@@ -458,7 +456,7 @@ mod tests {
             while self.seen < until {
                 let next = tokio::time::timeout(Duration::from_secs(30), self.source.next());
                 let batch = next.await.expect("a batch comes").unwrap();
-                for record in &batch.records {
+                for record in batch.records.iter() {
                     let position = u64::from_be_bytes(record.bytes[..].try_into().unwrap());
                     assert!(position <= self.seen + 1, "{} is missing", self.seen + 1);
                     self.seen = self.seen.max(position);

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use crate::record::position_of;
+use crate::envelope::{Content, Envelope};
+use crate::records::Records;
 
 /// A source of recorded events.
 ///
@@ -53,7 +54,7 @@ pub trait LogReader: Send + Sync + 'static {
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     /// The records, maybe none.
-    pub records: Vec<Record>,
+    pub records: Records,
     /// Nothing up to this position is missing once these records are applied. 0 when the source
     /// cannot say yet.
     pub position: u64,
@@ -63,13 +64,15 @@ pub struct Batch {
     pub cursor: Cursor,
 }
 
-/// A record of a source. From Kafka it may be anything; nothing is decoded yet.
+/// A record of a source. From Kafka it may be anything; no event is decoded yet.
 #[derive(Debug, Clone)]
 pub struct Record {
     /// The encoded RecordedEvent, or what somebody else wrote to the topic.
     pub bytes: Bytes,
     /// Where it was found.
     pub origin: Origin,
+    /// What it is.
+    pub content: Content,
 }
 
 /// Where a record was found, for messages to people. It becomes text only where it is shown: there
@@ -145,10 +148,24 @@ pub enum Error {
 }
 
 impl Record {
+    /// Looks what a record is.
+    pub fn new(bytes: Bytes, origin: Origin) -> Self {
+        let content = Content::of(&bytes);
+        Self { bytes, origin, content }
+    }
+
+    /// The event, if it is one.
+    pub fn event(&self) -> Option<&Envelope> {
+        match &self.content {
+            Content::Event(event) => Some(event),
+            Content::Watermark | Content::Strange(_) => None,
+        }
+    }
+
     /// Where it was found, as text: `bank-events/3@1042` or `log@17`.
     pub fn origin_text(&self) -> String {
         match &self.origin {
-            Origin::Log => format!("log@{}", position_of(&self.bytes).unwrap_or_default()),
+            Origin::Log => format!("log@{}", self.event().map_or(0, |event| event.position)),
             Origin::Kafka { topic, partition, offset } => format!("{topic}/{partition}@{offset}"),
             Origin::Text(text) => text.clone(),
         }

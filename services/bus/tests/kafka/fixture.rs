@@ -336,7 +336,7 @@ pub async fn read_until(
         assert!(batch.position >= last, "the position went back");
         assert!(batch.head >= batch.position);
         last = batch.position;
-        for record in &batch.records {
+        for record in batch.records.iter() {
             if let Ok(event) = RecordedEvent::decode(record.bytes.clone()) {
                 seen.insert(event.position);
             }

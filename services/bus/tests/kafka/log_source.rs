@@ -141,7 +141,7 @@ async fn a_subscription_becomes_batches() {
     let batch = source.next().await.unwrap();
     let bytes: Vec<_> = batch.records.iter().map(|record| record.bytes.clone()).collect();
     assert_eq!(bytes, events);
-    assert_eq!(batch.records[0].origin_text(), "log@3");
+    assert_eq!(batch.records.iter().next().unwrap().origin_text(), "log@3");
     assert_eq!((batch.position, batch.head), (5, 6));
     assert_eq!(batch.cursor, cursor(5), "the places in Kafka are kept");
     let batch = source.next().await.unwrap();

@@ -77,7 +77,7 @@ async fn where_an_event_does_not_come_a_watermark_moves_the_position() {
     loop {
         let next = tokio::time::timeout(PATIENCE, source.next());
         let batch = next.await.expect("a batch comes").unwrap();
-        for record in &batch.records {
+        for record in batch.records.iter() {
             positions.push(RecordedEvent::decode(record.bytes.clone()).unwrap().position);
         }
         let missing = |at: &u64| *at <= batch.position && !positions.contains(at);
@@ -233,7 +233,7 @@ async fn records_of_other_stores_are_dropped_and_poison_is_handed_on() {
     loop {
         let batch = source.next().await.unwrap();
         assert!(batch.position <= 100 && batch.head <= 100, "{batch:?}");
-        records.extend(batch.records);
+        records.extend(batch.records.iter().cloned());
         if batch.position == 100 {
             break;
         }
@@ -270,7 +270,7 @@ async fn an_event_or_a_watermark_without_a_store_is_not_handed_on() {
     loop {
         let batch = source.next().await.unwrap();
         assert!(batch.position <= 2 && batch.head <= 2, "{batch:?}");
-        records.extend(batch.records.into_iter().map(|record| record.bytes));
+        records.extend(batch.records.iter().map(|record| record.bytes.clone()));
         if batch.position == 2 {
             break;
         }

@@ -8,9 +8,11 @@
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use daybook_bus::source::{self, Batch, LogReader, Origin, Record};
+use daybook_bus::{Content, Envelope};
 use lru::LruCache;
 use sqlx::Row as _;
 
@@ -21,7 +23,7 @@ use super::store::{self, Anchor, Checkpoint, Quarantined, Store, from_i64, state
 mod records;
 mod retry;
 
-use records::{Candidate, Envelope, Work, evidence, insert_quarantined, read_record, waits_for};
+use records::{Work, evidence, insert_quarantined, waits_for};
 pub(crate) use retry::Retried;
 
 /// How many streams' versions are kept in memory; about 100 bytes each.
@@ -114,7 +116,8 @@ impl Seen {
 impl Anchor {
     fn saw(&mut self, event: &Envelope) {
         if event.position > self.position {
-            *self = event.anchor();
+            let event_id = event.event_id().unwrap_or_default().to_owned();
+            *self = Self { position: event.position, event_id };
         }
     }
 }
@@ -232,7 +235,7 @@ impl<P: Projection> Engine<P> {
     /// Applies a batch: in one transaction, unless what it does may wait in memory.
     pub async fn apply(&mut self, batch: &Batch, log: &dyn LogReader) -> Result<(), Error> {
         let mut effects = std::mem::take(&mut self.pending);
-        let candidates = self.read_records(batch, &mut effects);
+        let candidates = Self::sort_out(batch, &mut effects);
         self.look_up(&candidates, &mut effects.streams).await?;
         let mut works = self.put_in_order(candidates, &mut effects, log).await?;
         self.load_rows(&mut works).await?;
@@ -285,26 +288,21 @@ impl<P: Projection> Engine<P> {
         Ok(())
     }
 
-    /// Decodes the envelopes. What is no event goes into quarantine as evidence; watermarks and
-    /// the events of other aggregates are left out.
-    fn read_records(&self, batch: &Batch, effects: &mut Effects) -> Vec<Candidate> {
-        let mut candidates = Vec::with_capacity(batch.records.len());
-        for record in &batch.records {
-            let read = read_record(record).and_then(|event| match event {
-                Some(event) if event.is_of(P::AGGREGATES) => {
-                    Candidate::new(event, record).map(Some)
+    /// The events of the projection. What is no event goes into quarantine as evidence.
+    fn sort_out(batch: &Batch, effects: &mut Effects) -> Vec<Arc<Record>> {
+        let mut candidates = Vec::new();
+        for record in batch.records.of(P::AGGREGATES) {
+            match &record.content {
+                Content::Event(_) => candidates.push(Arc::clone(record)),
+                Content::Strange(problem) => {
+                    effects.quarantine.push(evidence(record, problem.clone()));
                 }
-                // Not applied, but it tells as well which log this is.
-                Some(other) if other.position <= batch.position => {
-                    effects.anchor.saw(&other);
-                    Ok(None)
-                }
-                _ => Ok(None),
-            });
-            match read {
-                Ok(candidate) => candidates.extend(candidate),
-                Err(problem) => effects.quarantine.push(evidence(record, problem)),
+                Content::Watermark => {}
             }
+        }
+        // An event of others is not applied, but tells as well which log this is.
+        if let Some(last) = batch.records.last_event(batch.position) {
+            effects.anchor.saw(last);
         }
         candidates
     }
@@ -312,20 +310,20 @@ impl<P: Projection> Engine<P> {
     /// Adds the versions seen so far of the streams at hand.
     async fn look_up(
         &mut self,
-        candidates: &[Candidate],
+        candidates: &[Arc<Record>],
         streams: &mut HashMap<String, Seen>,
     ) -> Result<(), sqlx::Error> {
         let mut unknown = Vec::new();
-        for Candidate { stream, .. } in candidates {
+        for stream in candidates.iter().filter_map(|record| Some(record.event()?.stream())) {
             if streams.contains_key(stream) {
                 continue;
             }
             let cached = self.seen.get(stream).copied();
             if cached.is_none() {
-                unknown.push(stream.clone());
+                unknown.push(stream.to_owned());
             }
             let seen = Seen { version: cached.unwrap_or_default(), position: None };
-            streams.insert(stream.clone(), seen);
+            streams.insert(stream.to_owned(), seen);
         }
         unknown.sort_unstable();
         for chunk in chunks(&unknown) {
@@ -346,40 +344,34 @@ impl<P: Projection> Engine<P> {
     /// stream follow one another and what was seen before.
     async fn put_in_order(
         &self,
-        candidates: Vec<Candidate>,
+        candidates: Vec<Arc<Record>>,
         effects: &mut Effects,
         log: &dyn LogReader,
     ) -> Result<Vec<Work<P::Event>>, Error> {
         let mut works = Vec::with_capacity(candidates.len());
         for candidate in candidates {
-            let version = candidate.event.version;
-            let seen = effects.streams.get_mut(&candidate.stream).expect("looked up before");
+            let Some(event) = candidate.event() else { continue };
+            let (stream, version) = (event.stream(), event.version);
+            let seen = effects.streams.get_mut(stream).expect("looked up before");
             if version <= seen.version {
                 continue;
             }
             while seen.version + 1 < version {
                 let (from, to) = (seen.version + 1, (version - 1).min(seen.version + GAP_READ));
-                let missing = log.read_stream(candidate.stream.clone(), from, to).await?;
-                tracing::info!(
-                    projection = P::NAME,
-                    stream = %candidate.stream,
-                    from,
-                    to,
-                    found = missing.len(),
-                    "filled a gap from the log"
-                );
+                let missing = log.read_stream(stream.to_owned(), from, to).await?;
+                let (projection, found) = (P::NAME, missing.len());
+                tracing::info!(projection, stream, from, to, found, "filled a gap from the log");
                 for bytes in missing {
                     let next = seen.version + 1;
-                    let origin = Origin::Text(format!("log: {} {next}", candidate.stream));
-                    let record = Record { bytes, origin };
-                    let Ok(Some(event)) = read_record(&record) else { break };
-                    let Ok(found) = Candidate::new(event, &record) else { break };
-                    if found.stream != candidate.stream || found.event.version != next {
+                    let origin = Origin::Text(format!("log: {stream} {next}"));
+                    let record = Arc::new(Record::new(bytes, origin));
+                    let Some(found) = record.event() else { break };
+                    if found.stream() != stream || found.version != next {
                         break;
                     }
-                    seen.now(&found.event);
-                    effects.anchor.saw(&found.event);
-                    works.push(found.into_work::<P>());
+                    seen.now(found);
+                    effects.anchor.saw(found);
+                    works.extend(Work::new::<P>(&record));
                 }
                 if seen.version < from {
                     break;
@@ -388,15 +380,15 @@ impl<P: Projection> Engine<P> {
             if seen.version + 1 < version {
                 // The log has no such events, so this record is none of its own.
                 let problem = format!(
-                    "version {version} of {} follows {}, and the log has nothing in between",
-                    candidate.stream, seen.version
+                    "version {version} of {stream} follows {}, and the log has nothing in between",
+                    seen.version
                 );
-                effects.quarantine.push(evidence(&candidate.record, problem));
+                effects.quarantine.push(evidence(&candidate, problem));
                 continue;
             }
-            seen.now(&candidate.event);
-            effects.anchor.saw(&candidate.event);
-            works.push(candidate.into_work::<P>());
+            seen.now(event);
+            effects.anchor.saw(event);
+            works.extend(Work::new::<P>(&candidate));
         }
         Ok(works)
     }
@@ -432,7 +424,8 @@ impl<P: Projection> Engine<P> {
         effects: &mut Effects,
     ) -> Result<(), Error> {
         for work in works {
-            if let Some(first) = self.blocked.get(&work.stream) {
+            let (stream, version) = (work.envelope().stream(), work.envelope().version);
+            if let Some(first) = self.blocked.get(stream) {
                 let problem = waits_for(*first);
                 effects.quarantine.push(work.quarantined(problem, 0));
                 continue;
@@ -442,17 +435,13 @@ impl<P: Projection> Engine<P> {
                     effects.applied += 1;
                     effects.last_event_ns = effects.last_event_ns.max(time_ns);
                 }
-                Err(_) if self.skipped.contains(&(work.stream.clone(), work.version)) => {}
+                Err(_) if self.skipped.contains(&(stream.to_owned(), version)) => {}
                 Err(problem) => {
+                    let (projection, position) = (P::NAME, work.envelope().position);
                     tracing::warn!(
-                        projection = P::NAME,
-                        stream = %work.stream,
-                        version = work.version,
-                        position = work.position,
-                        %problem,
-                        "event put in quarantine"
+                        projection, stream, version, position, %problem, "event put in quarantine"
                     );
-                    self.blocked.insert(work.stream.clone(), work.version);
+                    self.blocked.insert(stream.to_owned(), version);
                     effects.quarantine.push(work.quarantined(problem, self.attempts));
                 }
             }

@@ -147,7 +147,7 @@ impl Feed {
 
 /// Appends a batch to the one before it.
 pub(crate) fn merge(batch: &mut Batch, more: Batch) {
-    batch.records.extend(more.records);
+    batch.records.append(more.records);
     batch.position = batch.position.max(more.position);
     batch.head = batch.head.max(more.head);
     batch.cursor = more.cursor;

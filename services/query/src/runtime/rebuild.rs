@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use daybook_bus::ahead;
 use daybook_bus::source::{self, Batch, Cursor, LogReader, Origin, Record, Source};
 use daybook_contract::daybook::v1::{RebuildReport, RebuildStage};
 use futures::FutureExt;
-use prost::Message;
 use sqlx::{Connection, Row as _};
 use tokio::sync::{mpsc, oneshot};
 
@@ -235,9 +235,11 @@ impl<P: Projection> Builder<P> {
             return Ok(batch);
         }
         let Batch { records, position, head, cursor } = batch;
-        let (now, later) = records.into_iter().partition(|record| place(record) <= limit);
-        self.waiting = Some(Batch { records: later, position, head, cursor });
-        Ok(Batch { records: now, position: limit, head, cursor: Cursor::default() })
+        let place = |record: &Arc<Record>| record.event().map_or(0, |event| event.position);
+        let (now, later): (Vec<_>, Vec<_>) =
+            records.iter().cloned().partition(|record| place(record) <= limit);
+        self.waiting = Some(Batch { records: later.into(), position, head, cursor });
+        Ok(Batch { records: now.into(), position: limit, head, cursor: Cursor::default() })
     }
 
     /// Reads, again after the log was out of reach. The source is gone with the error; the next
@@ -262,7 +264,7 @@ impl<P: Projection> Builder<P> {
                 if let Some(problem) = other_history(self.log.as_ref(), reached).await {
                     return Err(Error::OtherHistory(problem));
                 }
-                self.log.subscribe(reached.position).await?
+                ahead(self.log.subscribe(reached.position).await?)
             }
         };
         let next = tokio::time::timeout(SILENCE, source.next());
@@ -335,23 +337,13 @@ impl<P: Projection> Builder<P> {
             let records = self.log.read_stream(stream.clone(), from, to).await?;
             let records = records
                 .into_iter()
-                .map(|bytes| Record { bytes, origin: Origin::Text(format!("log: {stream}")) })
+                .map(|bytes| Record::new(bytes, Origin::Text(format!("log: {stream}"))))
                 .collect();
             let batch = Batch { records, ..Batch::default() };
             self.engine.apply(&batch, self.log.as_ref()).await?;
         }
         Ok(())
     }
-}
-
-/// The position of a record, without decoding the rest.
-fn place(record: &Record) -> u64 {
-    #[derive(Clone, PartialEq, Message)]
-    struct Place {
-        #[prost(uint64, tag = "5")]
-        position: u64,
-    }
-    Place::decode(record.bytes.clone()).map_or(0, |place| place.position)
 }
 
 async fn skipped(file: &Path) -> Result<Vec<(String, u64)>, Error> {

@@ -251,9 +251,8 @@ impl Source for LogSource {
                     let records = (from + 1..).zip(new);
                     return Ok(Batch {
                         records: records
-                            .map(|(at, bytes)| Record {
-                                bytes,
-                                origin: Origin::Text(format!("log@{at}")),
+                            .map(|(at, bytes)| {
+                                Record::new(bytes, Origin::Text(format!("log@{at}")))
                             })
                             .collect(),
                         position: self.after,
@@ -444,18 +443,16 @@ impl Source for TopicSource {
                             Ok(event) if event.version == 0 && event.position > 0 => {
                                 place.watermark = event.position;
                             }
-                            _ => records.push(Record {
-                                bytes: bytes.clone(),
-                                origin: Origin::Text(format!(
-                                    "bank-events/{}@{offset}",
-                                    place.partition
-                                )),
-                            }),
+                            _ => {
+                                let at = format!("bank-events/{}@{offset}", place.partition);
+                                let record = Record::new(bytes.clone(), Origin::Text(at));
+                                records.push(Arc::new(record));
+                            }
                         }
                     }
                     let watermarks = || self.places.iter().map(|place| place.watermark);
                     return Ok(Batch {
-                        records,
+                        records: records.into(),
                         position: watermarks().min().unwrap_or(0),
                         head: watermarks().max().unwrap_or(0),
                         cursor: Cursor { log_position: 0, partitions: self.places.clone() },

@@ -1,146 +1,72 @@
 //! Records on their way into a projection, and into its quarantine.
 
-use bytes::Bytes;
+use std::sync::Arc;
+
+use daybook_bus::Envelope;
 use daybook_bus::source::Record;
 use daybook_contract::contract::EventError;
-use prost::Message;
-use prost_types::Timestamp;
 
-use crate::runtime::projection::{EncodedEvent, Projection, Recorded, guarded, stream_name};
+use crate::runtime::projection::{EncodedEvent, Projection, Recorded, guarded};
 use crate::runtime::row::{Binds, Statement};
-use crate::runtime::store::{Anchor, Quarantined, statement, to_i64};
+use crate::runtime::store::{Quarantined, statement, to_i64};
 
-/// What is needed of a RecordedEvent; the rest is skipped. Its parts are parts of the record, not
-/// copies: most projections take few of the events that they read.
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Envelope {
-    #[prost(bytes = "bytes", tag = "1")]
-    event_id: Bytes,
-    #[prost(bytes = "bytes", tag = "2")]
-    aggregate_type: Bytes,
-    #[prost(bytes = "bytes", tag = "3")]
-    aggregate_id: Bytes,
-    #[prost(uint64, tag = "4")]
-    pub version: u64,
-    #[prost(uint64, tag = "5")]
-    pub position: u64,
-    #[prost(bytes = "bytes", tag = "6")]
-    event_name: Bytes,
-    #[prost(uint32, tag = "7")]
-    event_version: u32,
-    #[prost(message, optional, tag = "8")]
-    recorded_time: Option<Timestamp>,
-    #[prost(message, optional, tag = "10")]
-    event: Option<Payload>,
-    #[prost(bytes = "bytes", optional, tag = "11")]
-    raw: Option<Bytes>,
+/// An event of a projection.
+fn decode<P: Projection>(event: &Envelope) -> Result<Recorded<P::Event>, String> {
+    let Some(bytes) = &event.message else { return Err(EventError::NotAnEvent.to_string()) };
+    let decoded = P::decode(EncodedEvent {
+        aggregate_type: event.aggregate_type(),
+        name: event.event_name().ok_or(NO_TEXT)?,
+        version: event.event_version,
+        bytes: bytes.clone(),
+    });
+    Ok(Recorded {
+        event: decoded.map_err(|error| error.to_string())?,
+        event_id: event.event_id().ok_or(NO_TEXT)?.to_owned(),
+        aggregate_type: event.aggregate_type().to_owned(),
+        aggregate_id: event.aggregate_id().to_owned(),
+        version: event.version,
+        position: event.position,
+        time_ns: event.recorded_time.as_ref().and_then(crate::time::nanos).unwrap_or_default(),
+    })
 }
 
-/// The content of an Any.
-#[derive(Clone, PartialEq, Message)]
-struct Payload {
-    #[prost(bytes = "bytes", tag = "2")]
-    value: Bytes,
+const NO_TEXT: &str = "the record has a text that is not UTF-8";
+
+/// An event on its way into the projection.
+pub(super) struct Work<E> {
+    record: Arc<Record>,
+    pub event: Result<Recorded<E>, String>,
 }
 
-impl Envelope {
-    /// Whether it is of one of these aggregates.
-    pub fn is_of(&self, aggregates: &[&str]) -> bool {
-        aggregates.iter().any(|aggregate| aggregate.as_bytes() == self.aggregate_type)
+impl<E> Work<E> {
+    /// Decodes the event of a record; `None` when it is none.
+    pub fn new<P: Projection<Event = E>>(record: &Arc<Record>) -> Option<Self> {
+        let envelope = record.event()?;
+        let event = guarded(|| decode::<P>(envelope)).flatten();
+        Some(Self { record: Arc::clone(record), event })
     }
 
-    pub fn anchor(&self) -> Anchor {
-        let event_id = String::from_utf8_lossy(&self.event_id).into_owned();
-        Anchor { position: self.position, event_id }
-    }
-
-    fn decode_as<P: Projection>(&self) -> Result<Recorded<P::Event>, String> {
-        let Some(payload) = &self.event else { return Err(EventError::NotAnEvent.to_string()) };
-        let aggregate_type = text(&self.aggregate_type)?;
-        let event = P::decode(EncodedEvent {
-            aggregate_type,
-            name: text(&self.event_name)?,
-            version: self.event_version,
-            bytes: payload.value.clone(),
-        });
-        Ok(Recorded {
-            event: event.map_err(|error| error.to_string())?,
-            event_id: text(&self.event_id)?.to_owned(),
-            aggregate_type: aggregate_type.to_owned(),
-            aggregate_id: text(&self.aggregate_id)?.to_owned(),
-            version: self.version,
-            position: self.position,
-            time_ns: self.recorded_time.as_ref().and_then(crate::time::nanos).unwrap_or_default(),
-        })
-    }
-}
-
-fn text(bytes: &Bytes) -> Result<&str, String> {
-    std::str::from_utf8(bytes).map_err(|_| "the record has a text that is not UTF-8".to_owned())
-}
-
-/// A record that is an event of a projection.
-pub(super) struct Candidate {
-    pub stream: String,
-    pub event: Envelope,
-    pub record: Record,
-}
-
-impl Candidate {
-    /// Names its stream.
-    pub fn new(event: Envelope, record: &Record) -> Result<Self, String> {
-        let stream = stream_name(text(&event.aggregate_type)?, text(&event.aggregate_id)?);
-        Ok(Self { stream, event, record: record.clone() })
-    }
-
-    pub fn into_work<P: Projection>(self) -> Work<P::Event> {
-        Work {
-            event: guarded(|| self.event.decode_as::<P>()).flatten(),
-            stream: self.stream,
-            version: self.event.version,
-            position: self.event.position,
-            record: self.record,
-        }
+    /// What is known of the event without decoding it.
+    pub fn envelope(&self) -> &Envelope {
+        self.record.event().expect("it was one when this was made")
     }
 }
 
 impl<E> Work<E> {
-    pub fn quarantined(self, problem: String, attempts: u32) -> Quarantined {
+    pub fn quarantined(&self, problem: String, attempts: u32) -> Quarantined {
+        let envelope = self.envelope();
         Quarantined {
             id: 0,
-            stream: self.stream,
-            version: self.version,
-            position: self.position,
+            stream: envelope.stream().to_owned(),
+            version: envelope.version,
+            position: envelope.position,
             problem,
             attempts,
             time_ns: crate::time::now_ns(),
             source: self.record.origin_text(),
-            record: self.record.bytes,
+            record: self.record.bytes.clone(),
         }
     }
-}
-
-/// Decodes the envelope of a record; `None` for a watermark.
-pub(super) fn read_record(record: &Record) -> Result<Option<Envelope>, String> {
-    if record.bytes.is_empty() {
-        return Err("the record is empty".to_owned());
-    }
-    let event = Envelope::decode(record.bytes.clone())
-        .map_err(|error| format!("the record is no RecordedEvent: {error}"))?;
-    let has_payload = event.event.is_some() || event.raw.is_some();
-    if event.aggregate_type.is_empty() && event.version == 0 && !has_payload {
-        if event.position == 0 {
-            return Err("the record is neither an event nor a watermark".to_owned());
-        }
-        return Ok(None);
-    }
-    if event.aggregate_type.is_empty() || event.aggregate_id.is_empty() {
-        return Err("the record names no stream".to_owned());
-    }
-    if event.version == 0 || event.position == 0 {
-        return Err("the record has no version or no position".to_owned());
-    }
-    Ok(Some(event))
 }
 
 pub(super) fn evidence(record: &Record, problem: String) -> Quarantined {
@@ -180,13 +106,4 @@ pub(super) fn insert_quarantined(entries: &[Quarantined]) -> Statement {
         vec!["(?, ?, ?, ?, ?, ?, ?, ?)"; entries.len()].join(", ")
     );
     statement(&sql, binds)
-}
-
-/// An event on its way into the projection.
-pub(super) struct Work<E> {
-    pub stream: String,
-    pub version: u64,
-    pub position: u64,
-    pub record: Record,
-    pub event: Result<Recorded<E>, String>,
 }

@@ -1,9 +1,11 @@
 //! What an operator does with quarantined events, each in one transaction: apply them again, or
 //! give one up.
 
+use std::sync::Arc;
+
 use daybook_bus::source::{Origin, Record};
 
-use super::{Candidate, Effects, Engine, Error, insert_quarantined, read_record, waits_for};
+use super::{Effects, Engine, Error, Work, insert_quarantined, waits_for};
 use crate::runtime::projection::Projection;
 use crate::runtime::row::{Binds, Statement, chunks};
 use crate::runtime::store::{self, Checkpoint, Quarantined, from_i64, statement, to_i64};
@@ -90,10 +92,8 @@ impl<P: Projection> Engine<P> {
                 continue;
             }
             let origin = Origin::Text(entry.source.clone());
-            let record = Record { bytes: entry.record.clone(), origin };
-            let candidate = read_record(&record)
-                .and_then(|event| event.map(|event| Candidate::new(event, &record)).transpose());
-            works.push((entry, candidate.ok().flatten().map(Candidate::into_work::<P>)));
+            let record = Arc::new(Record::new(entry.record.clone(), origin));
+            works.push((entry, Work::new::<P>(&record)));
         }
         self.load_rows(works.iter_mut().filter_map(|(_, work)| work.as_mut())).await?;
         let mut first_failed = None;
