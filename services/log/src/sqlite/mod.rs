@@ -9,6 +9,7 @@
 mod index;
 mod raw;
 mod reader;
+mod scan;
 mod writer;
 
 use std::fs::{File, TryLockError};
@@ -94,8 +95,9 @@ pub async fn open(options: Options) -> Result<Sqlite, Error> {
         .map_err(|error| failed(error.to_string()))?;
     let index = read_index(&pool, options.index_after.get());
     let index = index.await.map_err(|error| failed(error.to_string()))?;
-    let writer = SqliteWriter::start(options, index.clone(), lock).map_err(failed)?;
-    Ok(Sqlite { info, writer, reader: SqliteReader::new(pool, index) })
+    let reader = SqliteReader::new(pool, &options.directory, index.clone());
+    let writer = SqliteWriter::start(options, index, lock).map_err(failed)?;
+    Ok(Sqlite { info, writer, reader })
 }
 
 /// Opens a log to read only, whether or not a process writes to it; for checks.
@@ -124,7 +126,7 @@ pub async fn open_reader(directory: &Path) -> Result<SqliteReader, Error> {
     }
     let index = read_index(&pool, INDEX_AFTER).await;
     let index = index.map_err(|error| failed(error.to_string()))?;
-    Ok(SqliteReader::new(pool, index))
+    Ok(SqliteReader::new(pool, directory, index))
 }
 
 /// The version of the tables in a store.

@@ -1,6 +1,7 @@
 //! The reading half: connections that only read, and what the writer has in memory.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use sqlx::{AssertSqlSafe, Row};
 use uuid::Uuid;
 
 use super::index::Index;
+use super::scan::Scans;
 use super::{signed, unsigned};
 use crate::storage::{
     ClaimKey, Direction, Recall, RequestRow, StorageReader, StoredAnswer, StreamHead,
@@ -26,12 +28,13 @@ type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArgume
 #[derive(Clone)]
 pub struct SqliteReader {
     pub(super) pool: SqlitePool,
+    scans: Scans,
     index: Index,
 }
 
 impl SqliteReader {
-    pub(super) fn new(pool: SqlitePool, index: Index) -> Self {
-        Self { pool, index }
+    pub(super) fn new(pool: SqlitePool, directory: &Path, index: Index) -> Self {
+        Self { pool, scans: Scans::new(directory), index }
     }
 
     /// The number of a stream.
@@ -87,6 +90,7 @@ impl SqliteReader {
 
     /// Closes the connections.
     pub async fn close(&self) {
+        self.scans.close().await;
         self.pool.close().await;
     }
 }
@@ -108,8 +112,7 @@ impl StorageReader for SqliteReader {
                  ORDER BY position DESC LIMIT ?"
             }
         };
-        let query = sqlx::query(sql).bind(signed(from)).bind(limit as i64);
-        Box::pin(collect(query, &self.pool))
+        Box::pin(self.scans.read(sql, signed(from), limit as i64))
     }
 
     fn read_stream<'a>(
