@@ -8,7 +8,8 @@ use std::time::Duration;
 use daybook_client::CommandReceipt;
 use daybook_contract::METHODS;
 use daybook_contract::bank::v1::DepositRequest;
-use daybook_contract::daybook::v1::{CommandContext, SubscribeRequest};
+use daybook_contract::daybook::v1::projection_service_client::ProjectionServiceClient;
+use daybook_contract::daybook::v1::{CommandContext, ListProjectionsRequest, SubscribeRequest};
 use daybook_testing::{Daybook as Process, Ports, eventually, http_get};
 use futures::{StreamExt, stream};
 use tonic::Code;
@@ -262,6 +263,25 @@ fn each_setting_is_printed_with_its_value_and_its_source() {
     assert_eq!(of("drain_timeout_ms"), ("10000".into(), "default".into()));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_runs_the_projections_that_it_is_told_to_and_says_so_of_the_others() {
+    let site = Site::new();
+    let _server = site.start("dev", &["--projections", "account_balance,users"]);
+    let client = site.strict_client();
+    let opened = client.open_account("Ada").account_id("ada").await.unwrap();
+    let get = client.get_account("ada").min_position(opened.position).max_wait(PATIENCE);
+    assert_eq!(get.await.unwrap().position, opened.position);
+    let mut projections = ProjectionServiceClient::new(channel(site.ports.query_url()));
+    let listed = projections.list_projections(ListProjectionsRequest {}).await.unwrap();
+    let listed = listed.into_inner().projections;
+    let names: Vec<_> = listed.iter().map(|projection| projection.name.as_str()).collect();
+    assert_eq!(names, ["account_balance", "users"]);
+    let refused = client.list_transactions("ada").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    assert_eq!(refused.reason(), "PROJECTION_STATE");
+    assert!(refused.to_string().contains("--projections"), "{refused}");
+}
+
 #[test]
 fn a_setting_that_cannot_be_is_refused_at_the_start() {
     let site = Site::new();
@@ -269,6 +289,7 @@ fn a_setting_that_cannot_be_is_refused_at_the_start() {
         (["--max-requests", "0"], "max_requests"),
         (["--log-format", "xml"], "log_format"),
         (["--log-filter", "=,="], "log_filter"),
+        (["--projections", "acounts"], "account_balance, "),
     ] {
         let mut process = site.spawn("command", &flags);
         assert!(!process.wait().success());

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use daybook_cli::Format as Output;
+use daybook_query::projections::NAMES;
 use figment::providers::{Format, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
@@ -60,6 +61,8 @@ pub struct Config {
     pub topic_prefix: String,
     /// Where a query process finds the event log.
     pub log_url: String,
+    /// The projections that this process runs, `NAME,…`; empty for all.
+    pub projections: String,
     /// The events that a projection applies in one transaction.
     pub batch_size: usize,
     /// How long an answer is remembered while its rows stay the same; 0 for not at all.
@@ -96,6 +99,7 @@ impl Default for Config {
             topic_replication: 1,
             topic_prefix: String::new(),
             log_url: "http://127.0.0.1:50051".to_owned(),
+            projections: String::new(),
             batch_size: 4000,
             cache_lifetime_ms: 60_000,
             cached_streams: 100_000,
@@ -106,6 +110,14 @@ impl Default for Config {
             log_format: "text".to_owned(),
             log_filter: "info".to_owned(),
         }
+    }
+}
+
+impl Config {
+    /// The projections that this process runs; none for all.
+    pub fn projection_names(&self) -> Vec<String> {
+        let names = self.projections.split(',').map(str::trim);
+        names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
     }
 }
 
@@ -171,6 +183,10 @@ pub struct Flags {
     #[arg(long = "log", value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_url: Option<String>,
+    /// The projections that this process runs; the queries of the others are refused [default: all]
+    #[arg(long, value_name = "NAME,…")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub projections: Option<String>,
     /// The events that a projection applies in one transaction [default: 4000]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -313,6 +329,10 @@ fn check(config: &Config) -> anyhow::Result<()> {
     if !matches!(config.log_format.as_str(), "text" | "json") {
         bail!("log_format is {:?}; it must be text or json", config.log_format);
     }
+    let names = config.projection_names();
+    if let Some(name) = names.iter().find(|name| !NAMES.contains(&name.as_str())) {
+        bail!("projections names {name:?}; there are {}", NAMES.join(", "));
+    }
     let at_least_one = [
         ("batch_size", config.batch_size),
         ("cached_streams", config.cached_streams),
@@ -408,6 +428,17 @@ mod tests {
         assert_eq!(source("batch_size"), "flag");
         assert!(source("max_requests").starts_with("file "));
         assert_eq!(source("data"), "default");
+    }
+
+    #[test]
+    fn a_projection_that_there_is_not_is_refused_with_those_that_there_are() {
+        let of =
+            |names: &str| load(&Flags { projections: Some(names.to_owned()), ..Flags::default() });
+        let config = of("account_balance, users,").unwrap();
+        assert_eq!(config.projection_names(), ["account_balance", "users"]);
+        assert!(of("").unwrap().projection_names().is_empty());
+        let text = of("users,acounts").unwrap_err().to_string();
+        assert!(text.contains("\"acounts\"") && text.contains("account_balance, "), "{text}");
     }
 
     #[test]

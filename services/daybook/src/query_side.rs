@@ -56,6 +56,7 @@ pub async fn start(config: &Config, log_url: &str, others: &[Handle]) -> anyhow:
     };
     let factory = Arc::new(SharedSourceFactory::new(factory));
     let settings = daybook_query::Config {
+        projections: config.projection_names(),
         batch_size: config.batch_size,
         cache_lifetime: Duration::from_millis(config.cache_lifetime_ms),
         ..daybook_query::Config::new(config.data.join("query"))

@@ -54,7 +54,7 @@ struct Inner {
 impl InventoryQueries {
     /// The service over the projections of a host, which must contain those of the stock.
     pub fn new(host: &Host) -> Result<Self, Error> {
-        let find = |name| crate::runtime::host::find(host.handles(), name).cloned();
+        let find = |name| crate::runtime::host::find(host.all_handles(), name).cloned();
         Ok(Self {
             inner: Arc::new(Inner {
                 levels: find(StockLevels::NAME)?,

@@ -60,6 +60,8 @@ pub const MAX_REQUEST_BYTES: usize = 256 * 1024;
 pub struct Config {
     /// Where the projections are kept. One process at a time.
     pub data_dir: PathBuf,
+    /// The projections that are run, by name, out of [`projections::NAMES`]; none for all of them.
+    pub projections: Vec<String>,
     /// About how many records a transaction takes when there are that many.
     pub batch_size: usize,
     /// How often an event is tried before it goes into quarantine.
@@ -73,9 +75,10 @@ pub struct Config {
 impl Config {
     /// The defaults, for projections in a directory.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
-        let Settings { data_dir, batch_size, attempts, readers, cache_lifetime, .. } =
-            Settings::new(data_dir);
-        Self { data_dir, batch_size, attempts, readers, cache_lifetime }
+        let Settings {
+            data_dir, projections, batch_size, attempts, readers, cache_lifetime, ..
+        } = Settings::new(data_dir);
+        Self { data_dir, projections, batch_size, attempts, readers, cache_lifetime }
     }
 }
 
@@ -98,6 +101,7 @@ impl QuerySide {
         log: Arc<dyn LogReader>,
     ) -> Result<Self, OpenError> {
         let settings = Settings {
+            projections: config.projections,
             batch_size: config.batch_size,
             attempts: config.attempts,
             readers: config.readers.max(1),
@@ -105,12 +109,12 @@ impl QuerySide {
             ..Settings::new(config.data_dir)
         };
         let host = Host::open(settings, factory, log, projections::start_all)?;
-        let all = "all projections were started";
-        let bank = BankQueries::new(host.handles()).expect(all);
+        let all = "all projections have handles";
+        let bank = BankQueries::new(host.all_handles()).expect(all);
         let inventory = InventoryQueries::new(&host).expect(all);
-        let orders = OrderQueries::new(host.handles()).expect(all);
-        let users = UserQueries::new(host.handles()).expect(all);
-        let catalog = CatalogQueries::new(host.handles()).expect(all);
+        let orders = OrderQueries::new(host.all_handles()).expect(all);
+        let users = UserQueries::new(host.all_handles()).expect(all);
+        let catalog = CatalogQueries::new(host.all_handles()).expect(all);
         Ok(Self { host, bank, inventory, orders, users, catalog })
     }
 

@@ -84,6 +84,8 @@ pub(crate) struct Shared {
     pub version: u32,
     pub source: &'static str,
     pub cache_lifetime: Duration,
+    /// False when this process leaves the projection to another one.
+    pub runs: bool,
     pub progress: watch::Sender<Progress>,
     /// Whoever looks at the rows asks here first.
     pub rest: Rest,
@@ -167,6 +169,9 @@ impl Handle {
     /// Waits until the projection has come as far as a query wants. Answers with the generation
     /// to read.
     pub(crate) async fn wait_for(&self, read: Option<&ReadContext>) -> Result<Progress, Error> {
+        if !self.shared.runs {
+            return Err(self.left_out());
+        }
         let min_position = read.map_or(0, |read| read.min_position);
         self.shared.rest.ask().await;
         let mut progress = self.shared.progress.subscribe();
@@ -242,6 +247,14 @@ impl Handle {
     fn has_moved(&self, from: &Arc<Live>) -> bool {
         let now = self.shared.progress.borrow();
         now.live.as_ref().is_none_or(|live| !Arc::ptr_eq(live, from))
+    }
+
+    fn left_out(&self) -> Error {
+        let name = self.name();
+        let text = format!(
+            "this process does not run projection {name}: ask one that has it in --projections"
+        );
+        Error::new(ErrorReason::ProjectionState, text).with("projection", name)
     }
 
     fn rebuilding(&self, now: &Progress) -> Error {

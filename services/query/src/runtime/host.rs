@@ -39,6 +39,7 @@ pub enum OpenError {
 /// Running projections. They stop when this is dropped; [`Host::shutdown`] stops them in order.
 pub struct Host {
     handles: Arc<[Handle]>,
+    all: Vec<Handle>,
     stop: watch::Sender<bool>,
     tasks: Mutex<JoinSet<()>>,
     /// Held as long as the projections may run.
@@ -65,14 +66,21 @@ impl Host {
             tasks.spawn(task);
         }
         handles.sort_by_key(Handle::name);
+        let all = handles.clone();
+        handles.retain(|handle| handle.shared.runs);
         let handles: Arc<[Handle]> = handles.into();
         tasks.spawn(watch_over(handles.clone(), environment.log, environment.stop));
-        Ok(Self { handles, stop, tasks: Mutex::new(tasks), _lock: lock })
+        Ok(Self { handles, all, stop, tasks: Mutex::new(tasks), _lock: lock })
     }
 
     /// The projections, by name.
     pub fn handles(&self) -> &Arc<[Handle]> {
         &self.handles
+    }
+
+    /// The projections with those that are left to other processes, whose queries are refused.
+    pub fn all_handles(&self) -> &[Handle] {
+        &self.all
     }
 
     /// Becomes true when the projections are to stop.

@@ -33,6 +33,8 @@ pub use runner::{Started, start};
 pub struct Settings {
     /// Where their files are.
     pub data_dir: PathBuf,
+    /// The projections that are run, by name; none for all of them.
+    pub projections: Vec<String>,
     /// About how many records a transaction takes when there are that many.
     pub batch_size: usize,
     /// The same during a rebuild, which nobody waits for.
@@ -57,6 +59,7 @@ impl Settings {
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
+            projections: Vec::new(),
             batch_size: 4_000,
             rebuild_batch_size: 10_000,
             rebuild_rows: 100_000,
@@ -66,6 +69,12 @@ impl Settings {
             cache_lifetime: Duration::from_secs(60),
             max_page_count: None,
         }
+    }
+}
+
+impl Settings {
+    fn runs(&self, name: &str) -> bool {
+        self.projections.is_empty() || self.projections.iter().any(|run| run == name)
     }
 }
 

@@ -48,10 +48,12 @@ pub struct Started {
     pub task: BoxFuture<'static, ()>,
 }
 
-/// Makes the runner of a projection. It runs when the task is polled.
+/// Makes the runner of a projection. It runs when the task is polled, if this process is to run it.
 pub fn start<P: Projection>(environment: &Environment) -> Started {
     let (commands, queue) = mpsc::channel(QUEUED_COMMANDS);
+    let runs = environment.settings.runs(P::NAME);
     let shared = Arc::new(Shared {
+        runs,
         name: P::NAME,
         version: P::VERSION,
         source: environment.factory.kind(),
@@ -73,7 +75,11 @@ pub fn start<P: Projection>(environment: &Environment) -> Started {
         engine: None,
         pause: FIRST_PAUSE,
     };
-    Started { handle: Handle { shared }, task: Box::pin(runner.run()) }
+    let handle = Handle { shared };
+    if !runs {
+        return Started { handle, task: Box::pin(std::future::ready(())) };
+    }
+    Started { handle, task: Box::pin(runner.run()) }
 }
 
 struct Runner<P: Projection> {
