@@ -50,18 +50,25 @@ async fn add(
     };
     let (added, removed) = (only("main", "old", "n"), only("old", "main", "o"));
     let changed = format!("{join} WHERE NOT ({same_row})");
-    let in_both = count(connection, &join).await?;
-    let changed_rows = count(connection, &changed).await?;
+    // One way through both tables: the rows in only one of them are those that are left.
+    let sql = format!("SELECT count(*), count(*) FILTER (WHERE NOT ({same_row})) {join}");
+    let (in_both, changed_rows): (i64, i64) =
+        sqlx::query_as(AssertSqlSafe(sql)).fetch_one(&mut *connection).await?;
+    let (in_both, changed_rows) = (from_i64(in_both), from_i64(changed_rows));
+    let added_rows = count(connection, &format!("FROM main.{name}")).await? - in_both;
+    let removed_rows = count(connection, &format!("FROM old.{name}")).await? - in_both;
     report.unchanged_rows += in_both - changed_rows;
     report.changed_rows += changed_rows;
-    report.added_rows += count(connection, &added).await?;
-    report.removed_rows += count(connection, &removed).await?;
-    for (what, from, aliases) in
-        [("changed", &changed, "on"), ("added", &added, "n"), ("removed", &removed, "o")]
-    {
+    report.added_rows += added_rows;
+    report.removed_rows += removed_rows;
+    for (what, from, aliases, rows) in [
+        ("changed", &changed, "on", changed_rows),
+        ("added", &added, "n", added_rows),
+        ("removed", &removed, "o", removed_rows),
+    ] {
         let room = EXAMPLES.saturating_sub(report.examples.len());
-        if room == 0 {
-            break;
+        if room == 0 || rows == 0 {
+            continue;
         }
         let columns: Vec<_> = aliases
             .chars()

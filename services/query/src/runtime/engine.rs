@@ -6,28 +6,24 @@
 //! what was committed last.
 
 use std::collections::{HashMap, HashSet};
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use daybook_bus::source::{self, Batch, LogReader, Origin, Record};
 use daybook_bus::{Content, Envelope};
-use lru::LruCache;
 use sqlx::Row as _;
 
 use super::projection::{Projection, guarded};
 use super::row::{ApplyError, Binds, Tables, chunks};
-use super::store::{self, Anchor, Checkpoint, Quarantined, Store, from_i64, statement, to_i64};
+use super::store::{self, Anchor, Checkpoint, Quarantined, Store, from_i64, statement};
+use super::versions::{Seen, Versions};
 
 mod records;
 mod retry;
 
 use records::{Work, evidence, insert_quarantined, waits_for};
 pub(crate) use retry::Retried;
-
-/// How many streams' versions are kept in memory; about 100 bytes each.
-const SEEN_STREAMS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 
 /// The most events of one stream that a gap may have; more are fetched in several reads.
 const GAP_READ: u64 = 1_000;
@@ -66,8 +62,8 @@ pub(crate) struct Engine<P: Projection> {
     store: Store,
     generation: u64,
     tables: P::Tables,
-    /// The last version seen of a stream: applied, skipped or in quarantine. A cache.
-    seen: LruCache<String, u64>,
+    /// The last version seen of each stream: applied, skipped or in quarantine.
+    versions: Versions,
     /// The streams with quarantined events, and the version of the first of them.
     blocked: HashMap<String, u64>,
     /// How many events are in quarantine.
@@ -96,15 +92,6 @@ struct Effects {
     last_event_ns: i64,
     /// The event with the highest position among those that were read.
     anchor: Anchor,
-}
-
-/// How far a stream is.
-#[derive(Default)]
-struct Seen {
-    /// The last version seen; 0 for none.
-    version: u64,
-    /// The position of that event, as far as it is news.
-    position: Option<u64>,
 }
 
 impl Seen {
@@ -166,11 +153,12 @@ impl<P: Projection> Engine<P> {
                 blocked.insert(stream, from_i64(row.try_get(1)?));
             }
         }
+        let versions = Versions::load(&mut store, settings.waiting_streams).await?;
         let mut engine = Self {
             store,
             generation,
             tables: P::Tables::default(),
-            seen: LruCache::new(SEEN_STREAMS),
+            versions,
             blocked,
             quarantined,
             skipped: HashSet::new(),
@@ -280,9 +268,9 @@ impl<P: Projection> Engine<P> {
         self.commit(effects, checkpoint).await
     }
 
-    async fn commit(&mut self, effects: Effects, checkpoint: Checkpoint) -> Result<(), Error> {
+    async fn commit(&mut self, mut effects: Effects, checkpoint: Checkpoint) -> Result<(), Error> {
         self.store.begin().await?;
-        self.write(&effects, &checkpoint).await?;
+        self.write(&mut effects, &checkpoint).await?;
         self.store.commit().await?;
         self.committed(effects, checkpoint);
         Ok(())
@@ -318,7 +306,7 @@ impl<P: Projection> Engine<P> {
             if streams.contains_key(stream) {
                 continue;
             }
-            let cached = self.seen.get(stream).copied();
+            let cached = self.versions.get(stream);
             if cached.is_none() {
                 unknown.push(stream.to_owned());
             }
@@ -504,30 +492,13 @@ impl<P: Projection> Engine<P> {
         }
     }
 
-    async fn write(&mut self, effects: &Effects, checkpoint: &Checkpoint) -> Result<(), Error> {
+    async fn write(&mut self, effects: &mut Effects, checkpoint: &Checkpoint) -> Result<(), Error> {
         for table in self.tables.all() {
             let writes = table.writes().0;
             self.store.write(writes).await?;
         }
-        let news = |(stream, seen): (_, &Seen)| Some((stream, seen.version, seen.position?));
-        let mut versions: Vec<_> = effects.streams.iter().filter_map(news).collect();
-        // In the order of the key, neighbours in the file are written together.
-        versions.sort_unstable();
-        for chunk in chunks(&versions) {
-            let sql = format!(
-                "INSERT INTO stream_versions (stream, version, position) VALUES {}
-                 ON CONFLICT (stream) DO UPDATE
-                 SET version = excluded.version, position = excluded.position",
-                vec!["(?, ?, ?)"; chunk.len()].join(", ")
-            );
-            let mut binds = Binds::default();
-            for (stream, version, position) in chunk {
-                binds.add(stream.as_str());
-                binds.add(to_i64(*version));
-                binds.add(to_i64(*position));
-            }
-            self.store.write(vec![statement(&sql, binds)]).await?;
-        }
+        let streams = std::mem::take(&mut effects.streams);
+        self.versions.write(&mut self.store, streams).await?;
         for chunk in chunks(&effects.quarantine) {
             self.store.write(vec![insert_quarantined(chunk)]).await?;
         }
@@ -538,9 +509,6 @@ impl<P: Projection> Engine<P> {
         self.changed |= effects.applied > 0;
         metrics::counter!("daybook_projection_events_total", "projection" => P::NAME)
             .increment(effects.applied);
-        for (stream, seen) in effects.streams {
-            self.seen.put(stream, seen.version);
-        }
         self.quarantined += effects.quarantine.len() as u64;
         self.checkpoint = checkpoint;
         self.unstored = false;
@@ -551,7 +519,7 @@ impl<P: Projection> Engine<P> {
     /// The last version seen of a stream; 0 when there is none.
     pub async fn seen(&mut self, stream: &str) -> Result<u64, sqlx::Error> {
         let pending = self.pending.streams.get(stream).map(|seen| seen.version);
-        if let Some(version) = pending.or_else(|| self.seen.get(stream).copied()) {
+        if let Some(version) = pending.or_else(|| self.versions.get(stream)) {
             return Ok(version);
         }
         let version: Option<i64> =

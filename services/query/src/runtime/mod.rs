@@ -21,6 +21,7 @@ mod rest;
 pub mod row;
 mod runner;
 pub(crate) mod store;
+mod versions;
 
 pub use handle::Handle;
 pub use host::{Host, OpenError};
@@ -44,6 +45,9 @@ pub struct Settings {
     pub rebuild_rows: usize,
     /// How long a projection that nobody asks lets events come after a batch.
     pub rest: Duration,
+    /// How many streams may wait until their versions are brought to their places in the file;
+    /// about 150 bytes each in memory.
+    pub waiting_streams: usize,
     /// How often an event is tried before it goes into quarantine.
     pub attempts: u32,
     /// The most queries that read one projection at the same time.
@@ -64,6 +68,7 @@ impl Settings {
             rebuild_batch_size: 10_000,
             rebuild_rows: 100_000,
             rest: Duration::from_millis(50),
+            waiting_streams: 16_384,
             attempts: 3,
             readers: 4,
             cache_lifetime: Duration::from_secs(60),

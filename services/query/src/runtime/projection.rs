@@ -23,7 +23,7 @@ pub trait Projection: Send + Sync + Sized + 'static {
     /// Whose events it takes.
     const AGGREGATES: &'static [&'static str];
     /// The statements that make its tables and indexes. The names `checkpoint`,
-    /// `stream_versions`, `quarantine` and `skipped` are taken.
+    /// `stream_versions`, `waiting_versions`, `quarantine` and `skipped` are taken.
     const SCHEMA: &'static str;
     /// Its tables.
     type Tables: Tables;

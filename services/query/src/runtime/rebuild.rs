@@ -21,7 +21,8 @@ use super::handle::Shared;
 use super::history::other_history;
 use super::projection::Projection;
 use super::row::Tables;
-use super::store::{self, Checkpoint, Quarantined, from_i64, to_i64};
+use super::store::{self, Checkpoint, Quarantined, from_i64};
+use super::versions;
 use super::{Environment, Settings};
 
 /// How long the log may be silent although it has more to tell.
@@ -322,14 +323,9 @@ impl<P: Projection> Builder<P> {
     /// partitions is ahead on some of them.
     async fn catch_up_streams(&mut self, old: &Path, position: u64) -> Result<(), Error> {
         let mut connection = store::read_only(old).await?;
-        let rows = sqlx::query("SELECT stream, version FROM stream_versions WHERE position > ?")
-            .bind(to_i64(position))
-            .fetch_all(&mut connection)
-            .await?;
+        let seen = versions::seen_after(&mut connection, position).await?;
         connection.close().await?;
-        for row in rows {
-            let stream: String = row.try_get(0)?;
-            let to = from_i64(row.try_get(1)?);
+        for (stream, to) in seen {
             let from = self.engine.seen(&stream).await? + 1;
             if from > to {
                 continue;

@@ -1,7 +1,7 @@
 //! Rows of a projection as Rust structs, and the tables of rows that a batch works on in memory.
 //! *Not* here: when they are loaded and written, which is the engine's business.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -83,7 +83,8 @@ pub struct Table<R: Row> {
     slots: HashMap<R::Key, Slot<R>>,
     /// The rows that are changed, and maybe some that are not.
     changed: Vec<R::Key>,
-    wanted: BTreeSet<R::Key>,
+    /// The keys to load, some of them several times.
+    wanted: Vec<R::Key>,
     /// What the event at hand has overwritten, so that it can be taken back.
     journal: Vec<(R::Key, Option<Slot<R>>)>,
     sql: HashMap<(Kind, usize), Arc<str>>,
@@ -107,7 +108,7 @@ impl<R: Row> Default for Table<R> {
         Self {
             slots: HashMap::new(),
             changed: Vec::new(),
-            wanted: BTreeSet::new(),
+            wanted: Vec::new(),
             journal: Vec::new(),
             sql: HashMap::new(),
         }
@@ -118,14 +119,14 @@ impl<R: Row> Table<R> {
     /// Says that the row with this key will be needed.
     pub fn want(&mut self, key: R::Key) {
         if !self.slots.contains_key(&key) {
-            self.wanted.insert(key);
+            self.wanted.push(key);
         }
     }
 
     /// The row with this key, if there is one.
     pub fn get(&mut self, key: &R::Key) -> Result<Option<&R>, ApplyError> {
         if !self.slots.contains_key(key) {
-            self.wanted.insert(key.clone());
+            self.wanted.push(key.clone());
             return Err(ApplyError::NotLoaded);
         }
         Ok(self.slots[key].row.as_ref())
@@ -134,7 +135,7 @@ impl<R: Row> Table<R> {
     /// The row with this key, to be changed, made or (with `None`) removed.
     pub fn edit(&mut self, key: &R::Key) -> Result<&mut Option<R>, ApplyError> {
         let Some(slot) = self.slots.get_mut(key) else {
-            self.wanted.insert(key.clone());
+            self.wanted.push(key.clone());
             return Err(ApplyError::NotLoaded);
         };
         self.journal.push((key.clone(), Some(slot.clone())));
@@ -238,7 +239,9 @@ pub struct Writes(pub(crate) Vec<Statement>);
 impl<R: Row> AnyTable for Table<R> {
     /// From here on the wanted rows count as loaded; those not found do not exist.
     fn loads(&mut self) -> Loads {
-        let keys: Vec<_> = std::mem::take(&mut self.wanted).into_iter().collect();
+        let mut keys = std::mem::take(&mut self.wanted);
+        keys.sort_unstable();
+        keys.dedup();
         let mut statements = Vec::new();
         for chunk in chunks(&keys) {
             let mut binds = Binds::default();

@@ -18,7 +18,7 @@ use super::projection::Projection;
 use super::row::{Binds, Statement};
 
 /// The layout of the tables below; a file with another one is built anew.
-const FORMAT: i64 = 2;
+const FORMAT: i64 = 3;
 
 /// SQLite before this has a bug that can corrupt a WAL which two connections use.
 const OLDEST_SQLITE: (u32, u32, u32) = (3, 51, 3);
@@ -50,6 +50,10 @@ CREATE TABLE stream_versions (
     version  INTEGER NOT NULL,
     position INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE waiting_versions (
+    id      INTEGER PRIMARY KEY,
+    entries BLOB NOT NULL
+);
 CREATE TABLE quarantine (
     quarantine_id   INTEGER PRIMARY KEY AUTOINCREMENT,
     stream          TEXT NOT NULL,

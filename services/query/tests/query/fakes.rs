@@ -552,6 +552,7 @@ pub fn settings(dir: &tempfile::TempDir) -> Settings {
         batch_size: 16,
         rebuild_batch_size: 50,
         rebuild_rows: 30,
+        waiting_streams: 7,
         ..Settings::new(dir.path())
     }
 }

@@ -114,6 +114,28 @@ async fn partitions_in_any_order_and_duplicates_make_the_same_rows() {
 }
 
 #[tokio::test]
+async fn what_was_seen_is_known_after_a_restart_wherever_it_is_in_the_file() {
+    let (dir, log, topic) = (tempfile::tempdir().unwrap(), Log::new(), Topic::new(3));
+    for id in ["a", "b", "c", "d"] {
+        log.append(id, opened("Owner", usd(10)));
+    }
+    for round in 0..20 {
+        let host = run(&dir, &topic, &log, start_sums::<NONE, 1>);
+        // Another number of streams and events in each round: some fit beside what waits.
+        for event in 0..round * 3 % 7 {
+            log.append(["a", "b", "c", "d"][(round + event) % 4], deposited(usd(1)));
+        }
+        log.append(&format!("new-{round}"), opened("Owner", usd(round as i64)));
+        // Everything comes again.
+        publish(&log, &topic, 0);
+        until_position(&host, log.position()).await;
+        host.shutdown().await;
+        assert_eq!(dump(&dir, "sums", "sums").await, expected(&log));
+    }
+    assert_eq!(log.gap_reads(), 0);
+}
+
+#[tokio::test]
 async fn the_position_is_that_of_the_slowest_partition_and_never_goes_back() {
     let (dir, log, topic) = (tempfile::tempdir().unwrap(), Log::new(), Topic::new(3));
     log.append("a00", opened("A", usd(1)));

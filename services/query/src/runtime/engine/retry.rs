@@ -130,7 +130,7 @@ impl<P: Projection> Engine<P> {
         };
         self.store.begin().await?;
         self.store.write(writes).await?;
-        self.write(&effects, &checkpoint).await?;
+        self.write(&mut effects, &checkpoint).await?;
         self.store.commit().await?;
         let result = Page { applied: effects.applied, failed: first_failed.is_some() };
         self.quarantined -= done.len() as u64;
