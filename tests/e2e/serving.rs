@@ -266,7 +266,8 @@ fn each_setting_is_printed_with_its_value_and_its_source() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_runs_the_projections_that_it_is_told_to_and_says_so_of_the_others() {
     let site = Site::new();
-    let _server = site.start("dev", &["--projections", "account_balance,users"]);
+    let _server =
+        site.start("dev", &["--projections", "account_balance,users", "--sagas", "false"]);
     let client = site.strict_client();
     let opened = client.open_account("Ada").account_id("ada").await.unwrap();
     let get = client.get_account("ada").min_position(opened.position).max_wait(PATIENCE);

@@ -45,23 +45,46 @@ pub struct QuerySide {
     closing: watch::Sender<bool>,
 }
 
-/// Starts the projections and serves queries. Its ProjectionService shows the `others` too.
-pub async fn start(config: &Config, log_url: &str, others: &[Handle]) -> anyhow::Result<QuerySide> {
+/// Where the events of a process come from. They are read once for all who follow them.
+pub struct Events {
+    /// A channel to the log.
+    pub channel: Channel,
+    /// The log, for rebuilds and gaps.
+    pub log: GrpcLogReader,
+    /// The log or Kafka.
+    pub factory: Arc<dyn SourceFactory>,
+}
+
+/// Makes the source of the events. With Kafka, the last known id of the store is kept in a
+/// directory.
+pub async fn events(config: &Config, directory: &str, log_url: &str) -> anyhow::Result<Events> {
     let channel = channel(log_url)?;
-    let listener = serve::bind(config.query_listen, "--query-listen").await?;
     let log = GrpcLogReader::new(channel.clone());
     let factory: Arc<dyn SourceFactory> = match config.brokers.is_empty() {
-        true => Arc::new(LogSourceFactory::new(channel)),
-        false => Arc::new(kafka(config, &config.data.join("query"), log.clone()).await),
+        true => Arc::new(LogSourceFactory::new(channel.clone())),
+        false => Arc::new(kafka(config, &config.data.join(directory), log.clone()).await),
     };
-    let factory = Arc::new(SharedSourceFactory::new(factory));
+    Ok(Events { channel, log, factory: Arc::new(SharedSourceFactory::new(factory)) })
+}
+
+/// Starts the projections and serves queries. Its ProjectionService shows the `others` too.
+pub async fn start(
+    config: &Config,
+    events: &Events,
+    others: &[Handle],
+) -> anyhow::Result<QuerySide> {
+    let listener = serve::bind(config.query_listen, "--query-listen").await?;
     let settings = daybook_query::Config {
         projections: config.projection_names(),
         batch_size: config.batch_size,
         cache_lifetime: Duration::from_millis(config.cache_lifetime_ms),
         ..daybook_query::Config::new(config.data.join("query"))
     };
-    let projections = Arc::new(Projections::open(settings, factory, Arc::new(log))?);
+    let projections = Arc::new(Projections::open(
+        settings,
+        Arc::clone(&events.factory),
+        Arc::new(events.log.clone()),
+    )?);
     let closing = watch::Sender::new(false);
     let services = services_of(|name| {
         name.ends_with(".QueryService") || name == "daybook.v1.ProjectionService"
@@ -73,7 +96,7 @@ pub async fn start(config: &Config, log_url: &str, others: &[Handle]) -> anyhow:
 
 /// A channel to the log. What has no scheme, or one that we do not speak, would be retried for
 /// ever.
-pub(crate) fn channel(log_url: &str) -> anyhow::Result<Channel> {
+fn channel(log_url: &str) -> anyhow::Result<Channel> {
     if !log_url.starts_with("http://") {
         bail!("--log is {log_url:?}: write http://HOST:PORT (there is no TLS yet)");
     }
@@ -81,7 +104,7 @@ pub(crate) fn channel(log_url: &str) -> anyhow::Result<Channel> {
 }
 
 /// The source over Kafka. The directory is where the last known id of the store is kept.
-pub(crate) async fn kafka(config: &Config, dir: &Path, log: GrpcLogReader) -> KafkaSourceFactory {
+async fn kafka(config: &Config, dir: &Path, log: GrpcLogReader) -> KafkaSourceFactory {
     let file = dir.join(STORE_ID_FILE);
     let ids = watch::Sender::new(last_known(&file));
     let mut store_id = ids.subscribe();

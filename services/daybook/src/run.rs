@@ -28,7 +28,9 @@ pub async fn command(flags: &Flags) -> anyhow::Result<()> {
 /// `daybook query`: the query side alone.
 pub async fn query(flags: &Flags) -> anyhow::Result<()> {
     let process = Process::start(flags).await?;
-    let query = query_side::start(&process.config, &process.config.log_url, &[]).await?;
+    let config = &process.config;
+    let events = query_side::events(config, "query", &config.log_url).await?;
+    let query = query_side::start(config, &events, &[]).await?;
     info!(queries = %query.server.address, http = %process.http, "up");
     process.run(None, Some(query), None).await
 }
@@ -36,7 +38,9 @@ pub async fn query(flags: &Flags) -> anyhow::Result<()> {
 /// `daybook saga`: the sagas alone.
 pub async fn saga(flags: &Flags) -> anyhow::Result<()> {
     let process = Process::start(flags).await?;
-    let saga = saga_side::start(&process.config, &process.config.log_url).await?;
+    let config = &process.config;
+    let events = query_side::events(config, "saga", &config.log_url).await?;
+    let saga = saga_side::start(config, &events).await?;
     info!(sagas = %saga.server.address, http = %process.http, "up");
     process.run(None, None, Some(saga)).await
 }
@@ -48,12 +52,13 @@ pub async fn dev(flags: &Flags) -> anyhow::Result<()> {
     let command = command_side::start(config).await?;
     let addresses = (command.server.address, process.http);
     let log_url = format!("http://{}", addresses.0);
+    let events = query_side::events(config, "query", &log_url).await?;
     let saga = match config.sagas {
-        true => Some(saga_side::start(config, &log_url).await?),
+        true => Some(saga_side::start(config, &events).await?),
         false => None,
     };
     let others = saga.as_ref().map_or(&[][..], SagaSide::projections);
-    let query = query_side::start(config, &log_url, others).await?;
+    let query = query_side::start(config, &events, others).await?;
     let listening = welcome::Listening {
         command: addresses.0,
         query: query.server.address,

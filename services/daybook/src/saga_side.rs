@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use daybook_bus::log::{GrpcLogReader, LogSourceFactory};
-use daybook_bus::source::SourceFactory;
 use daybook_query::runtime::Handle;
 use daybook_saga::{SagaSide as Sagas, Share};
 use tokio::sync::watch;
@@ -12,7 +10,7 @@ use tokio::sync::watch;
 use crate::command_side::services_of;
 use crate::config::Config;
 use crate::http::{Health, Report};
-use crate::query_side::{channel, kafka, report};
+use crate::query_side::{Events, report};
 use crate::serve::{self, Running};
 
 /// A running saga side.
@@ -24,21 +22,16 @@ pub struct SagaSide {
 }
 
 /// Starts the saga runtime and serves its services.
-pub async fn start(config: &Config, log_url: &str) -> anyhow::Result<SagaSide> {
-    let channel = channel(log_url)?;
+pub async fn start(config: &Config, events: &Events) -> anyhow::Result<SagaSide> {
     let listener = serve::bind(config.saga_listen, "--saga-listen").await?;
     let data_dir = config.data.join("saga");
-    let log = GrpcLogReader::new(channel.clone());
-    let factory: Arc<dyn SourceFactory> = match config.brokers.is_empty() {
-        true => Arc::new(LogSourceFactory::new(channel.clone())),
-        false => Arc::new(kafka(config, &data_dir, log.clone()).await),
-    };
+    let (channel, log) = (events.channel.clone(), Arc::new(events.log.clone()));
     let settings = daybook_saga::Config {
         data_dir,
         batch_size: config.batch_size,
         share: Share { index: config.saga_instance, of: config.saga_instances },
     };
-    let sagas = Arc::new(Sagas::open(settings, factory, Arc::new(log), channel)?);
+    let sagas = Arc::new(Sagas::open(settings, Arc::clone(&events.factory), log, channel)?);
     let closing = watch::Sender::new(false);
     let services = services_of(|name| {
         ["daybook.v1.SagaService", "daybook.v1.ProjectionService"].contains(&name)
