@@ -1,7 +1,7 @@
 //! Rows of a projection as Rust structs, and the tables of rows that a batch works on in memory.
 //! *Not* here: when they are loaded and written, which is the engine's business.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -30,6 +30,8 @@ pub trait Row: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
 
     /// The key of this row.
     fn key(&self) -> Self::Key;
+    /// Which of the columns that are no key differ: the first is the lowest bit.
+    fn differs(&self, other: &Self) -> u64;
     /// Binds all columns, in order.
     fn bind(&self, to: &mut Binds);
     /// Binds the columns of a key, in order.
@@ -94,14 +96,32 @@ pub struct Table<R: Row> {
 struct Slot<R> {
     row: Option<R>,
     changed: bool,
+    /// What is in the file, as far as it is known, while that is something else.
+    stored: Option<R>,
+}
+
+impl<R: Row> Slot<R> {
+    /// What is in the file.
+    fn unchanged(row: Option<R>) -> Self {
+        Self { row, changed: false, stored: None }
+    }
+
+    /// What the file has, as far as it is known.
+    fn stored(&self) -> Option<&R> {
+        if self.changed { self.stored.as_ref() } else { self.row.as_ref() }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
     Select,
-    Upsert,
+    /// With these columns when the row is there; an index over the others is not touched.
+    Upsert(u64),
     Delete,
 }
+
+/// All columns: nothing is known of what is in the file.
+const ALL: u64 = u64::MAX;
 
 impl<R: Row> Default for Table<R> {
     fn default() -> Self {
@@ -140,6 +160,7 @@ impl<R: Row> Table<R> {
         };
         self.journal.push((key.clone(), Some(slot.clone())));
         if !slot.changed {
+            slot.stored.clone_from(&slot.row);
             slot.changed = true;
             self.changed.push(key.clone());
         }
@@ -149,7 +170,9 @@ impl<R: Row> Table<R> {
     /// Puts a row, whatever was there. The row need not be loaded before.
     pub fn put(&mut self, row: R) {
         let key = row.key();
-        let before = self.slots.insert(key.clone(), Slot { row: Some(row), changed: true });
+        let stored = self.slots.get(&key).and_then(|slot| slot.stored().cloned());
+        let slot = Slot { row: Some(row), changed: true, stored };
+        let before = self.slots.insert(key.clone(), slot);
         if !before.as_ref().is_some_and(|slot| slot.changed) {
             self.changed.push(key.clone());
         }
@@ -177,8 +200,10 @@ fn statement<R: Row>(kind: Kind, rows: usize) -> String {
         Kind::Delete => {
             format!("DELETE FROM {table} WHERE ({key_list}) IN (VALUES {})", tuples(keys.len()))
         }
-        Kind::Upsert => {
-            let sets: Vec<_> = values.iter().map(|c| format!("{c} = excluded.{c}")).collect();
+        Kind::Upsert(changed) => {
+            let is_changed = |at: usize| changed & (1 << at.min(63)) != 0;
+            let some = values.iter().enumerate().filter(|(at, _)| is_changed(*at));
+            let sets: Vec<_> = some.map(|(_, c)| format!("{c} = excluded.{c}")).collect();
             let action = match sets.is_empty() {
                 true => "NOTHING".to_owned(),
                 false => format!("UPDATE SET {}", sets.join(", ")),
@@ -251,7 +276,7 @@ impl<R: Row> AnyTable for Table<R> {
             statements.push(Statement { sql: self.sql(Kind::Select, chunk.len()), binds });
         }
         for key in keys {
-            self.slots.entry(key).or_insert(Slot { row: None, changed: false });
+            self.slots.entry(key).or_insert(Slot::unchanged(None));
         }
         Loads(statements)
     }
@@ -259,7 +284,7 @@ impl<R: Row> AnyTable for Table<R> {
     fn loaded(&mut self, rows: &[SqliteRow]) -> Result<(), sqlx::Error> {
         for row in rows {
             let row = R::read(row, 0)?;
-            let slot = self.slots.entry(row.key()).or_insert(Slot { row: None, changed: false });
+            let slot = self.slots.entry(row.key()).or_insert(Slot::unchanged(None));
             if !slot.changed {
                 slot.row = Some(row);
             }
@@ -272,22 +297,29 @@ impl<R: Row> AnyTable for Table<R> {
         self.changed.sort_unstable();
         self.changed.dedup();
         let keys = std::mem::take(&mut self.changed);
-        let (mut put, mut removed) = (Vec::new(), Vec::new());
+        let (mut put, mut removed) = (BTreeMap::<u64, Vec<_>>::new(), Vec::new());
         for key in &keys {
             // What an event that failed had put there is gone again.
-            match self.slots.get(key) {
-                Some(Slot { row: Some(_), changed: true }) => put.push(key),
-                Some(Slot { row: None, changed: true }) => removed.push(key),
-                _ => {}
+            let Some(slot) = self.slots.get(key).filter(|slot| slot.changed) else { continue };
+            let Some(row) = &slot.row else {
+                removed.push(key);
+                continue;
+            };
+            match slot.stored.as_ref().map_or(ALL, |stored| row.differs(stored)) {
+                0 => {}
+                columns => put.entry(columns).or_default().push(key),
             }
         }
         let mut statements = Vec::new();
-        for chunk in chunks(&put) {
-            let (sql, mut binds) = (self.sql(Kind::Upsert, chunk.len()), Binds::default());
-            for row in chunk.iter().filter_map(|key| self.slots[*key].row.as_ref()) {
-                row.bind(&mut binds);
+        for (columns, put) in put {
+            for chunk in chunks(&put) {
+                let sql = self.sql(Kind::Upsert(columns), chunk.len());
+                let mut binds = Binds::default();
+                for row in chunk.iter().filter_map(|key| self.slots[*key].row.as_ref()) {
+                    row.bind(&mut binds);
+                }
+                statements.push(Statement { sql, binds });
             }
-            statements.push(Statement { sql, binds });
         }
         for chunk in chunks(&removed) {
             let (sql, mut binds) = (self.sql(Kind::Delete, chunk.len()), Binds::default());
@@ -307,6 +339,7 @@ impl<R: Row> AnyTable for Table<R> {
         for key in self.changed.drain(..) {
             if let Some(slot) = self.slots.get_mut(&key) {
                 slot.changed = false;
+                slot.stored = None;
             }
         }
     }
@@ -417,7 +450,13 @@ macro_rules! rows {
                 $( $(#[$field_meta])* pub $field: $field_type, )*
             }
 
-            #[allow(unused_parens, clippy::clone_on_copy)]
+            #[allow(
+                unused_parens,
+                unused_mut,
+                unused_variables,
+                unused_assignments,
+                clippy::clone_on_copy
+            )]
             impl $crate::runtime::row::Row for $row {
                 type Key = ($($key_type),+);
                 const TABLE: &'static str = <$row as $crate::runtime::row::Named>::TABLE;
@@ -427,6 +466,16 @@ macro_rules! rows {
 
                 fn key(&self) -> Self::Key {
                     ($( self.$key.clone() ),+)
+                }
+
+                fn differs(&self, other: &Self) -> u64 {
+                    let (mut at, mut differs) = (0_u32, 0);
+                    $(
+                        // Columns beyond the last bit count as that one.
+                        differs |= u64::from(self.$field != other.$field) << at.min(63);
+                        at += 1;
+                    )*
+                    differs
                 }
 
                 fn bind(&self, to: &mut $crate::runtime::row::Binds) {
@@ -494,12 +543,20 @@ mod tests {
         /// The tables.
         struct Words {
             words: Word in "words",
+            places: Place in "places",
         }
 
         /// A word.
         struct Word {
             key { word: String, language: String }
             count: i64,
+        }
+
+        /// Where a word is.
+        struct Place {
+            key { word: String }
+            line: i64,
+            column: i64,
         }
     }
 
@@ -585,6 +642,28 @@ mod tests {
         assert!(tables.words.writes().0.is_empty(), "the event that changed it has failed");
         tables.words.edit(&key("a")).unwrap().as_mut().unwrap().count = 2;
         assert_eq!(tables.words.writes().0.len(), 1);
+    }
+
+    #[test]
+    fn only_the_columns_that_changed_are_written() {
+        let mut tables = Words::default();
+        let place = |line, column| Place { word: "a".to_owned(), line, column };
+        let mut sets = |row: Place| {
+            tables.places.put(row);
+            tables.places.keep();
+            let sql = tables.places.writes().0.pop().map(|statement| statement.sql);
+            tables.places.written();
+            sql.map(|sql| sql.split_once(" SET ").unwrap().1.to_owned())
+        };
+        let set = |columns: &[&str]| {
+            let sets: Vec<_> = columns.iter().map(|c| format!("{c} = excluded.{c}")).collect();
+            Some(sets.join(", "))
+        };
+        assert_eq!(sets(place(1, 1)), set(&["line", "column"]), "what is there is not known");
+        assert_eq!(sets(place(1, 2)), set(&["column"]));
+        assert_eq!(sets(place(2, 2)), set(&["line"]));
+        assert_eq!(sets(place(2, 2)), None);
+        assert_eq!(sets(place(3, 3)), set(&["line", "column"]));
     }
 
     #[test]
