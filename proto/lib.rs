@@ -1,9 +1,11 @@
 //! The contract of Daybook: the protobuf messages and services of `proto/`, the code that
 //! `daybook-codegen` makes of their options, the traits of that code ([`contract`]), the checks it
-//! calls ([`rules`]), money ([`mod@money`]) and the errors that callers see ([`error`]).
+//! calls ([`rules`]), money ([`mod@money`]), the errors that callers see ([`error`])
+//! and who they say they are ([`actor`]).
 //!
 //! Nothing here is about storage, Kafka or a server: clients depend on this crate alone.
 
+pub mod actor;
 pub mod contract;
 pub mod error;
 pub mod money;

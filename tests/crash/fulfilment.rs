@@ -5,12 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use daybook_client::Daybook as Client;
-use daybook_contract::daybook::v1::{GetSagaRequest, ReadContext, Saga, SagaStatus, SagaStep};
+use daybook_contract::daybook::v1::saga_service_client::SagaServiceClient;
+use daybook_contract::daybook::v1::{
+    GetSagaRequest, ReadContext, RetrySagaRequest, Saga, SagaStatus, SagaStep,
+};
 use daybook_contract::orders::v1::{OrderStatus, StartFulfilmentRequest};
 use daybook_testing::{Daybook as Process, eventually, http_get};
+use futures::StreamExt;
 use tokio::time::sleep;
 
-use crate::common::{PATIENCE, Site, everything, head, usd};
+use crate::common::{PATIENCE, Site, channel, everything, head, usd};
 use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::poison::daybook;
@@ -301,4 +305,120 @@ async fn a_step_that_waits_is_seen_tried_again_and_undone_by_hand() {
     let step = daybook_kernel::step_id("bank.transfer-taken", 1, 0);
     let taken = client.deposit("bob", usd(1)).request_id(&step).await.unwrap_err();
     assert_eq!(taken.reason(), "STEP_NOT_AWAITED");
+}
+
+/// Waits until a transfer from Ada to Bob has arrived.
+async fn transfer(client: &Client, id: &str) {
+    client.transfer("ada", "bob", usd(1)).transfer_id(id).await.unwrap();
+    let arrives = || async {
+        let (saga, _) = get(client, &format!("bank.transfer-{id}")).await;
+        (saga.status() == SagaStatus::Completed).then_some(())
+    };
+    eventually(PATIENCE, arrives).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_without_an_answer_holds_up_nobody_else() {
+    let site = Site::new();
+    let gate = Gate::before(site.ports).await;
+    let sagas = Site { ports: gate.ports, ..Site::new() };
+    let _processes = [site.start("command", &[]), sagas.start("saga", &[])];
+    let client = sagas.client();
+    shop(&client).await;
+    gate.silence("orders.v1.PayOrderRequest");
+    order(&client, "silent", "ada", (1, 1), 0).await;
+    // One of them may wait behind the step until its deadline; then it goes alone.
+    for n in 0..5 {
+        transfer(&client, &format!("t{n}")).await;
+    }
+    let (_, steps) = saga(&client, "silent").await;
+    let failed = steps.last().unwrap().failed_attempts;
+    assert!(failed <= 2, "five transfers took as long as {failed} deadlines");
+    let problem = waits(&client, "orders.fulfilment-silent").await;
+    assert!(problem.contains("DeadlineExceeded"), "{problem}");
+    transfer(&client, "later").await;
+    gate.open();
+    let ended = || async { ended(&client).await.contains("silent").then_some(()) };
+    eventually(PATIENCE, ended).await;
+    let expected = ["PaymentSent ada", "OrderPaid silent", "PaymentSettled ada"];
+    assert_eq!(effects(&client).await["silent"][2..], expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_steps_that_fail_again_and_again_hold_up_nobody_else() {
+    const FAILING: usize = 10_500;
+    let site = Site::new();
+    let gate = Gate::before(site.ports).await;
+    let sagas = Site { ports: gate.ports, ..Site::new() };
+    let _command = site.start("command", &[]);
+    let client = sagas.client();
+    shop(&client).await;
+    gate.close("bank.v1.SendTransferRequest");
+    futures::stream::iter(0..FAILING)
+        .for_each_concurrent(64, |n| {
+            let transfer = client.transfer("ada", "bob", usd(1)).transfer_id(format!("t{n}"));
+            async { assert!(transfer.await.is_ok()) }
+        })
+        .await;
+    let _saga = sagas.start("saga", &[]);
+    // All of them were tried, more than are under way at once.
+    let all_wait = || async {
+        let (_, metrics) = http_get(sagas.ports.http, "/metrics")?;
+        let line = metrics.lines().find_map(|l| l.strip_prefix("daybook_saga_steps_waiting "))?;
+        (line.parse::<f64>().ok()? >= FAILING as f64).then_some(())
+    };
+    eventually(PATIENCE, all_wait).await;
+    order(&client, "good", "ada", (1, 1), 0).await;
+    let ended = || async { ended(&client).await.contains("good").then_some(()) };
+    eventually(PATIENCE, ended).await;
+}
+
+/// What a person asks for is recorded as done by that person.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_steers_a_saga_by_hand_is_named_in_the_log() {
+    let site = Site::new();
+    let gate = Gate::before(site.ports).await;
+    let sagas = Site { ports: gate.ports, ..Site::new() };
+    let _processes = [site.start("command", &[]), sagas.start("saga", &[])];
+    let client = sagas.client();
+    shop(&client).await;
+    gate.close("inventory.v1.ReserveStockRequest");
+    for id in ["given-up", "later"] {
+        order(&client, id, "ada", (1, 1), 0).await;
+        waits(&client, &format!("orders.fulfilment-{id}")).await;
+    }
+    let says = |args: &[&str]| {
+        let (code, text) = daybook(&sagas, &[args, &["--actor", "grace"]].concat());
+        assert_eq!(code, 0, "{args:?}: {text}");
+    };
+    says(&["saga", "compensate", "orders.fulfilment-given-up", "--reason", "a mistake"]);
+    // Long pauses by now: whoever comes first has been asked.
+    sleep(Duration::from_secs(10)).await;
+    gate.open();
+    says(&["saga", "retry", "orders.fulfilment-later"]);
+    let both = || async { (ended(&client).await.len() == 2).then_some(()) };
+    eventually(PATIENCE, both).await;
+    let by = |name: &str, id: &str, log: &[daybook_client::StoredEvent]| -> Vec<String> {
+        let of = |event: &&daybook_client::StoredEvent| {
+            event.event_name == name && event.aggregate_id == id
+        };
+        let metadata = log.iter().filter(of).map(|event| event.metadata.clone().unwrap());
+        metadata.map(|metadata| metadata.actor).collect()
+    };
+    let log = everything(&client).await;
+    assert_eq!(by("FulfilmentCancelled", "given-up", &log), ["grace"]);
+    assert_eq!(by("OrderPaid", "later", &log), ["saga"], "nobody asked for this step");
+    let of_later = |event: &daybook_client::StoredEvent| {
+        let metadata = event.metadata.clone().unwrap();
+        (event.event_name == "StockReserved" && metadata.correlation_id == "later")
+            .then_some(metadata.actor)
+    };
+    assert_eq!(log.iter().filter_map(of_later).collect::<Vec<_>>(), ["grace", "saga"]);
+    // A name that no command may have is refused here too.
+    let mut request =
+        tonic::Request::new(RetrySagaRequest { stream: "orders.fulfilment-later".into() });
+    request.metadata_mut().insert("daybook-actor", "x".repeat(65).parse().unwrap());
+    let mut steering = SagaServiceClient::new(channel(sagas.ports.saga_url()));
+    let refused = steering.retry_saga(request).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
 }

@@ -45,6 +45,8 @@ struct State {
 struct Rules {
     /// The requests that find nobody, by the name of their type.
     closed: BTreeSet<String>,
+    /// The requests that never get an answer, nor do those behind them on their stream.
+    silent: BTreeSet<String>,
     /// Whether each saga is stopped at each new request.
     stops: bool,
     /// The requests at which a saga was stopped; it is not stopped there again.
@@ -60,6 +62,8 @@ enum Fate {
     IsLost,
     /// It has its effect, and nobody is told.
     IsNotAnswered,
+    /// It has no effect, and whoever waits for an answer waits.
+    IsHeld,
 }
 
 /// The one field that all command requests have in common.
@@ -102,9 +106,16 @@ impl Gate {
         self.state.rules().closed.insert(type_name.to_owned());
     }
 
+    /// From now on requests of this type arrive and are not answered, for as long as anybody waits.
+    pub fn silence(&self, type_name: &str) {
+        self.state.rules().silent.insert(type_name.to_owned());
+    }
+
     /// Everything passes again.
     pub fn open(&self) {
-        self.state.rules().closed.clear();
+        let mut rules = self.state.rules();
+        rules.closed.clear();
+        rules.silent.clear();
     }
 
     /// From now on every saga is stopped at every request that comes for the first time: at one
@@ -144,6 +155,9 @@ impl State {
         if rules.closed.contains(type_name) || rules.stopped.contains(&saga) {
             return Fate::IsLost;
         }
+        if rules.silent.contains(type_name) {
+            return Fate::IsHeld;
+        }
         if !rules.stops || !rules.known.insert(command.value.clone()) {
             return Fate::Passes;
         }
@@ -157,8 +171,10 @@ impl State {
     async fn answer(&self, command: Any, metadata: MetadataMap) -> Result<CommandReceipt, Status> {
         let lost = Err(Status::unavailable("the gate is closed"));
         let fate = self.fate(&command);
-        if matches!(fate, Fate::IsLost) {
-            return lost;
+        match fate {
+            Fate::IsLost => return lost,
+            Fate::IsHeld => return std::future::pending().await,
+            Fate::Passes | Fate::IsNotAnswered => {}
         }
         let request = ExecuteRequest { command: Some(command) };
         let request = Request::from_parts(metadata, Extensions::default(), request);

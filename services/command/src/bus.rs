@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use daybook_contract::actor;
 use daybook_contract::contract::{AggregateState, CommandSet, Dispatch, Violations};
 use daybook_contract::daybook::v1::step_answer::Outcome;
 use daybook_contract::daybook::v1::{
@@ -22,7 +23,7 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use crate::decide::{self, Awaits, Given, SagaRead, TYPE_URL_PREFIX};
-use crate::{actor, from_log};
+use crate::from_log;
 
 /// The version of the UUIDs that are the request ids of steps; see [`step_id`].
 const STEP_ID_VERSION: usize = 8;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use daybook_contract::actor;
 use daybook_contract::contract::{Validate, Violations};
 use daybook_contract::daybook::v1::{
     AppendRequest, AppendResponse, CaughtUp, Checkpoint, Direction as WireDirection, ErrorReason,
@@ -25,7 +26,7 @@ use tonic::{Request, Response, Status};
 use crate::bus::{Caller, to_receipt};
 use crate::raw::Raw;
 use crate::streams::OpenStreams;
-use crate::{CommandBus, actor, from_log, stopping};
+use crate::{CommandBus, from_log, stopping};
 
 /// The streams of reads and subscriptions that may be open: each holds a few batches in memory.
 const MAX_OPEN_STREAMS: usize = 1024;

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 
+use daybook_contract::actor;
 use daybook_contract::daybook::v1::execute_stream_response::Outcome;
 use daybook_contract::daybook::v1::{
     CommandReceipt, ExecuteRequest, ExecuteStreamRequest, ExecuteStreamResponse, Failure,
@@ -16,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::bus::to_receipt;
 use crate::streams::OpenStreams;
-use crate::{CommandBus, actor, from_log};
+use crate::{CommandBus, from_log};
 
 /// The commands of one stream that may be under way: enough to fill two groups.
 const MAX_IN_FLIGHT: usize = 2048;

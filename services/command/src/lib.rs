@@ -2,7 +2,6 @@
 //! over the event log, and the outbox for the publisher. It knows aggregates by their traits
 //! alone; which ones there are is registered by the composition root.
 
-pub mod actor;
 mod bus;
 mod claims;
 mod decide;

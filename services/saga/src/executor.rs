@@ -7,43 +7,38 @@ use std::time::Duration;
 
 use daybook_bus::source::LogReader;
 use daybook_contract::daybook::v1::step_answer::Outcome;
-use daybook_contract::daybook::v1::{CommandContext, ReadContext, StepAnswer};
-use daybook_contract::error::Error;
+use daybook_contract::daybook::v1::{CommandContext, ReadContext, StepAnswer, StepRefusal};
 use daybook_kernel::Step;
 use daybook_query::runtime::Handle;
 use daybook_query::runtime::row::read_rows;
 use daybook_query::time;
 use futures::FutureExt;
 use sqlx::sqlite::SqliteConnection;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tonic::Code;
 use tracing::{error, warn};
 use uuid::Uuid;
 
 use crate::Share;
-use crate::flights::{Flights, MAX_FLIGHTS};
-use crate::line::WINDOW;
+use crate::flights::{Attempt, Failure, Flights, Way};
 use crate::projection::{SagaRow, StartRow, StepRow};
 use crate::sender::{Outgoing, Sender, outcome};
-use crate::{ids, kind, metrics};
+use crate::{ids, kind, line, metrics};
 
-/// The commands that are on their way at once.
-const MAX_SENT: usize = WINDOW;
+/// How many open steps are taken up at a look at those that are new.
+const MAX_NEW: usize = 1_000;
 
-/// How many open steps are taken up at a look at the rows.
-const MAX_TAKEN: usize = 1_000;
+/// How many are looked at when it is the turn of all. Of those beyond, it is at the next time.
+const PAGE: usize = 10_000;
 
-/// How often all rows are looked at: for deadlines, for what nobody else has done, and for the
-/// metrics. In between, only what has come since.
+/// How often all rows are looked at: for deadlines, for what has failed, for what nobody else has
+/// done, and for the metrics. In between, only what has come since.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long another process may leave a step of its share undone.
 const TAKE_OVER: Duration = Duration::from_secs(10);
-
-/// The pause after a failed attempt; it doubles with each that follows, up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// How many failed attempts are worth a line in the log.
 const WARN_AFTER: u32 = 5;
@@ -52,14 +47,8 @@ pub(crate) struct Executor {
     sagas: Handle,
     log: Arc<dyn LogReader>,
     share: Share,
-    worker: Arc<Worker>,
-}
-
-/// What carries out one thing.
-struct Worker {
     sender: Sender,
     flights: Arc<Flights>,
-    room: Semaphore,
 }
 
 /// What is to be done, as the rows say.
@@ -73,13 +62,24 @@ struct Work {
     position: u64,
 }
 
-/// Which rows are looked at, beside those of the sagas that are due.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which rows are looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Look {
-    /// All that is to be done.
-    All,
-    /// What follows from the events after a position: the rest was seen before.
+    /// A page of all that is to be done; it begins after these places.
+    Page(Place),
+    /// What follows from the events after a position: the rest was seen before. Sagas that are due
+    /// can wait for their page.
     After(u64),
+    /// What one saga waits for.
+    Saga(String),
+}
+
+/// Up to where there is nothing more to be done, or it was seen: a position, and a due time in
+/// nanoseconds.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    position: u64,
+    due_ns: i64,
 }
 
 /// One thing to do.
@@ -106,8 +106,7 @@ impl Executor {
         flights: Arc<Flights>,
         share: Share,
     ) -> Self {
-        let worker = Arc::new(Worker { sender, flights, room: Semaphore::new(MAX_SENT) });
-        Self { sagas, log, share, worker }
+        Self { sagas, log, share, sender, flights }
     }
 
     /// Works until it is told to stop.
@@ -124,31 +123,38 @@ impl Executor {
         self.catch_up().await;
         let mut seen = 0;
         let mut reached = 0;
-        let mut all_at = Instant::now();
+        let mut page = Place::default();
+        let mut page_at = Instant::now();
         loop {
-            let look = match Instant::now() >= all_at {
-                true => Look::All,
-                false => Look::After(reached),
-            };
-            match self.look(look).await {
-                Ok(work) => {
-                    reached = work.reached();
-                    self.take_up(work, look, tasks);
+            let mut is_cut = false;
+            if let Some(work) = self.look(&Look::After(reached)).await {
+                reached = work.reached();
+                is_cut = reached < work.position;
+                self.take_up(work.tasks(), None, tasks);
+            }
+            for (stream, actor) in self.flights.take_asked() {
+                if let Some(work) = self.look(&Look::Saga(stream)).await {
+                    self.take_up(work.tasks(), Some(&actor), tasks);
                 }
-                Err(error) => warn!(%error, "the sagas cannot be read"),
+            }
+            if Instant::now() >= page_at {
+                if let Some(work) = self.look(&Look::Page(page)).await {
+                    page = self.take_page(work, page, tasks);
+                }
+                self.measure().await;
+                page_at = Instant::now() + INTERVAL;
             }
             while let Some(ended) = tasks.try_join_next() {
                 if let Err(error) = ended {
                     error!(%error, "a step panicked and will be taken up again");
                 }
             }
-            if look == Look::All {
-                all_at = Instant::now() + INTERVAL;
-                self.measure().await;
+            if is_cut {
+                continue;
             }
             tokio::select! {
-                _ = tokio::time::timeout_at(all_at, self.sagas.changed(&mut seen)) => {}
-                () = self.worker.flights.is_asked.notified() => all_at = Instant::now(),
+                _ = tokio::time::timeout_at(page_at, self.sagas.changed(&mut seen)) => {}
+                () = self.flights.is_asked.notified() => {}
             }
         }
     }
@@ -171,36 +177,56 @@ impl Executor {
         }
     }
 
-    async fn look(&self, look: Look) -> Result<Work, Error> {
+    async fn look(&self, look: &Look) -> Option<Work> {
         let limit = match look {
-            Look::All => MAX_FLIGHTS.min(self.worker.flights.len() + MAX_TAKEN),
-            Look::After(_) => MAX_TAKEN,
+            Look::Page(_) => PAGE,
+            Look::After(_) | Look::Saga(_) => MAX_NEW,
         };
         let now = time::now_ns();
-        let (work, position) = self
+        let found = self
             .sagas
-            .read(None, |connection| select(connection, look, limit, now).boxed())
-            .await?;
-        Ok(Work { position, ..work })
+            .read(None, |connection| select(connection, look.clone(), limit, now).boxed());
+        match found.await {
+            Ok((work, position)) => Some(Work { position, ..work }),
+            Err(error) => {
+                warn!(%error, "the sagas cannot be read");
+                None
+            }
+        }
     }
 
-    fn take_up(&self, work: Work, look: Look, tasks: &mut JoinSet<()>) {
-        let complete = work.is_complete();
-        let todo: Vec<Task> = work.tasks();
-        let mut asked = HashSet::new();
-        if look == Look::All {
-            let open: HashSet<Uuid> = todo.iter().map(|task| task.id).collect();
-            self.worker.flights.forget(complete.then_some(&open));
-            asked = self.worker.flights.take_asked();
-        }
-        let now = time::now_ns();
+    /// Takes up what there is on a page, and says where the next one begins.
+    fn take_page(&self, work: Work, page: Place, tasks: &mut JoinSet<()>) -> Place {
+        let next = work.next_page(page);
+        let is_all = page == Place::default() && next == page;
+        let mut todo = work.tasks();
+        let open: HashSet<Uuid> = todo.iter().map(|task| task.id).collect();
+        self.flights.forget(is_all.then_some(&open), std::time::Instant::now());
+        // A place that is free is for who has waited longest.
+        let due = self.flights.due(todo.iter().map(|task| task.id));
+        let mut ordered: Vec<_> = due.into_iter().zip(todo.drain(..)).collect();
+        ordered.sort_by_key(|(due, _)| *due);
+        self.take_up(ordered.into_iter().map(|(_, task)| task), None, tasks);
+        next
+    }
+
+    /// Begins what is this process's and was not begun yet; and whatever somebody has asked for.
+    fn take_up(
+        &self,
+        todo: impl IntoIterator<Item = Task>,
+        asked: Option<&str>,
+        tasks: &mut JoinSet<()>,
+    ) {
+        let (now, now_ns) = (std::time::Instant::now(), time::now_ns());
+        let actor = asked.filter(|actor| !actor.is_empty()).unwrap_or(line::ACTOR);
         for task in todo {
-            if !self.share.takes(&task.stream, task.since_ns, &asked, now) {
+            if asked.is_none() && !self.share.takes(&task.stream, task.since_ns, now_ns) {
                 continue;
             }
-            let Some(wake) = self.worker.flights.begin(task.id, &task.stream) else { continue };
-            let worker = self.worker.clone();
-            tasks.spawn(async move { worker.carry_out(task, &wake).await });
+            let Some(attempt) = self.flights.begin(task.id, asked.is_some(), now) else { continue };
+            let worker =
+                Worker { sender: self.sender.clone(), way: attempt.way, actor: actor.to_owned() };
+            tasks.spawn(worker.attempt(task, attempt));
         }
     }
 
@@ -208,7 +234,7 @@ impl Executor {
         if let Ok(((counts, oldest), _)) =
             self.sagas.read(None, |connection| metrics::select(connection).boxed()).await
         {
-            metrics::set(&counts, &oldest, self.worker.flights.waiting().0);
+            metrics::set(&counts, &oldest, self.flights.waiting().0);
         }
     }
 }
@@ -220,16 +246,23 @@ async fn select(
     now: i64,
 ) -> Result<Work, sqlx::Error> {
     let most = i64::try_from(limit).unwrap_or(i64::MAX);
-    let after = match look {
-        Look::All => 0,
-        Look::After(position) => i64::try_from(position).unwrap_or(i64::MAX),
+    let place = match look {
+        Look::Page(place) => place,
+        Look::After(position) => Place { position, due_ns: i64::MAX },
+        Look::Saga(_) => Place::default(),
     };
-    let steps = "SELECT * FROM steps WHERE is_open = 1 AND position > ? ORDER BY position LIMIT ?";
-    let steps = sqlx::query(steps).bind(after).bind(most).fetch_all(&mut *connection).await?;
-    let starts = "SELECT * FROM starts WHERE position > ? ORDER BY position LIMIT ?";
-    let starts = sqlx::query(starts).bind(after).bind(most).fetch_all(&mut *connection).await?;
-    let due = "SELECT * FROM sagas WHERE due_time <= ? ORDER BY due_time LIMIT ?";
-    let due = sqlx::query(due).bind(now).bind(most).fetch_all(connection).await?;
+    let after = i64::try_from(place.position).unwrap_or(i64::MAX);
+    let [steps, starts, due] = statements(matches!(look, Look::Saga(_)));
+    let stream = match look {
+        Look::Saga(stream) => stream,
+        _ => String::new(),
+    };
+    let steps = sqlx::query(steps).bind(after).bind(most).bind(&stream);
+    let steps = steps.fetch_all(&mut *connection).await?;
+    let starts = sqlx::query(starts).bind(after).bind(most).bind(&stream);
+    let starts = starts.fetch_all(&mut *connection).await?;
+    let due = sqlx::query(due).bind(place.due_ns).bind(most).bind(&stream).bind(now);
+    let due = due.fetch_all(connection).await?;
     Ok(Work {
         steps: read_rows(&steps)?,
         starts: read_rows(&starts)?,
@@ -239,16 +272,26 @@ async fn select(
     })
 }
 
-impl Work {
-    /// Whether there is nothing more to be done than this.
-    fn is_complete(&self) -> bool {
-        [self.steps.len(), self.starts.len(), self.due.len()]
-            .iter()
-            .all(|found| *found < self.limit)
+/// What reads open steps, starts and sagas that are due: of all sagas, or of one.
+fn statements(of_one: bool) -> [&'static str; 3] {
+    match of_one {
+        false => [
+            "SELECT * FROM steps WHERE is_open = 1 AND position > ?1 ORDER BY position LIMIT ?2",
+            "SELECT * FROM starts WHERE position > ?1 ORDER BY position LIMIT ?2",
+            "SELECT * FROM sagas WHERE due_time > ?1 AND due_time <= ?4 ORDER BY due_time LIMIT ?2",
+        ],
+        true => [
+            "SELECT * FROM steps WHERE is_open = 1 AND position > ?1 AND stream = ?3 LIMIT ?2",
+            "SELECT * FROM starts WHERE position > ?1 AND stream = ?3 LIMIT ?2",
+            "SELECT * FROM sagas
+             WHERE due_time > ?1 AND due_time <= ?4 AND stream = ?3 LIMIT ?2",
+        ],
     }
+}
 
-    /// Up to where everything to be done is in it or was seen before.
-    fn reached(&self) -> u64 {
+impl Work {
+    /// Up to where everything to be done is in it, when something was cut off.
+    fn cut(&self) -> Option<u64> {
         // Of what was cut off, some may follow from the same event as the last that is here.
         let cut = |found: usize, last: Option<i64>| {
             let last = last.filter(|_| found >= self.limit)?;
@@ -256,7 +299,24 @@ impl Work {
         };
         let steps = cut(self.steps.len(), self.steps.last().map(|row| row.position));
         let starts = cut(self.starts.len(), self.starts.last().map(|row| row.position));
-        [steps, starts].into_iter().flatten().fold(self.position, u64::min)
+        [steps, starts].into_iter().flatten().min()
+    }
+
+    /// Up to where everything to be done is in it or was seen before.
+    fn reached(&self) -> u64 {
+        self.cut().map_or(self.position, |cut| cut.min(self.position))
+    }
+
+    /// Where the page after this one begins: where something was cut off, else at the beginning.
+    fn next_page(&self, page: Place) -> Place {
+        let last_due = self.due.last().and_then(|row| row.due_time);
+        let due_ns = match last_due.filter(|_| self.due.len() >= self.limit) {
+            // Never the same page again.
+            Some(last) if last - 1 <= page.due_ns => last,
+            Some(last) => last - 1,
+            None => 0,
+        };
+        Place { position: self.cut().unwrap_or(0), due_ns }
     }
 
     fn tasks(self) -> Vec<Task> {
@@ -287,11 +347,11 @@ impl Work {
 }
 
 impl Share {
-    /// Whether a process with this share does what a saga has waited for since then: its own, what
-    /// another process has left undone, and what it was asked for.
-    fn takes(self, stream: &str, since_ns: i64, asked: &HashSet<String>, now: i64) -> bool {
+    /// Whether a process with this share does what a saga has waited for since then: its own, and
+    /// what another process has left undone.
+    fn takes(self, stream: &str, since_ns: i64, now: i64) -> bool {
         let is_left = since_ns <= now - TAKE_OVER.as_nanos() as i64;
-        is_left || self.has(stream) || asked.contains(stream)
+        is_left || self.has(stream)
     }
 
     /// Whether a saga is in it.
@@ -304,105 +364,94 @@ impl Share {
     }
 }
 
+/// What makes one attempt at one thing.
+struct Worker {
+    sender: Sender,
+    way: Way,
+    /// In whose name, when it goes alone.
+    actor: String,
+}
+
 impl Worker {
-    async fn carry_out(&self, task: Task, wake: &tokio::sync::Notify) {
-        let Task { id, stream, kind, .. } = task;
-        let _end = self.flights.until_dropped(id);
-        match kind {
-            TaskKind::Step(row) => self.step(id, *row, wake).await,
+    async fn attempt(self, task: Task, attempt: Attempt) {
+        let stream = task.stream.clone();
+        let failure = match self.carry_out(task).await {
+            Ok(()) => return attempt.recorded(),
+            Err(failure) => failure,
+        };
+        let problem = failure.problem.clone();
+        let attempts = attempt.failed(failure);
+        if attempts.is_multiple_of(WARN_AFTER) {
+            warn!(%stream, attempts, %problem, "will try again");
+        }
+    }
+
+    async fn carry_out(&self, task: Task) -> Result<(), Failure> {
+        let fault = |problem: &str| Failure { problem: problem.to_owned(), way: Way::Line };
+        match task.kind {
+            TaskKind::Step(row) => self.step(task.id, *row).await,
             TaskKind::Start(row) => {
                 let (type_name, request) = (row.type_name, row.request);
                 let context = context(&row.saga_id, &row.event_id);
-                let command = Outgoing { type_name, request, context };
-                self.to_itself(id, &stream, &command, wake).await;
+                self.to_itself(&Outgoing { type_name, request, context }).await
             }
             TaskKind::Wake(row) => {
                 let step = kind::find(&row.kind).and_then(|k| k.wake(&row.saga_id, &row.state));
-                let Some(step) = step else {
-                    error!(%stream, "the saga is due and cannot be woken");
-                    return;
-                };
-                let context = context(&row.saga_id, "");
-                // A server whose clock is behind refuses. The saga is due still: it is taken up
-                // again.
-                if !self.to_itself(id, &stream, &outgoing(step, context), wake).await {
-                    return;
-                }
+                let step = step.ok_or_else(|| fault("the saga is due and cannot be woken"))?;
+                // A server whose clock is behind refuses.
+                self.to_itself(&outgoing(step, context(&row.saga_id, ""))).await
             }
         }
-        self.flights.recorded(id);
     }
 
     /// Sends the command of a step, then has its answer recorded, which the log knows.
-    async fn step(&self, id: Uuid, row: StepRow, wake: &tokio::sync::Notify) {
+    async fn step(&self, id: Uuid, row: StepRow) -> Result<(), Failure> {
         let StepRow { stream, version, number, event_id, .. } = row;
         let (kind, saga_id) = stream.split_once('-').unwrap_or((&stream, ""));
-        let Some(kind) = kind::find(kind) else {
-            error!(%stream, "there is no such kind of saga");
-            return;
-        };
+        let kind = kind::find(kind).ok_or_else(|| Failure {
+            problem: "there is no such kind of saga".to_owned(),
+            way: Way::Line,
+        })?;
+        let context = context(saga_id, &event_id);
         let command = Outgoing {
             type_name: row.type_name,
             request: row.request,
-            context: CommandContext { request_id: id.to_string(), ..context(saga_id, &event_id) },
+            context: CommandContext { request_id: id.to_string(), ..context.clone() },
         };
-        self.insist(id, &stream, &command, wake).await;
+        self.send(&command).await?;
         let answer = StepAnswer {
             version: u64::try_from(version).unwrap_or_default(),
             index: u32::try_from(number).unwrap_or_default(),
             outcome: None,
         };
-        let context = context(saga_id, &event_id);
-        let command = outgoing(kind.record(saga_id, answer), context);
-        self.to_itself(id, &stream, &command, wake).await;
+        self.to_itself(&outgoing(kind.record(saga_id, answer), context)).await
     }
 
-    /// Sends a command to the saga's own stream, and says whether it was accepted. It has no request
-    /// id: the saga knows by itself what it has recorded, and what is refused today may be right
-    /// tomorrow.
-    async fn to_itself(
-        &self,
-        id: Uuid,
-        stream: &str,
-        command: &Outgoing,
-        wake: &tokio::sync::Notify,
-    ) -> bool {
-        let Outcome::Refusal(refusal) = self.insist(id, stream, command, wake).await else {
-            return true;
-        };
-        let (reason, message) = (&refusal.reason, &refusal.message);
-        warn!(%stream, command = %command.type_name, %reason, %message, "a saga refused");
-        false
-    }
-
-    /// Sends a command until it has an outcome.
-    async fn insist(
-        &self,
-        id: Uuid,
-        stream: &str,
-        command: &Outgoing,
-        wake: &tokio::sync::Notify,
-    ) -> Outcome {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let answer = {
-                let _room = self.room.acquire().await.expect("it is never closed");
-                outcome(self.sender.send(command).await)
-            };
-            let status = match answer {
-                Ok(outcome) => return outcome,
-                Err(status) => status,
-            };
-            let problem = format!("{:?}: {}", status.code(), status.message());
-            let attempts = self.flights.failed(id, &problem);
-            if attempts.is_multiple_of(WARN_AFTER) {
-                warn!(%stream, command = %command.type_name, attempts, %problem, "will try again");
+    /// Sends a command to the saga's own stream. It has no request id: the saga knows by itself what
+    /// it has recorded, and what is refused today may be right tomorrow.
+    async fn to_itself(&self, command: &Outgoing) -> Result<(), Failure> {
+        match self.send(command).await? {
+            Outcome::Receipt(_) => Ok(()),
+            Outcome::Refusal(StepRefusal { reason, message, .. }) => {
+                Err(Failure { problem: format!("{reason}: {message}"), way: self.way })
             }
-            // Many that fail at once must not come back at once.
-            let part = pause.mul_f64(0.5 + f64::from(id.as_bytes()[0]) / 512.0);
-            let _ = tokio::time::timeout(part, wake.notified()).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Sends a command once. It has failed when it has no outcome.
+    async fn send(&self, command: &Outgoing) -> Result<Outcome, Failure> {
+        let answer = match self.way {
+            Way::Line => self.sender.send(command).await,
+            Way::Alone => self.sender.call(command, &self.actor).await,
+        };
+        outcome(answer).map_err(|status| {
+            let way = match status.code() {
+                Code::DeadlineExceeded => Way::Alone,
+                _ => Way::Line,
+            };
+            let (code, text) = (status.code(), status.message());
+            Failure { problem: format!("{code:?}: {text}"), way }
+        })
     }
 }
 
@@ -420,7 +469,11 @@ fn context(saga_id: &str, causation_id: &str) -> CommandContext {
 
 #[cfg(test)]
 mod tests {
+    use daybook_query::runtime::Projection;
+    use sqlx::{Connection, Row};
+
     use super::*;
+    use crate::projection::Sagas;
 
     #[test]
     fn every_saga_is_in_one_share() {
@@ -434,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn a_saga_of_another_process_is_taken_when_it_was_left_or_asked_for() {
+    fn a_saga_of_another_process_is_taken_when_it_was_left() {
         let of = |index| Share { index, of: 2 };
         let stream = "bank.transfer-1";
         let (own, other) = match of(0).has(stream) {
@@ -442,10 +495,129 @@ mod tests {
             false => (of(1), of(0)),
         };
         let later = 1 + TAKE_OVER.as_nanos() as i64;
-        let (nobody, asked) = (HashSet::new(), HashSet::from([stream.to_owned()]));
-        assert!(own.takes(stream, 1, &nobody, 2));
-        assert!(!other.takes(stream, 1, &nobody, later - 1));
-        assert!(other.takes(stream, 1, &nobody, later));
-        assert!(other.takes(stream, 1, &asked, 2));
+        assert!(own.takes(stream, 1, 2));
+        assert!(!other.takes(stream, 1, later - 1));
+        assert!(other.takes(stream, 1, later));
+    }
+
+    const HEAD: u64 = 30;
+
+    /// Rows in memory: a step at every second position up to the head, of which one is not open,
+    /// two starts at every third, and sagas that are due, three at the same time.
+    async fn rows() -> SqliteConnection {
+        let mut rows = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        sqlx::raw_sql(Sagas::SCHEMA).execute(&mut rows).await.unwrap();
+        add(&mut rows, 1..=HEAD / 2).await;
+        rows
+    }
+
+    async fn add(rows: &mut SqliteConnection, positions: std::ops::RangeInclusive<u64>) {
+        for at in positions {
+            let mut sql = String::new();
+            if at % 2 == 0 {
+                let open = u8::from(at != 4);
+                sql += &format!(
+                    "INSERT INTO steps VALUES
+                     ('k-{at}', 1, 0, 'E', 'e', 1, {at}, 'a', 'b', 't', x'', {open}, NULL, NULL, NULL);"
+                );
+            }
+            if at % 3 == 0 {
+                for which in ["x", "y"] {
+                    sql += &format!(
+                        "INSERT INTO starts VALUES ('{which}-{at}', 'k', 's', 't', x'', 'e', 1, {at});"
+                    );
+                }
+            }
+            let due = at.div_ceil(3);
+            sql += &format!(
+                "INSERT INTO sagas VALUES
+                 ('due-{at}', 'k', 's', 1, 1, x'', 1, 1, NULL, {due}, NULL, {at}, 0);"
+            );
+            sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut *rows).await.unwrap();
+        }
+    }
+
+    async fn at(rows: &mut SqliteConnection, look: Look, limit: usize, position: u64) -> Work {
+        Work { position, ..select(rows, look, limit, i64::MAX).await.unwrap() }
+    }
+
+    /// What there is to do up to the head.
+    fn everything() -> Vec<String> {
+        let steps = (1..=HEAD).filter(|at| at % 2 == 0 && *at != 4).map(|at| format!("k-{at}"));
+        let starts = (1..=HEAD).filter(|at| at % 3 == 0);
+        let starts = starts.flat_map(|at| [format!("x-{at}"), format!("y-{at}")]);
+        let mut all: Vec<_> = steps.chain(starts).collect();
+        all.sort();
+        all
+    }
+
+    #[tokio::test]
+    async fn no_row_is_skipped_however_few_are_read_at_once() {
+        for limit in 3..=40 {
+            let mut rows = rows().await;
+            let (mut reached, mut head, mut seen) = (0, HEAD / 2, Vec::new());
+            while reached < HEAD {
+                let work = at(&mut rows, Look::After(reached), limit, head).await;
+                assert!(work.due.is_empty(), "a saga that is due waits for its page");
+                let next = work.reached();
+                assert!(next > reached, "stands still at {reached} of {head}, {limit} at once");
+                reached = next;
+                seen.extend(work.tasks().into_iter().map(|task| task.stream));
+                // What was read reflects its moment; more comes after it.
+                if reached == head && head < HEAD {
+                    add(&mut rows, head + 1..=HEAD).await;
+                    head = HEAD;
+                }
+            }
+            seen.sort();
+            seen.dedup();
+            assert_eq!(seen, everything(), "{limit} at once");
+        }
+    }
+
+    #[tokio::test]
+    async fn page_after_page_everything_is_looked_at_again_and_again() {
+        for limit in 3..=40 {
+            let mut rows = rows().await;
+            add(&mut rows, HEAD / 2 + 1..=HEAD).await;
+            let (mut page, mut seen) = (Place::default(), Vec::new());
+            for turn in 0..200 {
+                let work = at(&mut rows, Look::Page(page), limit, HEAD).await;
+                page = work.next_page(page);
+                if turn >= 100 {
+                    seen.extend(work.tasks().into_iter().map(|task| task.stream));
+                }
+            }
+            seen.sort();
+            seen.dedup();
+            let due = (1..=HEAD).map(|at| format!("due-{at}"));
+            let expected = everything().into_iter().chain(due);
+            for stream in expected {
+                assert!(seen.contains(&stream), "{stream} is not seen, {limit} at once");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn one_saga_is_looked_at_alone() {
+        let mut rows = rows().await;
+        for stream in ["k-2", "x-3", "due-1"] {
+            let work = at(&mut rows, Look::Saga(stream.to_owned()), 10, HEAD).await;
+            let found: Vec<_> = work.tasks().into_iter().map(|task| task.stream).collect();
+            assert_eq!(found, [stream]);
+        }
+        assert!(at(&mut rows, Look::Saga("k-4".to_owned()), 10, HEAD).await.tasks().is_empty());
+    }
+
+    #[tokio::test]
+    async fn every_look_goes_over_an_index() {
+        let mut rows = rows().await;
+        for sql in [false, true].into_iter().flat_map(statements) {
+            let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+            for row in sqlx::query(explain).fetch_all(&mut rows).await.unwrap() {
+                let plan: String = row.get("detail");
+                assert!(plan.starts_with("SEARCH"), "{sql}: {plan}");
+            }
+        }
     }
 }

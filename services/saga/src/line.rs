@@ -3,14 +3,21 @@
 //!
 //! When the line breaks, none of the commands on it has an answer, whatever became of them: who
 //! sent them has to send them again.
+//!
+//! Answers come in the order of the commands, so those behind one without an answer wait with it.
+//! A line that owes an answer for a while therefore takes no more commands, and another is opened
+//! beside it; and a command that got no answer is next sent by a call of its own.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use daybook_contract::MAX_MESSAGE_BYTES;
+use daybook_contract::actor;
 use daybook_contract::daybook::v1::command_service_client::CommandServiceClient;
 use daybook_contract::daybook::v1::execute_stream_response::Outcome;
-use daybook_contract::daybook::v1::{CommandReceipt, ExecuteStreamRequest, ExecuteStreamResponse};
+use daybook_contract::daybook::v1::{
+    CommandReceipt, ExecuteRequest, ExecuteStreamRequest, ExecuteStreamResponse,
+};
 use prost::Message;
 use prost_types::Any;
 use tokio::sync::{mpsc, oneshot};
@@ -23,19 +30,24 @@ use tonic::{Request, Status};
 /// How long a command may be without an answer.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// How often it is looked whether an answer is overdue.
-const LOOK: Duration = Duration::from_secs(1);
+/// How long a line may owe an answer and still take commands. Within the deadline there are so few
+/// lines that they need no limit.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often it is looked how long an answer is owed.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// The commands on the line at once: enough for a group of the log and the next one.
-pub(crate) const WINDOW: usize = 1024;
+const WINDOW: usize = 1024;
 
 /// Who sends the commands of sagas.
-const ACTOR: &str = "saga";
+pub(crate) const ACTOR: &str = "saga";
 
 /// The way onto the line. Clones lead to the same one.
 #[derive(Clone)]
 pub(crate) struct Line {
     commands: mpsc::Sender<Command>,
+    client: CommandServiceClient<Channel>,
 }
 
 type Answer = Result<CommandReceipt, Status>;
@@ -55,8 +67,8 @@ impl Line {
     pub fn new(channel: Channel) -> Self {
         let (commands, queue) = mpsc::channel(WINDOW);
         let client = CommandServiceClient::new(channel);
-        tokio::spawn(Worker { client, queue }.run());
-        Self { commands }
+        Worker { client: client.clone(), queue: Some(queue) }.start();
+        Self { commands, client }
     }
 
     /// Sends a command once.
@@ -75,6 +87,20 @@ impl Line {
             Err(_) => Err(ended()),
         }
     }
+
+    /// Sends a command once, beside the line, in the name of an actor; an empty one for nobody's.
+    pub async fn call(&self, command: Any, actor: &str) -> Answer {
+        let mut request = Request::new(ExecuteRequest { command: Some(command) });
+        request.set_timeout(DEADLINE);
+        if !actor.is_empty() {
+            let actor = MetadataValue::try_from(actor);
+            let actor = actor.map_err(|_| Status::invalid_argument("no name of an actor"))?;
+            request.metadata_mut().insert(actor::HEADER, actor);
+        }
+        let mut client = self.client.clone();
+        let answered = tokio::time::timeout(DEADLINE, client.execute(request)).await;
+        Ok(answered.map_err(|_| overdue())??.into_inner())
+    }
 }
 
 fn ended() -> Status {
@@ -87,19 +113,35 @@ fn overdue() -> Status {
 
 struct Worker {
     client: CommandServiceClient<Channel>,
-    queue: mpsc::Receiver<Command>,
+    /// The commands to send; `None` when another line takes them.
+    queue: Option<mpsc::Receiver<Command>>,
+}
+
+/// The next command, when this line still takes them.
+async fn next(queue: &mut Option<mpsc::Receiver<Command>>) -> Option<Command> {
+    match queue {
+        Some(queue) => queue.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Worker {
+    fn start(self) {
+        tokio::spawn(self.run());
+    }
+
     async fn run(mut self) {
-        while let Some(first) = self.queue.recv().await {
+        while self.queue.is_some()
+            && let Some(first) = next(&mut self.queue).await
+        {
             let mut waiting = Waiting::new();
             let Err(problem) = self.stream(first, &mut waiting).await else { return };
             for (_, answer) in waiting {
                 let _ = answer.send(Err(problem.clone()));
             }
             // They would only find out the same, one after the other.
-            while let Ok(Command { answer, .. }) = self.queue.try_recv() {
+            let queued = |queue: &mut mpsc::Receiver<_>| queue.try_recv().ok();
+            while let Some(Command { answer, .. }) = self.queue.as_mut().and_then(queued) {
                 let _ = answer.send(Err(problem.clone()));
             }
         }
@@ -111,23 +153,37 @@ impl Worker {
         let (requests, outgoing) = mpsc::channel(WINDOW);
         send(first, &requests, waiting)?;
         let mut call = Request::new(ReceiverStream::new(outgoing));
-        call.metadata_mut().insert("daybook-actor", MetadataValue::from_static(ACTOR));
+        call.metadata_mut().insert(actor::HEADER, MetadataValue::from_static(ACTOR));
         let opened = tokio::time::timeout(DEADLINE, self.client.execute_stream(call)).await;
         let mut answers = opened.map_err(|_| overdue())??.into_inner();
         let mut look = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
                 answer = answers.message() => answered(answer?, waiting)?,
-                command = self.queue.recv(), if waiting.len() < WINDOW => match command {
+                command = next(&mut self.queue), if waiting.len() < WINDOW => match command {
                     Some(command) => send(command, &requests, waiting)?,
                     None => return Ok(()),
                 },
                 _ = look.tick() => {
-                    if waiting.front().is_some_and(|(since, _)| since.elapsed() > DEADLINE) {
+                    let owed = waiting.front().map_or(Duration::ZERO, |(since, _)| since.elapsed());
+                    if owed > DEADLINE {
                         return Err(overdue());
+                    }
+                    if owed > PATIENCE {
+                        self.hand_over();
                     }
                 }
             }
+            if self.queue.is_none() && waiting.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Leaves the commands that are still to be sent to another line.
+    fn hand_over(&mut self) {
+        if let Some(queue) = self.queue.take() {
+            Self { client: self.client.clone(), queue: Some(queue) }.start();
         }
     }
 }
@@ -182,9 +238,10 @@ mod tests {
     impl CommandService for Scripted {
         async fn execute(
             &self,
-            _: Request<ExecuteRequest>,
+            request: Request<ExecuteRequest>,
         ) -> Result<Response<CommandReceipt>, Status> {
-            Err(Status::unimplemented("commands come on the line"))
+            let aggregate_id = actor::of(request.metadata())?;
+            Ok(Response::new(CommandReceipt { aggregate_id, ..Default::default() }))
         }
 
         type ExecuteStreamStream = Out;
@@ -193,12 +250,12 @@ mod tests {
             &self,
             request: Request<Streaming<ExecuteStreamRequest>>,
         ) -> Result<Response<Out>, Status> {
-            assert_eq!(request.metadata().get("daybook-actor").unwrap(), ACTOR);
+            assert_eq!(request.metadata().get(actor::HEADER).unwrap(), ACTOR);
             let answers = request.into_inner().filter_map(|request| async {
                 let name = request.ok()?.command?.type_url;
                 let outcome = match name.as_str() {
                     "break" => return Some(Err(Status::unavailable("broken"))),
-                    "silence" => return None,
+                    "silence" => std::future::pending().await,
                     "refuse" => {
                         let error = Error::new(ErrorReason::InvalidRequest, "not so");
                         Outcome::Failure(Failure::from(error))
@@ -240,11 +297,44 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_call_beside_the_line_is_made_in_the_name_of_who_asked() {
+        let line = line().await;
+        for name in ["ada", ""] {
+            assert_eq!(line.call(command("any", 1), name).await.unwrap().aggregate_id, name);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_command_without_an_answer_holds_up_those_behind_it_and_nobody_else() {
+        let line = line().await;
+        let silent = tokio::spawn({
+            let line = line.clone();
+            async move {
+                tokio::join!(line.send(command("silence", 1)), line.send(command("behind", 1)))
+            }
+        });
+        tokio::time::sleep(2 * PATIENCE).await;
+        for n in 0..3 * WINDOW {
+            let name = n.to_string();
+            assert_eq!(line.send(command(&name, 1)).await.unwrap().aggregate_id, name);
+        }
+        assert!(!silent.is_finished(), "the others had to wait for the deadline");
+        let (silent, behind) = silent.await.unwrap();
+        for answer in [silent, behind] {
+            assert_eq!(answer.unwrap_err().code(), Code::DeadlineExceeded);
+        }
+        assert_eq!(line.send(command("after", 1)).await.unwrap().aggregate_id, "after");
+    }
+
+    #[tokio::test]
     async fn a_line_that_breaks_is_opened_again() {
         let line = line().await;
-        let (lost, broken) =
-            tokio::join!(line.send(command("silence", 1)), line.send(command("break", 1)));
-        for answer in [lost, broken] {
+        let answers = tokio::join!(
+            line.send(command("break", 1)),
+            line.send(command("behind", 1)),
+            line.send(command("silence", 1))
+        );
+        for answer in [answers.0, answers.1, answers.2] {
             assert_eq!(answer.unwrap_err().code(), Code::Unavailable);
         }
         assert_eq!(line.send(command("again", 1)).await.unwrap().aggregate_id, "again");

@@ -150,7 +150,7 @@ struct Own {
 
 impl Projection for Sagas {
     const NAME: &'static str = "sagas";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const AGGREGATES: &'static [&'static str] =
         &["bank.transfer", "orders.fulfilment", "orders.order", "orders.shipment"];
     const SCHEMA: &'static str = "
@@ -201,6 +201,7 @@ impl Projection for Sagas {
             event_time INTEGER NOT NULL,
             position   INTEGER NOT NULL
         ) WITHOUT ROWID;
+        CREATE INDEX starts_by_position ON starts (position);
         CREATE TABLE counts (
             kind   TEXT NOT NULL,
             status INTEGER NOT NULL,

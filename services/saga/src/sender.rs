@@ -41,13 +41,24 @@ impl Sender {
         Self { line: Line::new(channel) }
     }
 
-    /// Sends a command once.
+    /// Sends a command of a saga once, with all others.
     pub async fn send(&self, command: &Outgoing) -> Result<CommandReceipt, Status> {
-        let mut value = command.request.clone();
-        let context = Some(command.context.clone());
+        self.line.send(command.to_any()).await
+    }
+
+    /// Sends a command once and beside all others, in the name of an actor; an empty one for
+    /// nobody's.
+    pub async fn call(&self, command: &Outgoing, actor: &str) -> Result<CommandReceipt, Status> {
+        self.line.call(command.to_any(), actor).await
+    }
+}
+
+impl Outgoing {
+    fn to_any(&self) -> Any {
+        let mut value = self.request.clone();
+        let context = Some(self.context.clone());
         value.extend(ContextOnly { context }.encode_to_vec());
-        let type_url = format!("type.googleapis.com/{}", command.type_name);
-        self.line.send(Any { type_url, value }).await
+        Any { type_url: format!("type.googleapis.com/{}", self.type_name), value }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use daybook_contract::actor;
 use daybook_contract::daybook::v1::saga_service_server::SagaService;
 use daybook_contract::daybook::v1::{
     CompensateSagaRequest, CompensateSagaResponse, ErrorReason, GetSagaRequest, GetSagaResponse,
@@ -133,10 +134,11 @@ impl SagaService for SagaServer {
         &self,
         request: Request<RetrySagaRequest>,
     ) -> Result<Response<RetrySagaResponse>, Status> {
+        let actor = actor::of(request.metadata())?;
         let request = request.into_inner();
         read::check(&request, None, |_| {})?;
         let found = self.find(&request.stream, None).await?;
-        self.flights.retry(&request.stream);
+        self.flights.retry(&request.stream, &actor);
         let steps = u32::try_from(found.saga.open_steps).unwrap_or_default();
         Ok(Response::new(RetrySagaResponse { steps }))
     }
@@ -145,6 +147,7 @@ impl SagaService for SagaServer {
         &self,
         request: Request<CompensateSagaRequest>,
     ) -> Result<Response<CompensateSagaResponse>, Status> {
+        let actor = actor::of(request.metadata())?;
         let request = request.into_inner();
         read::check(&request, None, |_| {})?;
         let found = self.find(&request.stream, None).await?.saga;
@@ -162,7 +165,7 @@ impl SagaService for SagaServer {
         }
         let command =
             Outgoing { type_name: step.type_name.to_owned(), request: step.request, context };
-        let receipt = Some(self.sender.send(&command).await?);
+        let receipt = Some(self.sender.call(&command, &actor).await?);
         Ok(Response::new(CompensateSagaResponse { receipt }))
     }
 }

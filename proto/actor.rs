@@ -1,8 +1,9 @@
 //! Who sends a request.
 
-use daybook_contract::daybook::v1::ErrorReason;
-use daybook_contract::error::Error;
 use tonic::metadata::MetadataMap;
+
+use crate::daybook::v1::ErrorReason;
+use crate::error::Error;
 
 /// The header in which a caller says who it is, as long as no authentication says it for them.
 pub const HEADER: &str = "daybook-actor";
