@@ -197,9 +197,16 @@ async fn thousands_of_pipelined_commands_are_answered_in_order_refused_ones_too(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_memory_for_one_stream_changes_no_answer() {
-    let site = Site::new();
     // Every stream pushes the one before out of memory, also while it is being written.
-    let _process = site.start("command", &["--cached-streams", "1"]);
+    let no_room = ["--cached-streams", "1", "--packed-streams-mb", "0"];
+    // Or it has it packed.
+    let room = ["--cached-streams", "1"];
+    tokio::join!(check_in_little_memory(&no_room), check_in_little_memory(&room));
+}
+
+async fn check_in_little_memory(flags: &[&str]) {
+    let site = Site::new();
+    let _process = site.start("command", flags);
     let client = site.strict_client();
     let accounts: Vec<String> = (0..8).map(|index| format!("a{index}")).collect();
     for account in &accounts {

@@ -41,7 +41,7 @@ struct Routes {
     typed: HashMap<&'static str, Box<dyn Any + Send + Sync>>,
     decoders: Vec<Box<dyn Decoder>>,
     /// By name of the aggregate: how its state is made.
-    folders: HashMap<&'static str, Arc<dyn Folder>>,
+    folders: HashMap<&'static str, &'static dyn Folder>,
     /// By name of the aggregate: which step a saga waits for.
     sagas: HashMap<&'static str, Awaits>,
 }
@@ -247,7 +247,7 @@ fn stream(aggregate: &str, id: &str) -> Result<StreamName, Error> {
 }
 
 /// A stream that a decision reads, and how its state is made.
-type ReadStream = (StreamName, Arc<dyn Folder>);
+type ReadStream = (StreamName, &'static dyn Folder);
 
 /// The streams that a command reads, and which of its reads they are: those without a key are
 /// left out.
@@ -261,7 +261,7 @@ fn reads(
         let folder = folder.ok_or_else(|| not_registered(read.aggregate))?;
         let stream = stream(read.aggregate, read.key)
             .map_err(|error| error.with_violation(read.field, "must be an id"))?;
-        Ok((index, (stream, folder.clone())))
+        Ok((index, (stream, *folder)))
     });
     reads.collect::<Result<Vec<_>, Error>>().map(|reads| reads.into_iter().unzip())
 }

@@ -1,7 +1,6 @@
 //! How an aggregate decides and folds, as the log calls it.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use daybook_contract::contract::{AggregateState, CommandSet, EventError, EventSet};
@@ -11,6 +10,7 @@ use daybook_contract::daybook::v1::{
 use daybook_contract::error::Error;
 use daybook_kernel::{Aggregate, Context, Rejection, RejectionKind, Saga, Step};
 use daybook_log::{Claim, Decider, Folder, NewEvent, Payload, State};
+use prost::Message;
 use prost_types::Timestamp;
 use tonic::{Code, Status};
 
@@ -91,8 +91,8 @@ pub(crate) fn step_refusal(failure: &Failure) -> StepRefusal {
 }
 
 /// How the state of an aggregate is made.
-pub(crate) fn folder<A: Aggregate>() -> Arc<dyn Folder> {
-    Arc::new(Fold::<A>(PhantomData))
+pub(crate) fn folder<A: Aggregate>() -> &'static dyn Folder {
+    &Fold::<A>(PhantomData)
 }
 
 /// The event in a record, brought up to the current version.
@@ -105,7 +105,7 @@ pub(crate) fn event<A: Aggregate>(record: &RecordedEvent) -> Result<A::Event, Ev
 }
 
 impl<A: Aggregate> Decider for Decide<A> {
-    fn folder(&self) -> Option<Arc<dyn Folder>> {
+    fn folder(&self) -> Option<&'static dyn Folder> {
         Some(folder::<A>())
     }
 
@@ -222,5 +222,13 @@ impl<A: Aggregate> Folder for Fold<A> {
             .ok_or_else(|| "the state is of another type".to_owned())?;
         A::evolve(state, &event);
         Ok(())
+    }
+
+    fn pack(&self, state: &State) -> Vec<u8> {
+        state.downcast_ref::<A::State>().map(Message::encode_to_vec).unwrap_or_default()
+    }
+
+    fn unpack(&self, bytes: &[u8]) -> Option<State> {
+        Some(Box::new(A::State::decode(bytes).ok()?))
     }
 }

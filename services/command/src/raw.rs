@@ -1,7 +1,5 @@
 //! Appending events that no aggregate decides.
 
-use std::sync::Arc;
-
 use daybook_contract::daybook::v1::Failure;
 use daybook_log::{Claim, Decider, Folder, NewEvent, State};
 use prost_types::Timestamp;
@@ -12,7 +10,7 @@ pub(crate) struct Raw {
 }
 
 impl Decider for Raw {
-    fn folder(&self) -> Option<Arc<dyn Folder>> {
+    fn folder(&self) -> Option<&'static dyn Folder> {
         None
     }
 

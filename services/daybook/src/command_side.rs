@@ -1,6 +1,5 @@
 //! The command side of a process: the log, the bus, its services, and the publisher.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use daybook_command::{CommandBus, EventLogServer, ExecuteServer, PublishingView}
 use daybook_contract::MAX_MESSAGE_BYTES;
 use daybook_contract::daybook::v1::command_service_server::CommandServiceServer;
 use daybook_contract::daybook::v1::event_log_service_server::EventLogServiceServer;
-use daybook_log::EventLog;
+use daybook_log::{EventLog, StreamCache};
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -34,7 +33,10 @@ pub async fn start(config: &Config) -> anyhow::Result<CommandSide> {
     let listener = serve::bind(config.command_listen, "--command-listen").await?;
     let log = EventLog::open(daybook_log::Config {
         max_pages: (config.max_log_pages > 0).then_some(config.max_log_pages),
-        cached_streams: NonZeroUsize::new(config.cached_streams).unwrap_or(NonZeroUsize::MIN),
+        cache: StreamCache {
+            streams: config.cached_streams,
+            packed_bytes: config.packed_streams_mb.saturating_mul(1024 * 1024),
+        },
         ..daybook_log::Config::new(config.data.join("log"))
     })
     .await?;

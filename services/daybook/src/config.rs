@@ -67,8 +67,10 @@ pub struct Config {
     pub batch_size: usize,
     /// How long an answer is remembered while its rows stay the same; 0 for not at all.
     pub cache_lifetime_ms: u64,
-    /// The streams whose state the command side keeps in memory.
+    /// The streams that the command side keeps in memory as they are.
     pub cached_streams: usize,
+    /// The megabytes (2^20 bytes) of those that it keeps packed; 0 for none.
+    pub packed_streams_mb: usize,
     /// The largest size of the log in pages of 4 KiB; 0 for what the disk holds.
     pub max_log_pages: u32,
     /// The requests that are worked on at once; more are refused as overload.
@@ -102,7 +104,8 @@ impl Default for Config {
             projections: String::new(),
             batch_size: 4000,
             cache_lifetime_ms: 60_000,
-            cached_streams: 100_000,
+            cached_streams: 50_000,
+            packed_streams_mb: 256,
             max_log_pages: 0,
             max_requests: 4096,
             request_timeout_ms: 30_000,
@@ -196,10 +199,15 @@ pub struct Flags {
     #[arg(long, value_name = "MS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_lifetime_ms: Option<u64>,
-    /// The streams whose state is kept in memory [default: 100000]
+    /// The streams whose state is kept in memory as it is [default: 50000]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cached_streams: Option<usize>,
+    /// The megabytes of memory for the states of further streams, packed; 0 for none [default:
+    /// 256]
+    #[arg(long, value_name = "MB")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packed_streams_mb: Option<usize>,
     /// The largest size of the log in pages of 4 KiB; 0 for what the disk holds [default: 0]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -21,7 +21,7 @@ pub mod writer;
 
 pub use daybook_contract::contract::{Claim, ClaimChange};
 pub use error::Error;
-pub use log::{Config, EventLog, Submitted};
+pub use log::{Config, EventLog, StreamCache, Submitted};
 pub use record::{NewEvent, Payload, Record};
 pub use storage::Direction;
 pub use submission::{Decider, Folder, Receipt, RequestKey, State, Submission};

@@ -34,8 +34,12 @@ pub const RECENT_REQUESTS: u64 = 2 * MAX_QUEUED_SUBMISSIONS as u64;
 /// less than [`RECENT_REQUESTS`].
 pub const INDEX_AFTER: usize = 65_536;
 
-/// The streams whose state is kept in memory, by default.
-pub const CACHED_STREAMS: usize = 100_000;
+/// The streams that are kept in memory as they are, by default: half a kilobyte each.
+pub const CACHED_STREAMS: usize = 50_000;
+
+/// The bytes of the streams that are kept in memory packed, by default: room for a million small
+/// ones, such as accounts.
+pub const PACKED_STREAM_BYTES: usize = 256 * 1024 * 1024;
 
 /// The claims whose holder is kept in memory: they are short, and many are never asked for again.
 pub const CACHED_CLAIMS: usize = 65_536;

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::limits::{
     CACHED_STREAMS, CHECKED_AT_OPEN, INDEX_AFTER, MAX_EVENTS_PER_SUBMISSION,
-    MAX_QUEUED_SUBMISSIONS, MAX_READ_EVENTS, RECENT_BYTES,
+    MAX_QUEUED_SUBMISSIONS, MAX_READ_EVENTS, PACKED_STREAM_BYTES, RECENT_BYTES,
 };
 use crate::sqlite::{self, Sqlite};
 use crate::storage::{Direction, Recall, StorageReader, StorageWriter, StoreInfo, StoredAnswer};
@@ -30,8 +30,8 @@ pub struct Config {
     pub directory: PathBuf,
     /// The largest size of the database in pages of 4 KiB; `None` for what the disk holds.
     pub max_pages: Option<u32>,
-    /// The streams whose state is kept in memory.
-    pub cached_streams: NonZeroUsize,
+    /// What is kept in memory of the streams.
+    pub cache: StreamCache,
     /// How many events are appended before they are merged into the indexes.
     pub index_after: NonZeroUsize,
 }
@@ -42,9 +42,25 @@ impl Config {
         Self {
             directory: directory.into(),
             max_pages: None,
-            cached_streams: NonZeroUsize::new(CACHED_STREAMS).unwrap_or(NonZeroUsize::MIN),
+            cache: StreamCache::default(),
             index_after: NonZeroUsize::new(INDEX_AFTER).unwrap_or(NonZeroUsize::MIN),
         }
+    }
+}
+
+/// What is kept in memory of the streams, so that a decision need not read them. Where there is no
+/// room for a stream, it is read when it is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamCache {
+    /// The streams that are kept as they are; beside those of the groups under way.
+    pub streams: usize,
+    /// The bytes of those that are kept packed after them, which takes a microsecond to undo.
+    pub packed_bytes: usize,
+}
+
+impl Default for StreamCache {
+    fn default() -> Self {
+        Self { streams: CACHED_STREAMS, packed_bytes: PACKED_STREAM_BYTES }
     }
 }
 
@@ -141,10 +157,10 @@ impl EventLog {
     /// Opens a log in SQLite, makes it when there is none, and checks its end. When it returns,
     /// no other process can open it.
     pub async fn open(config: Config) -> Result<Self, Error> {
-        let Config { directory, max_pages, cached_streams, index_after } = config;
+        let Config { directory, max_pages, cache, index_after } = config;
         let options = sqlite::Options { directory, max_pages, index_after };
         let Sqlite { info, writer, reader } = sqlite::open(options).await?;
-        Self::start(info, Box::new(writer), Arc::new(reader), cached_streams).await
+        Self::start(info, Box::new(writer), Arc::new(reader), cache).await
     }
 
     /// Starts a log on a storage.
@@ -152,7 +168,7 @@ impl EventLog {
         info: StoreInfo,
         storage: Box<dyn StorageWriter>,
         reader: Arc<dyn StorageReader>,
-        cached_streams: NonZeroUsize,
+        cache: StreamCache,
     ) -> Result<Self, Error> {
         let last_time = check_end(reader.as_ref(), &info).await?;
         let shared = Arc::new(Shared {
@@ -169,7 +185,7 @@ impl EventLog {
             reader: reader.clone(),
             shared: shared.clone(),
             inbox,
-            cached_streams,
+            cache,
             last_stream_id: info.last_stream_id,
             last_time,
         });

@@ -1,7 +1,6 @@
 //! What is submitted to the writer: a stream, and a decision to be taken about it.
 
 use std::any::Any;
-use std::sync::Arc;
 
 use daybook_contract::daybook::v1::{EventMetadata, Failure, RecordedEvent};
 use daybook_kernel::StreamName;
@@ -19,7 +18,7 @@ pub struct Submission {
     pub stream: StreamName,
     /// Further streams whose states the decision reads, each with how its state is made. They are
     /// of the same moment as the state of the stream itself: the latest accepted.
-    pub reads: Vec<(StreamName, Arc<dyn Folder>)>,
+    pub reads: Vec<(StreamName, &'static dyn Folder)>,
     /// The version that the stream must have; `None` for any, 0 for a new stream.
     pub expected_version: Option<u64>,
     /// Makes it idempotent; `None` when the caller gave no request id.
@@ -44,7 +43,7 @@ pub struct RequestKey {
 /// up who holds a claim: so `decide` depends on its arguments alone.
 pub trait Decider: Send {
     /// How the state of the stream is made; `None` when the decision needs none.
-    fn folder(&self) -> Option<Arc<dyn Folder>>;
+    fn folder(&self) -> Option<&'static dyn Folder>;
 
     /// The events to append, or the answer that refuses them. `reads` are the states of
     /// [`Submission::reads`], in their order. Must not block.
@@ -76,6 +75,12 @@ pub trait Folder: Send + Sync {
 
     /// Folds one stored event; an error says what is not understood.
     fn fold(&self, state: &mut State, event: &RecordedEvent) -> Result<(), String>;
+
+    /// A state in few bytes, to keep it in memory.
+    fn pack(&self, state: &State) -> Vec<u8>;
+
+    /// The state that these bytes are of: the very same. `None` when they are of another kind.
+    fn unpack(&self, bytes: &[u8]) -> Option<State>;
 }
 
 /// What a submission has done. Its events are durable.

@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use futures::future::{BoxFuture, join_all};
 
-use super::{Entry, Name, PANICKED};
+use super::streams::{Entry, Folded};
+use super::{Name, PANICKED};
 use crate::limits::MAX_READ_EVENTS;
 use crate::record::stream_name;
 use crate::storage::{ClaimKey, Direction, StorageReader, StreamHead};
 use crate::{Error, Folder};
 
 /// Streams to load, each with how its state is made.
-pub(super) type Cold = HashMap<Name, Option<Arc<dyn Folder>>>;
+pub(super) type Cold = HashMap<Name, Option<&'static dyn Folder>>;
 
 /// What has been loaded.
 pub(super) enum Loaded {
@@ -55,7 +56,7 @@ async fn load_one(
     reader: &dyn StorageReader,
     stream: &str,
     head: Option<StreamHead>,
-    folder: Option<Arc<dyn Folder>>,
+    folder: Option<&'static dyn Folder>,
 ) -> Result<Entry, Error> {
     let StreamHead { id, version } = head.unwrap_or(StreamHead { id: 0, version: 0 });
     let Some(folder) = folder else { return Ok(Entry { id, version, state: None }) };
@@ -96,5 +97,5 @@ async fn load_one(
             problem: format!("it ends at version {folded}, not {version}"),
         });
     }
-    Ok(Entry { id, version, state: Some(state) })
+    Ok(Entry { id, version, state: Some(Folded { state, folder }) })
 }

@@ -10,10 +10,10 @@
 mod answers;
 mod claims;
 mod load;
+mod streams;
 mod waiting;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,7 +21,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use daybook_contract::daybook::v1::Failure;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
-use lru::LruCache;
 use prost_types::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
@@ -31,7 +30,7 @@ use crate::limits::{
     MAX_EVENTS_PER_SUBMISSION, MAX_GROUP_BYTES, MAX_GROUP_SUBMISSIONS, MAX_RECORD_BYTES,
     MAX_WAITING_SUBMISSIONS, RECENT_REQUESTS,
 };
-use crate::log::Shared;
+use crate::log::{Shared, StreamCache};
 use crate::record::{self, Envelope};
 use crate::storage::{ClaimKey, EventRow, Group, Recall, RequestRow, StorageReader, StorageWriter};
 use crate::{Error, Folder, NewEvent, Receipt, Record, RequestKey, State, Submission, event_id};
@@ -39,6 +38,7 @@ pub(crate) use answers::{receipt, stored_answer};
 use answers::{replayed, reused, to_store};
 use claims::{Claims, Unsettled};
 use load::{Cold, Loaded};
+use streams::Streams;
 use waiting::Waiting;
 
 /// The look-ups under way at most. What comes meanwhile is looked up together: many small look-ups
@@ -95,19 +95,12 @@ impl Job {
     }
 
     /// How the state of one of its streams is made.
-    fn folder(&self, stream: usize) -> Option<Arc<dyn Folder>> {
+    fn folder(&self, stream: usize) -> Option<&'static dyn Folder> {
         match stream.checked_sub(1) {
             None => self.submission.decider.folder(),
-            Some(read) => Some(self.submission.reads[read].1.clone()),
+            Some(read) => Some(self.submission.reads[read].1),
         }
     }
-}
-
-/// A stream in memory. `id` is 0 until it has an event.
-struct Entry {
-    id: i64,
-    version: u64,
-    state: Option<State>,
 }
 
 /// What a decided job will be told once its group is durable.
@@ -179,8 +172,7 @@ pub(crate) struct Writer {
     shared: Arc<Shared>,
     inbox: mpsc::Receiver<Message>,
     received: u64,
-    streams: LruCache<Name, Entry>,
-    cached_streams: usize,
+    streams: Streams,
     claims: Claims,
     /// How many requests have been answered.
     answered: u64,
@@ -213,7 +205,7 @@ pub(crate) struct Start {
     pub reader: Arc<dyn StorageReader>,
     pub shared: Arc<Shared>,
     pub inbox: mpsc::Receiver<Message>,
-    pub cached_streams: NonZeroUsize,
+    pub cache: StreamCache,
     pub last_stream_id: i64,
     pub last_time: Timestamp,
 }
@@ -237,9 +229,8 @@ impl Writer {
             shared: start.shared,
             inbox: start.inbox,
             received: 0,
-            streams: LruCache::unbounded(),
+            streams: Streams::new(start.cache),
             claims: Claims::new(),
-            cached_streams: start.cached_streams.get(),
             answered: 0,
             ready: VecDeque::new(),
             waiting: Waiting::default(),
@@ -443,13 +434,13 @@ impl Writer {
     fn find_cold(&mut self, job: &Job, cold: &mut Cold) -> bool {
         let mut warm = true;
         for (index, stream) in job.streams.iter().enumerate() {
-            if self.is_warm(job, index) {
+            if self.streams.has(stream, job.folder(index)) {
                 continue;
             }
             warm = false;
             if self.loading.insert(stream.clone()) {
                 // An entry without the state that is needed now is as good as none.
-                self.streams.pop(stream);
+                self.streams.forget(stream);
                 let when = match self.is_unsettled(stream) {
                     true => &mut self.delayed,
                     false => &mut *cold,
@@ -467,12 +458,6 @@ impl Writer {
             || committing.is_some_and(|committing| committing.batch.streams.contains(stream))
     }
 
-    fn is_warm(&self, job: &Job, index: usize) -> bool {
-        self.streams
-            .peek(&job.streams[index])
-            .is_some_and(|entry| entry.state.is_some() || job.folder(index).is_none())
-    }
-
     /// Takes up what has been loaded, and what waited for it.
     fn loaded(&mut self, loaded: Loaded) {
         let mut failed_streams: HashMap<Name, Error> = HashMap::new();
@@ -482,7 +467,7 @@ impl Writer {
                 for (stream, result) in streams {
                     self.loading.remove(&stream);
                     match result {
-                        Ok(entry) => drop(self.streams.put(stream, entry)),
+                        Ok(entry) => self.streams.put(stream, entry),
                         Err(error) => drop(failed_streams.insert(stream, error)),
                     }
                 }
@@ -524,21 +509,15 @@ impl Writer {
         }
     }
 
-    /// Pushes streams out of memory that nobody waits for, the longest unused first.
+    /// Packs streams that nobody waits for, the longest unused first.
     fn trim(&mut self) {
-        let Some(mut excess) = self.streams.len().checked_sub(self.cached_streams) else { return };
-        let mut kept = Vec::new();
-        while excess > 0
-            && let Some((stream, entry)) = self.streams.pop_lru()
-        {
-            match self.waiting.need(&stream) || self.is_unsettled(&stream) {
-                true => kept.push((stream, entry)),
-                false => excess -= 1,
-            }
-        }
-        for (stream, entry) in kept {
-            self.streams.put(stream, entry);
-        }
+        let Self { streams, waiting, open, committing, .. } = self;
+        let committing = committing.as_ref().map(|committing| &committing.batch);
+        streams.trim(|stream| {
+            let decided = [Some(&*open), committing];
+            waiting.need(stream)
+                || decided.into_iter().flatten().any(|batch| batch.streams.contains(stream))
+        });
     }
 
     /// Decides what is ready, up to the limits of a group.
@@ -553,7 +532,9 @@ impl Writer {
             && let Some(job) = self.ready.pop_front()
         {
             let Some(job) = self.replay_recent(job) else { continue };
-            let cold = (0..job.streams.len()).any(|index| !self.is_warm(&job, index));
+            let streams = job.streams.iter().enumerate();
+            let cold = streams.map(|(index, stream)| self.streams.has(stream, job.folder(index)));
+            let cold = cold.fold(false, |cold, warm| cold || !warm);
             match cold || self.waiting.hold_up(&job) {
                 true => self.ready_or_wait(vec![job]),
                 false => self.decide(job),
@@ -619,7 +600,8 @@ impl Writer {
         let now = self.now();
         let head = self.decided_head();
         let stream = job.stream().clone();
-        let (id, version) = match self.streams.get(&stream) {
+        self.streams.promote(&stream);
+        let (id, version) = match self.streams.peek(&stream) {
             Some(entry) => (entry.id, entry.version),
             None => unreachable!("what is decided is in memory"),
         };
@@ -675,8 +657,8 @@ impl Writer {
         let Some(entry) = self.streams.peek_mut(&stream) else {
             unreachable!("what is decided is in memory")
         };
-        if let Some(state) = &mut entry.state {
-            let evolve = || job.submission.decider.evolve(state);
+        if let Some(folded) = &mut entry.state {
+            let evolve = || job.submission.decider.evolve(&mut folded.state);
             if catch_unwind(AssertUnwindSafe(evolve)).is_err() {
                 return Err(self.panicked(&stream, head));
             }
@@ -714,7 +696,7 @@ impl Writer {
         let states: Vec<Option<&State>> = job
             .streams
             .iter()
-            .map(|stream| self.streams.peek(stream).and_then(|entry| entry.state.as_ref()))
+            .map(|stream| Some(&self.streams.peek(stream)?.state.as_ref()?.state))
             .collect();
         let (state, reads) = (states[0], states[1..].iter().flatten().copied().collect::<Vec<_>>());
         let decide = || job.submission.decider.decide(state, &reads, now);
@@ -731,7 +713,7 @@ impl Writer {
     /// is not known, so the stream is loaded anew.
     fn panicked(&mut self, stream: &Name, position: u64) -> Undecided {
         error!(%stream, "the code of the domain panicked");
-        self.streams.pop(stream);
+        self.streams.forget(stream);
         let (stream, problem) = (stream.to_string(), PANICKED.to_owned());
         Error::NotUnderstood { position, stream, problem }.into()
     }
@@ -801,7 +783,7 @@ impl Writer {
         let submissions = batch.pending.len() + on_top.pending.len();
         error!(error = %failed, submissions, "a group failed");
         for stream in batch.streams.iter().chain(&on_top.streams) {
-            self.streams.pop(stream);
+            self.streams.forget(stream);
         }
         self.claims.forget(group.claims.keys().chain(on_top.group.claims.keys()));
         for item in batch.pending.into_iter().chain(on_top.pending) {

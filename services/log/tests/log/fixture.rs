@@ -1,12 +1,10 @@
 //! A tiny domain: a counter that must not go below zero.
 
-use std::sync::Arc;
-
 use daybook_contract::daybook::v1::{EventMetadata, Failure, RecordedEvent, recorded_event};
 use daybook_kernel::StreamName;
 use daybook_log::{
     Claim, ClaimChange, Config, Decider, Error, EventLog, Folder, NewEvent, Payload, Receipt,
-    RequestKey, State, Submission,
+    RequestKey, State, StreamCache, Submission,
 };
 use prost_types::Timestamp;
 use uuid::Uuid;
@@ -27,6 +25,12 @@ pub enum Ask {
     /// Add the sums of the counters that are read.
     AddReads,
 }
+
+/// Hardly any memory: streams are read, or unpacked, again and again.
+pub const LITTLE: [StreamCache; 2] = [
+    StreamCache { streams: 2, packed_bytes: 0 },
+    StreamCache { streams: 2, packed_bytes: 1024 * 1024 },
+];
 
 struct Counter {
     ask: Ask,
@@ -53,11 +57,19 @@ impl Folder for Sum {
         *state.downcast_mut::<i64>().unwrap() += number;
         Ok(())
     }
+
+    fn pack(&self, state: &State) -> Vec<u8> {
+        state.downcast_ref::<i64>().unwrap().to_le_bytes().to_vec()
+    }
+
+    fn unpack(&self, bytes: &[u8]) -> Option<State> {
+        Some(Box::new(i64::from_le_bytes(bytes.try_into().ok()?)))
+    }
 }
 
 impl Decider for Counter {
-    fn folder(&self) -> Option<Arc<dyn Folder>> {
-        Some(Arc::new(Sum))
+    fn folder(&self) -> Option<&'static dyn Folder> {
+        Some(&Sum)
     }
 
     fn decide(
@@ -185,7 +197,7 @@ pub async fn add_reads(
     id: impl std::fmt::Display,
     reads: &[&str],
 ) -> Result<Receipt, Error> {
-    let reads = reads.iter().map(|read| (stream(read), Arc::new(Sum) as Arc<dyn Folder>));
+    let reads = reads.iter().map(|read| (stream(read), &Sum as &'static dyn Folder));
     let reads = reads.collect();
     log.submit(Submission { reads, ..submission(id, Ask::AddReads, None) }).await
 }

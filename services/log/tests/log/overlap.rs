@@ -1,12 +1,11 @@
 //! The next group is decided while the last one commits.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use daybook_log::sqlite::{self, Options};
 use daybook_log::storage::{Group, StorageWriter};
-use daybook_log::{Error, EventLog};
+use daybook_log::{Error, EventLog, StreamCache};
 use futures::future::{BoxFuture, join_all};
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -48,7 +47,7 @@ async fn held(dir: &tempfile::TempDir, fault: Option<Error>) -> (EventLog, Arc<N
     let go_on = Arc::new(Notify::new());
     let inner = Box::new(opened.writer);
     let storage = Box::new(Held { inner, commits: 0, go_on: go_on.clone(), fault });
-    let cached = NonZeroUsize::new(100).unwrap();
+    let cached = StreamCache::default();
     let log = EventLog::start(opened.info, storage, Arc::new(opened.reader), cached).await.unwrap();
     (log, go_on)
 }

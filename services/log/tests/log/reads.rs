@@ -1,11 +1,9 @@
 //! A decision that reads other streams sees their latest accepted states.
 
-use std::num::NonZeroUsize;
-
 use daybook_log::{Config, Error, EventLog, Receipt};
 use futures::future::join_all;
 
-use crate::fixture::{Ask, add, add_reads, all_events, open, submission};
+use crate::fixture::{Ask, LITTLE, add, add_reads, all_events, open, submission};
 use crate::writer_laws::faulty;
 
 /// What the event of a receipt adds.
@@ -56,22 +54,23 @@ async fn streams_that_are_read_are_loaded_and_nothing_overtakes_what_waits_for_t
 
 #[tokio::test]
 async fn reads_keep_their_streams_although_few_are_kept_in_memory() {
-    let dir = tempfile::tempdir().unwrap();
-    let config =
-        Config { cached_streams: NonZeroUsize::new(2).unwrap(), ..Config::new(dir.path()) };
-    let log = EventLog::open(config).await.unwrap();
-    let names: Vec<String> = (0..10).map(|at| format!("read-{at}")).collect();
-    for name in &names {
-        add(&log, name, 1).await.unwrap();
+    for cache in LITTLE {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { cache, ..Config::new(dir.path()) };
+        let log = EventLog::open(config).await.unwrap();
+        let names: Vec<String> = (0..10).map(|at| format!("read-{at}")).collect();
+        for name in &names {
+            add(&log, name, 1).await.unwrap();
+        }
+        let reads: Vec<&str> = names.iter().map(String::as_str).collect();
+        let sums = join_all((0..50).map(|at| add_reads(&log, at % 7, &reads)));
+        let (sums, more) = tokio::join!(sums, join_all((0..50).map(|at| add(&log, at % 5, 1))));
+        assert!(sums.iter().chain(&more).all(Result::is_ok));
+        for sum in sums {
+            assert_eq!(added(&log, sum.unwrap()).await, 10);
+        }
+        assert_eq!(all_events(&log).await.len(), 110);
     }
-    let reads: Vec<&str> = names.iter().map(String::as_str).collect();
-    let sums = join_all((0..50).map(|at| add_reads(&log, at % 7, &reads)));
-    let (sums, more) = tokio::join!(sums, join_all((0..50).map(|at| add(&log, at % 5, 1))));
-    assert!(sums.iter().chain(&more).all(Result::is_ok));
-    for sum in sums {
-        assert_eq!(added(&log, sum.unwrap()).await, 10);
-    }
-    assert_eq!(all_events(&log).await.len(), 110);
 }
 
 #[tokio::test]

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use daybook_contract::daybook::v1::{RecordedEvent, recorded_event};
 use daybook_log::sqlite::{self, Options};
 use daybook_log::storage::{Group, StorageWriter};
-use daybook_log::{Config, Direction, Error, EventLog};
+use daybook_log::{Config, Direction, Error, EventLog, StreamCache};
 use futures::future::{BoxFuture, join_all};
 use proptest::prelude::*;
 use sqlx::Connection;
 use uuid::Uuid;
 
-use crate::fixture::{Ask, add, add_as, all_events, open, stream, submission};
+use crate::fixture::{Ask, LITTLE, add, add_as, all_events, open, stream, submission};
 
 #[tokio::test]
 async fn versions_and_positions_count_from_one() {
@@ -102,18 +102,20 @@ async fn the_same_request_at_the_same_time_has_one_effect() {
 
 #[tokio::test]
 async fn a_hot_stream_and_many_cold_ones_have_no_gaps() {
-    let dir = tempfile::tempdir().unwrap();
-    let config =
-        Config { cached_streams: NonZeroUsize::new(3).unwrap(), ..Config::new(dir.path()) };
-    let log = EventLog::open(config).await.unwrap();
-    let hot = join_all((0..500).map(|_| add(&log, "hot", 1)));
-    let cold = join_all((0..500).map(|at| add(&log, at % 40, 1)));
-    let (hot, cold) = tokio::join!(hot, cold);
-    let mut versions: Vec<u64> = hot.into_iter().map(|receipt| receipt.unwrap().version).collect();
-    versions.sort_unstable();
-    assert_eq!(versions, (1..=500).collect::<Vec<_>>());
-    assert!(cold.iter().all(Result::is_ok));
-    assert_eq!(all_events(&log).await.len(), 1000);
+    for cache in LITTLE {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { cache, ..Config::new(dir.path()) };
+        let log = EventLog::open(config).await.unwrap();
+        let hot = join_all((0..500).map(|_| add(&log, "hot", 1)));
+        let cold = join_all((0..500).map(|at| add(&log, at % 40, 1)));
+        let (hot, cold) = tokio::join!(hot, cold);
+        let mut versions: Vec<u64> =
+            hot.into_iter().map(|receipt| receipt.unwrap().version).collect();
+        versions.sort_unstable();
+        assert_eq!(versions, (1..=500).collect::<Vec<_>>());
+        assert!(cold.iter().all(Result::is_ok));
+        assert_eq!(all_events(&log).await.len(), 1000);
+    }
 }
 
 #[tokio::test]
@@ -184,7 +186,7 @@ async fn a_writer_that_ends_by_a_fault_of_its_own_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options::new(dir.path());
     let opened = sqlite::open(options).await.unwrap();
-    let cached = NonZeroUsize::new(100).unwrap();
+    let cached = StreamCache::default();
     let log = EventLog::start(opened.info, Box::new(Panicking), Arc::new(opened.reader), cached);
     let log = log.await.unwrap();
     assert!(add(&log, "a", 1).await.is_err());
@@ -329,7 +331,7 @@ pub async fn faulty(dir: &tempfile::TempDir, nth: usize, fault: Error, written: 
     let opened = sqlite::open(options).await.unwrap();
     let left = Arc::new(AtomicUsize::new(nth));
     let storage = Faulty { inner: Box::new(opened.writer), left, fault, written };
-    let cached = NonZeroUsize::new(100).unwrap();
+    let cached = StreamCache::default();
     EventLog::start(opened.info, Box::new(storage), Arc::new(opened.reader), cached).await.unwrap()
 }
 
@@ -447,14 +449,15 @@ proptest! {
     fn the_log_agrees_with_a_model_over_repeats_and_restarts(
         steps in steps(),
         index_after in 1usize..30,
+        packs in any::<bool>(),
     ) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let mut dir = tempfile::tempdir().unwrap();
             let mut config = Config {
                 index_after: NonZeroUsize::new(index_after).unwrap(),
-                // So that streams are loaded from the storage again and again.
-                cached_streams: NonZeroUsize::new(2).unwrap(),
+                // So that streams are loaded, or unpacked, again and again.
+                cache: LITTLE[usize::from(packs)],
                 ..Config::new(dir.path())
             };
             let mut log = EventLog::open(config.clone()).await.unwrap();
