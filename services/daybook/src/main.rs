@@ -2,6 +2,7 @@
 
 mod command_side;
 mod config;
+mod connection;
 mod doctor;
 mod gather;
 mod http;

@@ -5,31 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use futures::TryStreamExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tonic::service::Routes;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::server::HealthReporter;
+use tower::Layer;
 use tracing::warn;
 
 use crate::config::Config;
-use crate::gather::Gather;
+use crate::connection;
 use crate::http::{Health, Report};
-use crate::middleware::{AllowAll, Middleware};
+use crate::middleware::{AllowAll, Guarded, Middleware};
 
-/// The streams of one connection: what 256 busy clients behind one proxy need, four times over.
-const MAX_STREAMS: u32 = 1024;
-
-/// A silent connection is asked for a sign of life after this, and closed after the timeout.
-const KEEPALIVE: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A connection is renewed after this, so that clients spread anew over servers that were added.
-const CONNECTION_AGE: Duration = Duration::from_secs(3600);
-const CONNECTION_GRACE: Duration = Duration::from_secs(60);
+/// The pause after a connection could not be accepted, such as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Binds an address. The error names the flag that changes it.
 pub async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
@@ -47,7 +37,7 @@ pub struct Running {
     pub address: SocketAddr,
     health: HealthReporter,
     services: Vec<&'static str>,
-    task: JoinHandle<Result<(), tonic::transport::Error>>,
+    task: JoinHandle<()>,
 }
 
 /// Serves routes, with health and reflection beside them. No new requests are taken once
@@ -82,22 +72,38 @@ pub async fn serve(
         config.max_requests,
         Duration::from_millis(config.request_timeout_ms),
     );
-    let server = Server::builder()
-        .max_concurrent_streams(MAX_STREAMS)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_connection_age(CONNECTION_AGE)
-        .max_connection_age_grace(CONNECTION_GRACE)
-        .layer(middleware)
-        .add_routes(routes);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let incoming = incoming.map_ok(Gather::new);
-    let task = tokio::spawn(server.serve_with_incoming_shutdown(incoming, until_closing(closing)));
+    let service = middleware.layer(routes.prepare());
+    let task = tokio::spawn(accept(listener, service, closing));
     Ok(Running { address, health, services, task })
 }
 
-async fn until_closing(mut closing: watch::Receiver<bool>) {
-    let _ = closing.wait_for(|closing| *closing).await;
+/// Serves each connection in a task of its own, until all of them have ended after `closing`.
+async fn accept(
+    listener: TcpListener,
+    service: Guarded<Routes>,
+    mut closing: watch::Receiver<bool>,
+) {
+    let mut connections = JoinSet::new();
+    let each = closing.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+            _ = closing.wait_for(|closing| *closing) => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                connections.spawn(connection::serve(stream, service.clone(), each.clone()));
+            }
+            Err(error) => {
+                warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    // Nobody can connect while the rest is answered.
+    drop(listener);
+    while connections.join_next().await.is_some() {}
 }
 
 async fn report(reporter: &HealthReporter, services: &[&'static str], serving: bool) {
@@ -145,8 +151,7 @@ impl Running {
     /// Waits for the server to fail; while it serves, this does not return.
     pub async fn failed(&mut self) -> anyhow::Error {
         match (&mut self.task).await {
-            Ok(Ok(())) => anyhow::anyhow!("the gRPC server ended by itself"),
-            Ok(Err(error)) => error.into(),
+            Ok(()) => anyhow::anyhow!("the gRPC server ended by itself"),
             Err(error) => error.into(),
         }
     }
