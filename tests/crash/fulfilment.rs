@@ -2,7 +2,7 @@
 //! step has to wait.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use daybook_client::Daybook as Client;
 use daybook_contract::daybook::v1::saga_service_client::SagaServiceClient;
@@ -10,7 +10,7 @@ use daybook_contract::daybook::v1::{
     GetSagaRequest, ReadContext, RetrySagaRequest, Saga, SagaStatus, SagaStep,
 };
 use daybook_contract::orders::v1::{OrderStatus, StartFulfilmentRequest};
-use daybook_testing::{Daybook as Process, eventually, http_get};
+use daybook_testing::{Broker, Daybook as Process, eventually, http_get, unique};
 use futures::StreamExt;
 use tokio::time::sleep;
 
@@ -75,67 +75,120 @@ async fn effects(client: &Client) -> BTreeMap<String, Vec<String>> {
     effects
 }
 
+/// The orders whose sagas of this kind have ended.
+async fn ended_of(client: &Client, kind: &str) -> BTreeSet<String> {
+    let ends = ["FulfilmentCompleted", "FulfilmentUndone"];
+    let mut open = BTreeMap::<String, u64>::new();
+    let mut ended = BTreeSet::new();
+    for event in everything(client).await {
+        let id = event.aggregate_id.clone();
+        if event.aggregate_type != kind {
+            continue;
+        }
+        // A shipment ends with the answer for the last of its two items.
+        let answers = open.entry(id.clone()).or_default();
+        *answers +=
+            u64::from(["ItemShipped", "ItemNotShipped"].contains(&event.event_name.as_str()));
+        if ends.contains(&event.event_name.as_str()) || *answers == 2 {
+            ended.insert(id);
+        }
+    }
+    ended
+}
+
 /// The orders whose fulfilments have ended.
 async fn ended(client: &Client) -> BTreeSet<String> {
-    let log = everything(client).await;
-    let ends = log.iter().filter(|event| {
-        event.aggregate_type == "orders.fulfilment"
-            && ["FulfilmentCompleted", "FulfilmentUndone"].contains(&event.event_name.as_str())
-    });
-    ends.map(|event| event.aggregate_id.clone()).collect()
+    ended_of(client, "orders.fulfilment").await
+}
+
+/// The processes of a shop, of which the sagas send their commands through a gate.
+struct Processes<'a> {
+    site: Site,
+    queries: Site,
+    sagas: Site,
+    gate: Gate,
+    flags: &'a [&'a str],
+    running: BTreeMap<&'static str, Process>,
+}
+
+impl<'a> Processes<'a> {
+    /// Starts all of them but the sagas.
+    async fn start(flags: &'a [&'a str]) -> Self {
+        let site = Site::new();
+        let gate = Gate::before(site.ports).await;
+        let queries = Site { ports: site.ports.beside(), ..Site::new() };
+        let sagas = Site { ports: gate.ports, ..Site::new() };
+        let mut all = Self { site, queries, sagas, gate, flags, running: BTreeMap::new() };
+        for mode in ["command", "query"] {
+            all.run(mode);
+        }
+        all
+    }
+
+    fn run(&mut self, mode: &'static str) {
+        let process = match mode {
+            "command" => self.site.start(mode, self.flags),
+            "query" => self.queries.start(mode, self.flags),
+            _ => self.sagas.start(mode, self.flags),
+        };
+        self.running.insert(mode, process);
+    }
+
+    /// Kills these processes at every step of every saga of this kind, until those of all these
+    /// orders have ended, and says how often.
+    async fn killed_at_every_step(
+        &mut self,
+        killed: &[&'static str],
+        kind: &str,
+        all: &BTreeSet<String>,
+    ) -> usize {
+        let (client, steering) = (self.site.client(), self.sagas.client());
+        let mut kills = 0;
+        loop {
+            let stopped = || async {
+                let ended = ended_of(&client, kind).await;
+                let open: BTreeSet<_> = all.difference(&ended).cloned().collect();
+                self.gate.stops(&open).then_some(open.is_empty())
+            };
+            if eventually(PATIENCE, stopped).await {
+                return kills;
+            }
+            for mode in killed {
+                self.running.get_mut(mode).unwrap().kill();
+            }
+            // A saga process that lives is let go when there is somebody to go to.
+            if killed.contains(&"saga") {
+                self.gate.release();
+            }
+            for mode in killed {
+                self.run(mode);
+            }
+            if !killed.contains(&"saga") {
+                self.gate.release();
+            }
+            // Who lives tries again in its own time: at once is soon enough for a test.
+            for id in all {
+                let _ = steering.sagas().retry(format!("{kind}-{id}")).await;
+            }
+            kills += 1;
+        }
+    }
 }
 
 /// Kills these processes at every step of every order: before its command arrives, or after it had
 /// its effect and before anybody is told.
-async fn killed_at_every_step(killed: &[&'static str]) {
-    let site = Site::new();
-    let gate = Gate::before(site.ports).await;
-    let queries = Site { ports: site.ports.beside(), ..Site::new() };
-    let sagas = Site { ports: gate.ports, ..Site::new() };
-    let start = |mode: &str| match mode {
-        "command" => site.start(mode, &[]),
-        "query" => queries.start(mode, &[]),
-        _ => sagas.start(mode, &[]),
-    };
-    let mut running: BTreeMap<&str, Process> =
-        ["command", "query"].map(|mode| (mode, start(mode))).into();
-    let client = site.client();
+async fn killed_at_every_step(killed: &[&'static str], flags: &[&str]) {
+    let mut processes = Processes::start(flags).await;
+    let client = processes.site.client();
     shop(&client).await;
     let all = orders(&client).await;
-    gate.stop_at_each_step();
-    running.insert("saga", start("saga"));
-    let steering = sagas.client();
-    let mut kills = 0;
-    loop {
-        let stopped = || async {
-            let open: BTreeSet<_> = all.difference(&ended(&client).await).cloned().collect();
-            gate.stops(&open).then_some(open.is_empty())
-        };
-        if eventually(PATIENCE, stopped).await {
-            break;
-        }
-        for mode in killed {
-            running.get_mut(mode).unwrap().kill();
-        }
-        // A saga process that lives is let go when there is somebody to go to.
-        if killed.contains(&"saga") {
-            gate.release();
-        }
-        for mode in killed {
-            running.insert(mode, start(mode));
-        }
-        if !killed.contains(&"saga") {
-            gate.release();
-        }
-        // Who lives tries again in its own time: at once is soon enough for a test.
-        for id in &all {
-            let _ = steering.sagas().retry(format!("orders.fulfilment-{id}")).await;
-        }
-        kills += 1;
-    }
+    processes.gate.stop_at_each_step();
+    processes.run("saga");
+    let kills = processes.killed_at_every_step(killed, "orders.fulfilment", &all).await;
     // Five orders of at least two steps each.
     assert!(kills >= 10, "only {kills} kills of {killed:?}");
     everything_happened_once(&client).await;
+    let steering = processes.sagas.client();
     let status = async |id: &str| saga(&steering, id).await.0.status();
     assert_eq!(status("good").await, SagaStatus::Completed);
     for id in ["no-stock", "no-money", "cancelled", "late"] {
@@ -219,12 +272,124 @@ async fn everything_happened_once(client: &Client) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_saga_process_killed_at_every_step_has_each_effect_once() {
-    killed_at_every_step(&["saga"]).await;
+    killed_at_every_step(&["saga"], &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn command_and_query_processes_killed_at_every_step_have_each_effect_once() {
-    killed_at_every_step(&["command", "query"]).await;
+    killed_at_every_step(&["command", "query"], &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_killed_at_every_step_over_kafka_have_each_effect_once() {
+    let broker = Broker::shared().await;
+    let prefix = format!("{}-", unique("fulfilment"));
+    let flags = ["--brokers", &broker.bootstrap, "--topic-prefix", &prefix];
+    killed_at_every_step(&["command", "saga"], &flags).await;
+}
+
+/// Two orders of two products each are shipped; each piece leaves the house once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shipment_killed_at_every_step_takes_each_piece_once() {
+    for killed in [&["saga"][..], &["command", "query"]] {
+        let mut processes = Processes::start(&[]).await;
+        let client = processes.site.client();
+        shop(&client).await;
+        processes.run("saga");
+        let all: BTreeSet<String> = ["one", "two"].map(str::to_owned).into();
+        for id in &all {
+            order(&client, id, "ada", (2, 1), 0).await;
+        }
+        let fulfilled = || async { (ended(&client).await == all).then_some(()) };
+        eventually(PATIENCE, fulfilled).await;
+        processes.gate.stop_at_each_step();
+        for id in &all {
+            client.ship_order(id).tracking_id("parcel").await.unwrap();
+        }
+        let kills = processes.killed_at_every_step(killed, "orders.shipment", &all).await;
+        // The start, and each of the two steps with its answer.
+        assert!(kills >= 5, "only {kills} kills of {killed:?}");
+        let done = effects(&client).await;
+        for id in &all {
+            let steps = done[id].iter().filter(|effect| effect.starts_with("ReservationShipped"));
+            assert_eq!(
+                steps.collect::<Vec<_>>(),
+                ["ReservationShipped ball", "ReservationShipped cup"]
+            );
+            let (saga, _) = get(&processes.sagas.client(), &format!("orders.shipment-{id}")).await;
+            assert_eq!(saga.status(), SagaStatus::Completed);
+        }
+        let position = head(&client).await;
+        for (product, left) in [("ball", 16), ("cup", 18)] {
+            let query = client.get_stock(product).min_position(position).await;
+            let stock = query.unwrap().stock.unwrap();
+            assert_eq!((stock.on_hand, stock.reserved), (left, 0), "{product}");
+        }
+    }
+}
+
+/// Three processes share the sagas, and two of them die. The deadlines of their orders pass; then the
+/// third undoes these orders too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_that_passes_while_its_process_is_down_is_kept_by_another() {
+    const TAKE_OVER: Duration = Duration::from_secs(10);
+    let broker = Broker::shared().await;
+    let prefix = format!("{}-", unique("deadlines"));
+    let flags = ["--brokers", &broker.bootstrap, "--topic-prefix", &prefix];
+    let site = Site::new();
+    let beside = || Site { ports: site.ports.beside(), ..Site::new() };
+    let queries = beside();
+    let _processes = [site.start("command", &flags), queries.start("query", &flags)];
+    let client = site.client();
+    shop(&client).await;
+    let sites = [(); 3].map(|()| beside());
+    let mut sagas = Vec::new();
+    for (instance, at) in ["0", "1", "2"].iter().zip(&sites) {
+        let share = ["--saga-instances", "3", "--saga-instance", instance];
+        sagas.push(at.start("saga", &[&flags[..], &share].concat()));
+    }
+    for process in &mut sagas[1..] {
+        process.kill();
+    }
+    let all: BTreeSet<_> = (0..9).map(|n| format!("o{n}")).collect();
+    for id in &all {
+        order(&client, id, "ada", (1, 1), 4).await;
+        begin(&client, id).await;
+    }
+    let all_end = || async { (ended(&client).await == all).then_some(()) };
+    eventually(PATIENCE, all_end).await;
+    let (mut started, mut taken_over) = (BTreeMap::new(), 0);
+    for event in everything(&client).await {
+        let time = SystemTime::try_from(event.recorded_time.unwrap()).unwrap();
+        match event.event_name.as_str() {
+            "FulfilmentStarted" => drop(started.insert(event.aggregate_id.clone(), time)),
+            "FulfilmentUndone" => {
+                let took = time.duration_since(started[&event.aggregate_id]).unwrap();
+                taken_over += usize::from(took >= TAKE_OVER);
+            }
+            _ => {}
+        }
+    }
+    assert!(taken_over >= 3, "only {taken_over} of nine were of those who died");
+    let steering = sites[0].client();
+    let mut kept = 0;
+    for id in &all {
+        let (saga, _) = saga(&steering, id).await;
+        match saga.status() {
+            SagaStatus::Completed => kept += 1,
+            SagaStatus::Compensated => {
+                assert_eq!(saga.refusal.unwrap().reason, "DEADLINE_PASSED", "{id}");
+                let query = client.get_order(id).min_position(head(&client).await).await;
+                assert_eq!(query.unwrap().order.unwrap().status(), OrderStatus::Cancelled, "{id}");
+            }
+            other => panic!("{id} is {other:?}"),
+        }
+    }
+    let position = head(&client).await;
+    let ada = client.get_account("ada").min_position(position).await.unwrap().account.unwrap();
+    assert_eq!(ada.balance, Some(usd(10_000 - 2_000 * kept)));
+    let ball = client.get_stock("ball").min_position(position).await.unwrap().stock.unwrap();
+    assert_eq!(ball.reserved, kept as u64);
 }
 
 /// A fulfilment and its steps, as of now.
