@@ -96,13 +96,15 @@ pub enum Recall {
     Unknown,
 }
 
-/// Where a stream stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StreamHead {
+/// A stream as it is stored.
+#[derive(Debug)]
+pub struct StoredStream {
     /// The number of the stream.
     pub id: i64,
     /// Its last version.
     pub version: u64,
+    /// Its first events.
+    pub events: Result<Vec<Record>, Error>,
 }
 
 /// What a store says of itself when it is opened.
@@ -154,11 +156,12 @@ pub trait StorageReader: Send + Sync + 'static {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<Record>, Error>>;
 
-    /// Where these streams stand, in the same order; `None` for those that do not exist.
-    fn stream_heads<'a>(
-        &'a self,
-        streams: &'a [Arc<str>],
-    ) -> BoxFuture<'a, Result<Vec<Option<StreamHead>>, Error>>;
+    /// These streams, each with at most so many of its first events, in the same order; `None` for
+    /// those that do not exist. Events that cannot be read concern their stream alone.
+    fn load_streams(
+        &self,
+        streams: Vec<(Arc<str>, usize)>,
+    ) -> BoxFuture<'_, Result<Vec<Option<StoredStream>>, Error>>;
 
     /// What is known of a request at once. Law: what was committed with one of the last
     /// [`RECENT_REQUESTS`](crate::limits::RECENT_REQUESTS) requests is [`Recall::Stored`].

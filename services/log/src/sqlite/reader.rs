@@ -7,15 +7,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
+use rusqlite::params;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
 use uuid::Uuid;
 
 use super::index::Index;
-use super::scan::Scans;
+use super::scan::{self, Scans};
 use super::{signed, unsigned};
 use crate::storage::{
-    ClaimKey, Direction, Recall, RequestRow, StorageReader, StoredAnswer, StreamHead,
+    ClaimKey, Direction, Recall, RequestRow, StorageReader, StoredAnswer, StoredStream,
 };
 use crate::{Error, Record};
 
@@ -112,7 +113,9 @@ impl StorageReader for SqliteReader {
                  ORDER BY position DESC LIMIT ?"
             }
         };
-        Box::pin(self.scans.read(sql, signed(from), limit as i64))
+        Box::pin(self.scans.run(move |connection| {
+            scan::events(connection, sql, params![signed(from), limit as i64])
+        }))
     }
 
     fn read_stream<'a>(
@@ -148,53 +151,12 @@ impl StorageReader for SqliteReader {
         })
     }
 
-    fn stream_heads<'a>(
-        &'a self,
-        streams: &'a [Arc<str>],
-    ) -> BoxFuture<'a, Result<Vec<Option<StreamHead>>, Error>> {
-        Box::pin(async move {
-            let ids = sqlx::query(
-                "SELECT wanted.key, s.id
-                 FROM json_each(?) AS wanted JOIN streams s ON s.name = wanted.value",
-            )
-            .bind(json_list(streams.iter().map(AsRef::as_ref)))
-            .fetch_all(&self.pool)
-            .await
-            .map_err(read_error)?;
-            let mut heads = vec![None; streams.len()];
-            let mut indexed: HashMap<i64, usize> = HashMap::new();
-            for row in ids {
-                let at = usize::try_from(row.get::<i64, _>(0)).unwrap_or(usize::MAX);
-                let id: i64 = row.get(1);
-                let Some(head) = heads.get_mut(at) else { continue };
-                let recent = self.index.last_version(id);
-                *head = Some(StreamHead { id, version: recent.unwrap_or(0) });
-                if recent.is_none() {
-                    indexed.insert(id, at);
-                }
-            }
-            if indexed.is_empty() {
-                return Ok(heads);
-            }
-            let ids: Vec<String> = indexed.keys().map(i64::to_string).collect();
-            let versions = sqlx::query(
-                "SELECT wanted.value,
-                        (SELECT max(version) FROM stream_events WHERE stream_id = wanted.value)
-                 FROM json_each(?) AS wanted",
-            )
-            .bind(format!("[{}]", ids.join(",")))
-            .fetch_all(&self.pool)
-            .await
-            .map_err(read_error)?;
-            for row in versions {
-                let id: i64 = row.get(0);
-                let version = unsigned(row.get::<Option<i64>, _>(1).unwrap_or(0));
-                if let Some(at) = indexed.get(&id) {
-                    heads[*at] = Some(StreamHead { id, version });
-                }
-            }
-            Ok(heads)
-        })
+    fn load_streams(
+        &self,
+        streams: Vec<(Arc<str>, usize)>,
+    ) -> BoxFuture<'_, Result<Vec<Option<StoredStream>>, Error>> {
+        let index = self.index.clone();
+        Box::pin(self.scans.run(move |connection| scan::streams(connection, &index, &streams)))
     }
 
     fn recall(&self, id: &Uuid) -> Recall {

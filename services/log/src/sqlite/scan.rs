@@ -1,18 +1,20 @@
-//! Reads of many events one after the other. Over the pool every row takes a way from thread to
-//! thread of its own, which costs more than reading it; here a whole page takes one.
+//! Reads of many events at once. Over the pool every row takes a way from thread to thread of its
+//! own, which costs more than reading it; here all of them take one.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Params, params};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-use super::{BUSY_TIMEOUT, FILE_NAME, READERS, unsigned};
+use super::index::Index;
+use super::{BUSY_TIMEOUT, FILE_NAME, READERS, signed, unsigned};
+use crate::storage::StoredStream;
 use crate::{Error, Record};
 
-/// Read-only connections for long reads.
+/// Read-only connections, each on a thread for as long as one read.
 #[derive(Clone)]
 pub(super) struct Scans {
     inner: Arc<Inner>,
@@ -33,17 +35,15 @@ impl Scans {
         Self { inner: Arc::new(Inner { file, idle, turns }) }
     }
 
-    /// The events that a statement over `position`, `record` and `leaf_hash` finds.
-    pub async fn read(
+    /// Reads, on a thread where that may block.
+    pub async fn run<T: Send + 'static>(
         &self,
-        sql: &'static str,
-        from: i64,
-        limit: i64,
-    ) -> Result<Vec<Record>, Error> {
+        read: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         let stopped = || failed("the log is closed");
         let _turn = self.inner.turns.acquire().await.map_err(|_| stopped())?;
         let inner = Arc::clone(&self.inner);
-        let read = spawn_blocking(move || inner.read(sql, from, limit));
+        let read = spawn_blocking(move || inner.run(read));
         read.await.unwrap_or_else(|error| Err(failed(error)))
     }
 
@@ -56,16 +56,16 @@ impl Scans {
 }
 
 impl Inner {
-    fn read(&self, sql: &str, from: i64, limit: i64) -> Result<Vec<Record>, Error> {
+    fn run<T>(&self, read: impl FnOnce(&Connection) -> Result<T, Error>) -> Result<T, Error> {
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let known = idle().as_mut().and_then(Vec::pop);
         let connection = known.map_or_else(|| self.connect(), Ok).map_err(failed)?;
         // After an error the connection is not used again.
-        let records = rows(&connection, sql, from, limit)?;
+        let found = read(&connection)?;
         if let Some(idle) = idle().as_mut() {
             idle.push(connection);
         }
-        Ok(records)
+        Ok(found)
     }
 
     fn connect(&self) -> rusqlite::Result<Connection> {
@@ -78,9 +78,14 @@ impl Inner {
     }
 }
 
-fn rows(connection: &Connection, sql: &str, from: i64, limit: i64) -> Result<Vec<Record>, Error> {
+/// The events that a statement over `position`, `record` and `leaf_hash` finds.
+pub(super) fn events(
+    connection: &Connection,
+    sql: &str,
+    params: impl Params,
+) -> Result<Vec<Record>, Error> {
     let mut statement = connection.prepare_cached(sql).map_err(failed)?;
-    let mut rows = statement.query(params![from, limit]).map_err(failed)?;
+    let mut rows = statement.query(params).map_err(failed)?;
     let mut records = Vec::new();
     while let Some(row) = rows.next().map_err(failed)? {
         let bytes = row.get_ref(1).map_err(failed)?.as_blob().map_err(failed)?;
@@ -89,6 +94,67 @@ fn rows(connection: &Connection, sql: &str, from: i64, limit: i64) -> Result<Vec
         records.push(Record::checked(position, Bytes::copy_from_slice(bytes), leaf_hash)?);
     }
     Ok(records)
+}
+
+/// Streams, each with at most so many of its first events.
+pub(super) fn streams(
+    connection: &Connection,
+    index: &Index,
+    streams: &[(Arc<str>, usize)],
+) -> Result<Vec<Option<StoredStream>>, Error> {
+    let mut find =
+        connection.prepare_cached("SELECT id FROM streams WHERE name = ?").map_err(failed)?;
+    let mut ids = Vec::with_capacity(streams.len());
+    for (name, _) in streams {
+        let id = find.query_row([name.as_ref()], |row| row.get(0)).optional();
+        ids.push(id.map_err(failed)?);
+    }
+    // Memory first: what leaves it meanwhile is in the tables by then.
+    let recent: Vec<_> =
+        ids.iter().map(|id: &Option<i64>| id.map(|id| index.positions(id))).collect();
+    // In one look at the file, a page is read once.
+    let moment = connection.unchecked_transaction().map_err(failed)?;
+    let mut found = Vec::with_capacity(streams.len());
+    for ((id, recent), (_, limit)) in ids.into_iter().zip(recent).zip(streams) {
+        let stream = id.zip(recent).map(|(id, recent)| stream(&moment, id, &recent, *limit));
+        found.push(stream.transpose().map_err(failed)?);
+    }
+    moment.commit().map_err(failed)?;
+    Ok(found)
+}
+
+fn stream(
+    connection: &Connection,
+    id: i64,
+    recent: &[(u64, u64)],
+    limit: usize,
+) -> rusqlite::Result<StoredStream> {
+    let version = match recent.last() {
+        Some((version, _)) => *version,
+        None => {
+            let sql = "SELECT coalesce(max(version), 0) FROM stream_events WHERE stream_id = ?";
+            connection.prepare_cached(sql)?.query_row([id], |row| row.get(0)).map(unsigned)?
+        }
+    };
+    let indexed = recent.first().map_or(version, |(version, _)| version - 1);
+    let read = || {
+        let mut records = match indexed.min(limit as u64) {
+            0 => Vec::new(),
+            last => events(
+                connection,
+                "SELECT e.position, e.record, e.leaf_hash
+                 FROM stream_events i JOIN events e ON e.position = i.position
+                 WHERE i.stream_id = ? AND i.version <= ? ORDER BY i.version",
+                params![id, signed(last)],
+            )?,
+        };
+        let sql = "SELECT position, record, leaf_hash FROM events WHERE position = ?";
+        for (_, position) in recent.iter().take(limit - records.len()) {
+            records.extend(events(connection, sql, [signed(*position)])?);
+        }
+        Ok(records)
+    };
+    Ok(StoredStream { id, version, events: read() })
 }
 
 fn failed(problem: impl ToString) -> Error {

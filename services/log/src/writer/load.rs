@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use futures::future::{BoxFuture, join_all};
+use futures::future::join_all;
 
 use super::streams::{Entry, Folded};
 use super::{Name, PANICKED};
 use crate::limits::MAX_READ_EVENTS;
 use crate::record::stream_name;
-use crate::storage::{ClaimKey, Direction, StorageReader, StreamHead};
+use crate::storage::{ClaimKey, Direction, StorageReader, StoredStream};
 use crate::{Error, Folder};
 
 /// Streams to load, each with how its state is made.
@@ -22,26 +22,34 @@ pub(super) enum Loaded {
     Claims(Vec<(ClaimKey, Result<Option<i64>, Error>)>),
 }
 
+/// How many streams are loaded at once by one reader, so that others take a part.
+const CHUNK: usize = 64;
+
 /// Loads streams.
 pub(super) async fn streams(reader: Arc<dyn StorageReader>, cold: Cold) -> Loaded {
-    let (names, folders): (Vec<Name>, Vec<_>) = cold.into_iter().unzip();
-    let heads = match reader.stream_heads(&names).await {
-        Ok(heads) => heads,
+    let cold: Vec<_> = cold.into_iter().collect();
+    let chunks = cold.chunks(CHUNK).map(|chunk| load_chunk(reader.as_ref(), chunk));
+    Loaded::Streams(join_all(chunks).await.into_iter().flatten().collect())
+}
+
+async fn load_chunk(
+    reader: &dyn StorageReader,
+    chunk: &[(Name, Option<&'static dyn Folder>)],
+) -> Vec<(Name, Result<Entry, Error>)> {
+    // Who needs no state needs no events.
+    let wanted =
+        chunk.iter().map(|(name, folder)| (name.clone(), folder.map_or(0, |_| MAX_READ_EVENTS)));
+    let found = match reader.load_streams(wanted.collect()).await {
+        Ok(found) => found,
         Err(error) => {
-            let failed = names.into_iter().map(|name| (name, Err(error.clone())));
-            return Loaded::Streams(failed.collect());
+            return chunk.iter().map(|(name, _)| (name.clone(), Err(error.clone()))).collect();
         }
     };
-    // The pool of readers bounds how many are read at the same time.
-    let mut each: Vec<BoxFuture<'static, (Name, Result<Entry, Error>)>> = Vec::new();
-    for ((name, folder), head) in names.into_iter().zip(folders).zip(heads) {
-        let reader = reader.clone();
-        each.push(Box::pin(async move {
-            let entry = load_one(reader.as_ref(), &name, head, folder).await;
-            (name, entry)
-        }));
+    let mut entries = Vec::with_capacity(chunk.len());
+    for ((name, folder), stored) in chunk.iter().zip(found) {
+        entries.push((name.clone(), load_one(reader, name, stored, *folder).await));
     }
-    Loaded::Streams(join_all(each).await)
+    entries
 }
 
 /// Loads the holders of claims.
@@ -55,20 +63,24 @@ pub(super) async fn claims(reader: Arc<dyn StorageReader>, claims: Vec<ClaimKey>
 async fn load_one(
     reader: &dyn StorageReader,
     stream: &str,
-    head: Option<StreamHead>,
+    stored: Option<StoredStream>,
     folder: Option<&'static dyn Folder>,
 ) -> Result<Entry, Error> {
-    let StreamHead { id, version } = head.unwrap_or(StreamHead { id: 0, version: 0 });
+    let unknown = StoredStream { id: 0, version: 0, events: Ok(Vec::new()) };
+    let StoredStream { id, version, events } = stored.unwrap_or(unknown);
     let Some(folder) = folder else { return Ok(Entry { id, version, state: None }) };
     let mut state = folder.empty();
     let mut folded = 0;
+    let mut records = events?;
     while folded < version {
-        let records =
-            reader.read_stream(stream, folded + 1, Direction::Forward, MAX_READ_EVENTS).await?;
+        if records.is_empty() {
+            records =
+                reader.read_stream(stream, folded + 1, Direction::Forward, MAX_READ_EVENTS).await?;
+        }
         if records.is_empty() {
             break;
         }
-        for record in records {
+        for record in records.drain(..) {
             let event = record.decode()?;
             if event.version != folded + 1 || stream_name(&event) != stream {
                 return Err(Error::Damaged {

@@ -5,7 +5,7 @@ use daybook_log::record::leaf_hash;
 use daybook_log::sqlite::{self, Options};
 use daybook_log::storage::{
     ClaimKey, Direction, EventRow, Group, Holders, RequestRow, StorageReader, StorageWriter,
-    StoredAnswer, StreamHead,
+    StoredAnswer, StoredStream,
 };
 use daybook_log::{Error, Record};
 use uuid::Uuid;
@@ -72,9 +72,23 @@ async fn reads_back_what_was_committed(mut storage: Opened) {
     assert_eq!(positions(&reader.read_stream("a.b-x", 1, forward, 10).await.unwrap()), [1, 3, 4]);
     assert_eq!(positions(&reader.read_stream("a.b-x", 2, backward, 10).await.unwrap()), [3, 1]);
     assert!(reader.read_stream("a.b-z", 1, forward, 10).await.unwrap().is_empty());
-    let heads = reader.stream_heads(&["a.b-y".into(), "no-no".into(), "a.b-x".into()]).await;
-    let head = |id, version| Some(StreamHead { id, version });
-    assert_eq!(heads.unwrap(), [head(2, 1), None, head(1, 3)]);
+    let wanted = [("a.b-y", 10), ("no-no", 10), ("a.b-x", 0), ("a.b-x", 2), ("a.b-x", 3)];
+    let wanted = wanted.map(|(name, events)| (name.into(), events));
+    let loaded = reader.load_streams(wanted.into()).await.unwrap();
+    let loaded = loaded.into_iter().map(|stream| {
+        let StoredStream { id, version, events } = stream?;
+        Some((id, version, positions(&events.unwrap())))
+    });
+    assert_eq!(
+        loaded.collect::<Vec<_>>(),
+        [
+            Some((2, 1, vec![2])),
+            None,
+            Some((1, 3, vec![])),
+            Some((1, 3, vec![1, 3])),
+            Some((1, 3, vec![1, 3, 4])),
+        ]
+    );
 }
 
 async fn finds_requests_by_id(mut storage: Opened) {
@@ -99,7 +113,8 @@ async fn refuses_a_second_event_of_a_version_and_writes_nothing_of_the_group(mut
     assert!(matches!(refused, Err(Error::NotWritten { .. })), "{refused:?}");
     assert_eq!(storage.reader.read_all(5, Direction::Forward, 10).await.unwrap(), []);
     assert!(storage.reader.find_requests(&[Uuid::from_u128(9)]).await.unwrap().is_empty());
-    assert_eq!(storage.reader.stream_heads(&["a.b-z".into()]).await.unwrap(), [None]);
+    let loaded = storage.reader.load_streams(vec![("a.b-z".into(), 10)]).await.unwrap();
+    assert!(matches!(loaded[..], [None]), "{loaded:?}");
     assert_eq!(storage.reader.published().await.unwrap(), 0);
     assert_eq!(storage.reader.claim_holders(&[name("z")]).await.unwrap(), [None]);
     // The storage goes on with the next group.
