@@ -26,6 +26,14 @@ const OLDEST_SQLITE: (u32, u32, u32) = (3, 51, 3);
 /// How long a connection waits for the lock of another one.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The memory for pages of the file, in KiB. A batch of some thousand rows at places by chance changes
+/// as many pages; with less, pages are written before the commit and read again after it.
+const CACHE_KIB: u32 = 16_384;
+
+/// How many pages the WAL has before they are brought to their places: the pages of several large
+/// batches, which are often the same.
+const WAL_PAGES: u32 = 8_000;
+
 /// How many quarantine numbers a generation has before it runs into those of the next.
 const QUARANTINE_IDS_PER_GENERATION: u64 = 1_000_000;
 
@@ -239,6 +247,8 @@ impl Store {
                 Durability::Live => SqliteSynchronous::Normal,
                 Durability::Building => SqliteSynchronous::Off,
             })
+            .pragma("cache_size", format!("-{CACHE_KIB}"))
+            .pragma("wal_autocheckpoint", WAL_PAGES.to_string())
             .statement_cache_capacity(200);
         if let Some(pages) = max_pages {
             options = options.pragma("max_page_count", pages.to_string());
