@@ -5,7 +5,9 @@
 
 #![deny(clippy::float_arithmetic)]
 
-use daybook_kernel::{Registry, SagaRegistry};
+use daybook_contract::contract::AggregateState;
+use daybook_kernel::saga::{joined, total};
+use daybook_kernel::{Aggregate, Registry, Saga, SagaRegistry};
 
 /// Declares the module of each aggregate, and registers all of them.
 macro_rules! aggregates {
@@ -26,6 +28,17 @@ macro_rules! sagas {
         pub fn register_sagas(registry: &mut impl SagaRegistry) {
             $(registry.saga::<$module::$saga>();)*
         }
+
+        /// The aggregates of whose events sagas are made: the sagas, and what may start them. Some
+        /// are here twice.
+        pub const SAGA_AGGREGATES: &[&str] = &joined::<{ total(AGGREGATES_OF_EACH) }>(AGGREGATES_OF_EACH);
+
+        const AGGREGATES_OF_EACH: &[&[&str]] = &[
+            $(
+                &[<<$module::$saga as Aggregate>::State as AggregateState>::AGGREGATE],
+                <$module::$saga as Saga>::STARTED_BY,
+            )*
+        ];
     };
 }
 

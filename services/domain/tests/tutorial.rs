@@ -6,6 +6,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "following a tutorial is I/O")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,17 +38,23 @@ fn the_tutorial_adds_a_domain() {
             ("proto", "proto/loyalty/v1/points_card.proto"),
             ("rust", "services/domain/src/points_card.rs"),
             ("diff", "services/domain/src/lib.rs"),
+            ("proto", "proto/rewards/v1/reward.proto"),
+            ("rust", "services/domain/src/reward.rs"),
+            ("diff", "services/domain/src/lib.rs"),
+            ("diff", "services/domain/src/lib.rs"),
         ],
-        "the tutorial promises two files and one line"
+        "the tutorial promises two files and one line, and for a saga two files and two lines"
     );
 
     let mut written = Vec::new();
     let manifest = fs::read_to_string(root.join("Cargo.toml")).expect("the manifest");
     write_if_changed(&copy.join("Cargo.toml"), with_other_version(&manifest).as_bytes());
     written.push(copy.join("Cargo.toml"));
+    let mut files = BTreeMap::<&str, String>::new();
     for step in &steps {
-        let content = match step.language {
-            "diff" => {
+        let content = match (step.language, files.get(step.file)) {
+            ("diff", Some(changed)) => patched(changed, &step.text),
+            ("diff", None) => {
                 patched(&fs::read_to_string(root.join(step.file)).expect("a file"), &step.text)
             }
             _ => {
@@ -55,8 +62,11 @@ fn the_tutorial_adds_a_domain() {
                 step.text.clone()
             }
         };
-        write_if_changed(&copy.join(step.file), content.as_bytes());
-        written.push(copy.join(step.file));
+        files.insert(step.file, content);
+    }
+    for (file, content) in files {
+        write_if_changed(&copy.join(file), content.as_bytes());
+        written.push(copy.join(file));
     }
     for name in COPIED {
         copy_tree(&root.join(name), &copy.join(name), &mut written);
@@ -64,7 +74,7 @@ fn the_tutorial_adds_a_domain() {
     remove_all_but(&copy, &written);
 
     let output = Command::new(env!("CARGO"))
-        .args(["test", "--offline", "-p", "daybook-domain"])
+        .args(["test", "--offline", "-p", "daybook-domain", "-p", "daybook-saga"])
         .args(["--lib", "--test", "registration"])
         .env("CARGO_TARGET_DIR", target)
         .current_dir(&copy)
@@ -73,10 +83,13 @@ fn the_tutorial_adds_a_domain() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
 
-    let specs = steps[1].text.matches("#[test]").count();
-    let ran = text.lines().filter(|l| l.starts_with("test points_card::specs::"));
-    assert_eq!(ran.filter(|l| l.ends_with(" ... ok")).count(), specs, "{text}");
-    assert!(specs >= 4, "the tutorial has specifications");
+    for (file, name, least) in [(1, "points_card", 4), (4, "reward", 3)] {
+        let specs = steps[file].text.matches("#[test]").count();
+        let ran = text.lines().filter(|l| l.starts_with(&format!("test {name}::specs::")));
+        assert_eq!(ran.filter(|l| l.ends_with(" ... ok")).count(), specs, "{text}");
+        assert!(specs >= least, "the tutorial has specifications of {name}");
+    }
+    assert!(text.contains("every_saga_and_whatever_starts_one_is_followed ... ok"), "{text}");
     assert!(text.contains("every_aggregate_of_the_contract_is_registered_once ... ok"), "{text}");
 }
 

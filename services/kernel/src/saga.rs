@@ -60,6 +60,33 @@ pub trait Saga: Aggregate {
     fn compensate(id: &str, reason: &str) -> Option<Self::Command>;
 }
 
+/// Lists of names as one of this length, which is [`total`]; for constants.
+#[must_use]
+pub const fn joined<const LEN: usize>(lists: &[&[&'static str]]) -> [&'static str; LEN] {
+    let (mut names, mut len, mut list) = ([""; LEN], 0, 0);
+    while list < lists.len() {
+        let mut at = 0;
+        while at < lists[list].len() {
+            names[len] = lists[list][at];
+            len += 1;
+            at += 1;
+        }
+        list += 1;
+    }
+    names
+}
+
+/// How many names there are in lists.
+#[must_use]
+pub const fn total(lists: &[&[&'static str]]) -> usize {
+    let (mut len, mut list) = (0, 0);
+    while list < lists.len() {
+        len += lists[list].len();
+        list += 1;
+    }
+    len
+}
+
 /// An event of another aggregate, not decoded yet.
 #[derive(Debug, Clone, Copy)]
 pub struct Foreign<'a> {

@@ -151,8 +151,7 @@ struct Own {
 impl Projection for Sagas {
     const NAME: &'static str = "sagas";
     const VERSION: u32 = 2;
-    const AGGREGATES: &'static [&'static str] =
-        &["bank.transfer", "orders.fulfilment", "orders.order", "orders.shipment"];
+    const AGGREGATES: &'static [&'static str] = daybook_domain::SAGA_AGGREGATES;
     const SCHEMA: &'static str = "
         CREATE TABLE sagas (
             stream       TEXT PRIMARY KEY,
@@ -423,6 +422,8 @@ mod tests {
         needed.dedup();
         let mut followed = Sagas::AGGREGATES.to_vec();
         followed.sort_unstable();
-        assert_eq!(followed, needed, "mend Sagas::AGGREGATES");
+        followed.dedup();
+        assert_eq!(followed, needed);
+        assert!(followed.contains(&"bank.transfer") && followed.contains(&"orders.order"));
     }
 }
