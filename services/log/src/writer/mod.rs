@@ -532,9 +532,10 @@ impl Writer {
             && let Some(job) = self.ready.pop_front()
         {
             let Some(job) = self.replay_recent(job) else { continue };
-            let streams = job.streams.iter().enumerate();
-            let cold = streams.map(|(index, stream)| self.streams.has(stream, job.folder(index)));
-            let cold = cold.fold(false, |cold, warm| cold || !warm);
+            let mut cold = false;
+            for (index, stream) in job.streams.iter().enumerate() {
+                cold |= !self.streams.has(stream, job.folder(index));
+            }
             match cold || self.waiting.hold_up(&job) {
                 true => self.ready_or_wait(vec![job]),
                 false => self.decide(job),
