@@ -1,5 +1,7 @@
 //! Transfers and fulfilments as their users meet them.
 
+use std::io::{BufRead, BufReader};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use daybook_client::{CommandRequest, Daybook as Client};
@@ -322,10 +324,15 @@ fn a_transfer_is_followed_from_the_command_line() {
     bench.json(&["account", "open", "Bob", "0", "--id", "bob"]);
     let watched = bench.run(&["transfer", "send", "ada", "bob", "12.34", "--id", "t1", "--watch"]);
     assert_eq!(watched.code, 0, "{}", watched.err);
-    assert!(watched.out.contains("12.34 USD from ada to bob: completed"), "{}", watched.out);
+    // Every change is shown, however fast they come.
+    let way = ["TransferStarted", "TransferFunded", "TransferDelivered", "TransferCompleted"];
+    assert_eq!(event_names(&watched.out), way);
     let bounced = bench.run(&["transfer", "send", "ada", "eve", "5", "--id", "t2", "--watch"]);
     assert_eq!(bounced.code, 3, "{}", bounced.out);
     assert!(bounced.err.contains("ACCOUNT_NOT_FOUND"), "{}", bounced.err);
+    let way = ["TransferStarted", "TransferFunded", "TransferBounced", "TransferReturned"];
+    assert_eq!(event_names(&bounced.out), way);
+    assert!(bounced.out.contains("answer=\"refused: ACCOUNT_NOT_FOUND\""), "{}", bounced.out);
     assert_eq!(bench.run(&["transfer", "watch", "t1"]).code, 0);
     let shown = bench.json(&["transfer", "show", "t1"]);
     assert_eq!(shown["transfer"]["status"], json!("TRANSFER_STATUS_COMPLETED"));
@@ -342,9 +349,43 @@ fn a_transfer_is_followed_from_the_command_line() {
     assert_eq!(bench.json(&["saga", "retry", "bank.transfer-t1"]), json!({}));
     let late = bench.run(&["saga", "compensate", "bank.transfer-t1"]);
     assert!(late.code == 3 && late.err.contains("TOO_LATE_TO_CANCEL"), "{}", late.err);
-    assert_eq!(bench.run(&["saga", "watch", "bank.transfer-t2"]).code, 3);
-    let unknown = bench.run(&["saga", "show", "bank.transfer-none"]);
-    assert!(unknown.code == 3 && unknown.err.contains("SAGA_NOT_FOUND"), "{}", unknown.err);
+    let again = bench.run(&["saga", "watch", "bank.transfer-t2"]);
+    assert_eq!((again.code, again.out), (3, bounced.out));
+    for (words, says) in [
+        (["saga", "show", "bank.transfer-none"], "SAGA_NOT_FOUND"),
+        (["saga", "watch", "bank.transfer-none"], "SAGA_NOT_FOUND"),
+        (["transfer", "watch", "none"], "error: there is no transfer none\n"),
+        (["order", "watch", "none"], "error: there is no order none\n"),
+    ] {
+        let unknown = bench.run(&words);
+        assert!(unknown.code == 3 && unknown.err.contains(says), "{}", unknown.err);
+    }
+}
+
+/// The names of the events that a `watch` has shown.
+fn event_names(shown: &str) -> Vec<&str> {
+    shown.lines().map(|line| line.split_whitespace().nth(4).unwrap()).collect()
+}
+
+#[test]
+fn whoever_watches_is_told_when_nothing_happens() {
+    let bench = Bench::start_with(&["--sagas", "false"]);
+    bench.json(&["account", "open", "Ada", "100", "--id", "ada"]);
+    bench.json(&["transfer", "send", "ada", "bob", "12.34", "--id", "t"]);
+    let mut watch = bench.command(&["transfer", "watch", "t"]).spawn().unwrap();
+    let errors = BufReader::new(watch.stderr.take().unwrap());
+    let (says, said) = mpsc::channel();
+    std::thread::spawn(move || errors.lines().try_for_each(|line| says.send(line.unwrap())));
+    let hint = "nothing has happened for 5 s; why: daybook saga show bank.transfer-t";
+    assert_eq!(said.recv_timeout(PATIENCE).unwrap(), hint);
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    // That command, and whoever watches the saga, learns that nobody works on it.
+    for command in ["show", "watch"] {
+        let outcome = bench.run(&["saga", command, "bank.transfer-t"]);
+        assert_eq!(outcome.code, 5, "{}", outcome.err);
+        assert!(outcome.err.starts_with("error: the saga service at "), "{}", outcome.err);
+    }
 }
 
 #[tokio::test]

@@ -112,10 +112,9 @@ pub(crate) fn summary(event: &StoredEvent) -> String {
 /// A value as short as it can be told.
 fn brief(value: &Value) -> String {
     match value {
-        Value::Object(object) => match amount(object) {
-            Some(amount) => amount,
-            None => value.to_string(),
-        },
+        Value::Object(object) => {
+            amount(object).or_else(|| answer(object)).unwrap_or_else(|| value.to_string())
+        }
         Value::String(text) if text.chars().all(|c| c.is_alphanumeric() || "_-.:".contains(c)) => {
             text.clone()
         }
@@ -131,16 +130,24 @@ fn amount(object: &Map<String, Value>) -> Option<String> {
     Some(money::show(Some(&daybook_client::Money { currency_code, units, nanos })))
 }
 
+/// An object that is the answer to a step of a saga, for people.
+fn answer(object: &Map<String, Value>) -> Option<String> {
+    if let Some(receipt) = object.get("receipt") {
+        return Some(format!("\"accepted at {}\"", receipt.get("position")?.as_str()?));
+    }
+    Some(format!("\"refused: {}\"", object.get("refusal")?.get("reason")?.as_str()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use daybook_contract::bank::v1::{MoneyDeposited, MovementMethod};
-    use serde_json::json;
-
+    use daybook_contract::bank::v1::{MoneyDeposited, MovementMethod, TransferBounced};
+    use daybook_contract::daybook::v1::step_answer::Outcome;
     use daybook_contract::daybook::v1::{
-        EventMetadata, ListQuarantinedEventsResponse, Money, QuarantinedEvent, RecordedEvent,
-        recorded_event,
+        CommandReceipt, EventMetadata, ListQuarantinedEventsResponse, Money, QuarantinedEvent,
+        RecordedEvent, StepAnswer, StepRefusal, recorded_event,
     };
+    use serde_json::json;
 
     fn stored(payload: recorded_event::Payload) -> StoredEvent {
         let event = RecordedEvent {
@@ -229,5 +236,20 @@ mod tests {
             data: b"{\n  \"a\": 1\n}".as_slice().into(),
         };
         assert_eq!(summary(&stored(recorded_event::Payload::Raw(raw))), "{ \"a\": 1 }");
+    }
+
+    #[test]
+    fn a_summary_tells_how_a_step_was_answered() {
+        let told = |outcome| {
+            let answer = StepAnswer { version: 1, index: 0, outcome: Some(outcome) };
+            summary(&stored(recorded_event::Payload::Event(prost_types::Any {
+                type_url: "type.googleapis.com/bank.v1.TransferBounced".into(),
+                value: TransferBounced { answer: Some(answer) }.encode_to_vec(),
+            })))
+        };
+        let receipt = CommandReceipt { position: 17, ..Default::default() };
+        assert_eq!(told(Outcome::Receipt(receipt)), "answer=\"accepted at 17\"");
+        let refusal = StepRefusal { reason: "ACCOUNT_CLOSED".into(), ..Default::default() };
+        assert_eq!(told(Outcome::Refusal(refusal)), "answer=\"refused: ACCOUNT_CLOSED\"");
     }
 }

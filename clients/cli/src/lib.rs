@@ -43,6 +43,7 @@ mod doctor;
 mod events;
 mod exit;
 mod flags;
+mod follow;
 mod goods;
 mod health;
 mod json;

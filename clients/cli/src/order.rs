@@ -1,16 +1,14 @@
 //! `daybook order`: the orders.
 
 use clap::{Args, Subcommand, ValueEnum};
-use daybook_client::{Daybook, QueryRequest, StoredEvent, Update};
+use daybook_client::{Daybook, QueryRequest, StoredEvent};
 use daybook_contract::daybook::v1::recorded_event::Payload;
-use daybook_contract::daybook::v1::{EventFilter, ReadStreamRequest};
 use daybook_contract::orders::v1::{
     AddItemRequest, CancelOrderRequest, CreateOrderRequest, DailyStatistics,
     GetDailyStatisticsRequest, GetOrderRequest, ListOrdersByProductRequest, ListOrdersRequest,
     Order, OrderCancelled, OrderItem, OrderStatus, PayOrderRequest, ProductOrder,
     RemoveItemRequest, ShipOrderRequest, SubmitOrderRequest,
 };
-use futures::TryStreamExt;
 use jiff::civil::Date;
 use prost::Message;
 
@@ -18,6 +16,7 @@ use crate::account::{show_receipt, word};
 use crate::events::print_line;
 use crate::exit::Exit;
 use crate::flags::{CommandFlags, Globals, Pages, QueryFlags};
+use crate::follow::{Follower, Subject};
 use crate::output::{self, Format};
 use crate::problem::Problem;
 use crate::{json, money, time};
@@ -390,32 +389,11 @@ async fn statistics(
 
 /// Shows what has happened to an order, and follows it to its end.
 async fn watch(client: &Daybook, order: &str, format: Format) -> Result<(), Problem> {
-    let log = client.events();
     let stream = format!("orders.order-{order}");
-    let request = ReadStreamRequest { stream, ..Default::default() };
-    let past: Vec<StoredEvent> =
-        log.read_stream(request).try_collect().await.map_err(|error| match error.reason() {
-            "STREAM_NOT_FOUND" => Problem::new(Exit::Refused, format!("there is no order {order}"))
-                .why(error.reason())
-                .next("daybook order list"),
-            _ => Problem::from(error),
-        })?;
-    let mut position = 0;
-    for event in &past {
-        print_line(event, format)?;
-        if let Some(end) = end(event) {
-            return end;
-        }
-        position = event.position;
-    }
-    let aggregate_types = vec!["orders.order".to_owned()];
-    let filter = EventFilter { aggregate_types, ..Default::default() };
-    let mut updates = std::pin::pin!(log.subscribe(position, Some(filter)));
-    while let Some(update) = updates.try_next().await? {
-        let Update::Event(event) = update else { continue };
-        if event.aggregate_id != order {
-            continue;
-        }
+    let look = format!("daybook order show {order}");
+    let subject = Subject { kind: "order", name: order, stream: &stream, look };
+    let mut events = Follower::begin(client, subject).await?;
+    while let Some(event) = events.next().await? {
         print_line(&event, format)?;
         if let Some(end) = end(&event) {
             return end;

@@ -1,7 +1,5 @@
 //! `daybook saga list`, `show`, `watch`, `retry`, `compensate`: the sagas of a saga process.
 
-use std::time::Duration;
-
 use clap::{Subcommand, ValueEnum};
 use daybook_client::{Daybook, Sagas};
 use daybook_contract::daybook::v1::step_answer::Outcome;
@@ -9,17 +7,15 @@ use daybook_contract::daybook::v1::{
     GetSagaRequest, GetSagaResponse, ListSagasRequest, ListSagasResponse, ReadContext,
     RetrySagaResponse, Saga, SagaStatus, SagaStep,
 };
-use tokio::time::sleep;
 
 use crate::account::{show_receipt, word};
+use crate::events::print_line;
 use crate::exit::Exit;
 use crate::flags::{Globals, LARGEST_PAGE, Pages};
+use crate::follow::{Follower, Subject};
 use crate::output::{self, Format};
 use crate::problem::Problem;
 use crate::{json, time};
-
-/// How often a saga is looked at while it is watched.
-const INTERVAL: Duration = Duration::from_millis(100);
 
 /// A command about sagas, and the flags of all client commands.
 #[derive(Debug)]
@@ -199,24 +195,25 @@ fn show(answer: &GetSagaResponse, format: Format) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Shows every change of a saga until it ends.
+/// Shows what has happened to a saga, and follows it to its end. Its events are read from the log;
+/// which of them is the last, the saga service knows.
 async fn watch(
     client: &Daybook,
     sagas: &Sagas,
     stream: &str,
     format: Format,
 ) -> Result<(), Problem> {
-    let mut seen = 0;
-    loop {
-        let answer = get(client, sagas, stream).await?;
-        let saga = answer.saga.clone().unwrap_or_default();
-        if saga.version > seen {
-            seen = saga.version;
-            if format == Format::Json {
-                output::stream_document(&json::of("daybook.v1.Saga", &saga)?)?;
-            } else {
-                output::line(&describe(&saga, &answer.steps))?;
-            }
+    let mut saga = get(client, sagas, stream).await?.saga.unwrap_or_default();
+    let look = format!("daybook saga show {stream}");
+    let subject = Subject { kind: "saga", name: stream, stream, look };
+    let mut events = Follower::begin(client, subject).await?;
+    while let Some(event) = events.next().await? {
+        print_line(&event, format)?;
+        if event.version > saga.version {
+            saga = get(client, sagas, stream).await?.saga.unwrap_or_default();
+        }
+        if event.version < saga.version {
+            continue;
         }
         match saga.status() {
             SagaStatus::Completed => return Ok(()),
@@ -225,20 +222,10 @@ async fn watch(
                     .why(refusal(&saga))
                     .next(format!("daybook saga show {stream}")));
             }
-            _ => sleep(INTERVAL).await,
+            _ => {}
         }
     }
-}
-
-fn describe(saga: &Saga, steps: &[SagaStep]) -> String {
-    let open: Vec<_> = steps
-        .iter()
-        .filter(|step| step.answer.is_none())
-        .map(|step| format!("{} to {}", command_name(step), step.target_stream))
-        .collect();
-    let next = if open.is_empty() { "" } else { ", next: " };
-    let when = time::show(saga.updated_time.as_ref());
-    format!("{when}  version {}: {}{next}{}", saga.version, status_word(saga), open.join(", "))
+    Ok(())
 }
 
 /// The name of the command, without its package.

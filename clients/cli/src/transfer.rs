@@ -1,25 +1,21 @@
 //! `daybook transfer`: money from one account to another.
 
-use std::time::Duration;
-
 use clap::{Args, Subcommand, ValueEnum};
 use daybook_client::{Daybook, QueryRequest};
 use daybook_contract::bank::v1::{
     BankTransfer, CancelTransferRequest, GetTransferRequest, ListTransfersRequest, TransferRequest,
     TransferStatus,
 };
-use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::account::{parse_amount, show_receipt, word};
+use crate::events::print_line;
 use crate::exit::Exit;
 use crate::flags::{CommandFlags, Globals, Pages, QueryFlags};
+use crate::follow::{Follower, Subject};
 use crate::output::{self, Format};
 use crate::problem::Problem;
 use crate::{json, money, time};
-
-/// How often a transfer is looked at while it is watched.
-const INTERVAL: Duration = Duration::from_millis(100);
 
 /// `daybook transfer`
 #[derive(Debug, Args)]
@@ -130,7 +126,7 @@ pub(crate) async fn run(args: TransferArgs) -> Result<(), Problem> {
             let receipt = flags.send(&client, request, &transfer_id).await;
             let receipt = receipt.map_err(|problem| problem.naming("SENDER", &from))?;
             if watch {
-                return follow(&client, &transfer_id, receipt.position, format).await;
+                return follow(&client, &transfer_id, format).await;
             }
             show_receipt(&receipt, format)?;
             output::hint(&format!("next: daybook transfer watch {transfer_id}"));
@@ -145,10 +141,7 @@ pub(crate) async fn run(args: TransferArgs) -> Result<(), Problem> {
             };
             list(&client, request, pages, &flags, format).await
         }
-        TransferCommand::Watch { transfer } => {
-            let head = client.events().info().await?.head_position;
-            follow(&client, &transfer, head, format).await
-        }
+        TransferCommand::Watch { transfer } => follow(&client, &transfer, format).await,
         TransferCommand::Cancel { transfer, reason, flags } => {
             let request =
                 CancelTransferRequest { transfer_id: transfer.clone(), reason, context: None };
@@ -216,40 +209,37 @@ async fn list(
     Ok(())
 }
 
-/// Shows every change of a transfer until it ends.
-async fn follow(
+/// Shows what has happened to a transfer, and follows it to its end.
+async fn follow(client: &Daybook, transfer: &str, format: Format) -> Result<(), Problem> {
+    let stream = format!("bank.transfer-{transfer}");
+    let look = format!("daybook saga show {stream}");
+    let subject = Subject { kind: "transfer", name: transfer, stream: &stream, look };
+    let mut events = Follower::begin(client, subject).await?;
+    while let Some(event) = events.next().await? {
+        print_line(&event, format)?;
+        match event.event_name.as_str() {
+            "TransferCompleted" => return Ok(()),
+            "TransferReturned" | "TransferFailed" => {
+                return Err(not_arrived(client, transfer, event.position).await?);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// How a transfer ended whose money did not arrive.
+async fn not_arrived(
     client: &Daybook,
     transfer_id: &str,
     position: u64,
-    format: Format,
-) -> Result<(), Problem> {
-    let mut seen = 0;
-    loop {
-        let answer = client
-            .get_transfer(transfer_id)
-            .min_position(position)
-            .await
-            .map_err(|error| Problem::from(error).about(transfer_id))?;
-        let transfer = answer.transfer.unwrap_or_default();
-        if transfer.version > seen {
-            seen = transfer.version;
-            if format == Format::Json {
-                output::stream_document(&json::of("bank.v1.BankTransfer", &transfer)?)?;
-            } else {
-                output::line(&describe(&transfer))?;
-            }
-        }
-        match transfer.status() {
-            TransferStatus::Completed => return Ok(()),
-            TransferStatus::Returned | TransferStatus::Failed => {
-                let what = format!("the money of transfer {transfer_id} did not arrive");
-                return Err(Problem::new(Exit::Refused, what)
-                    .why(refusal(&transfer))
-                    .next(format!("daybook account show {}", transfer.from_account_id)));
-            }
-            _ => sleep(INTERVAL).await,
-        }
-    }
+) -> Result<Problem, Problem> {
+    let answer = client.get_transfer(transfer_id).min_position(position).await?;
+    let transfer = answer.transfer.unwrap_or_default();
+    let what = format!("the money of transfer {transfer_id} did not arrive");
+    Ok(Problem::new(Exit::Refused, what)
+        .why(refusal(&transfer))
+        .next(format!("daybook account show {}", transfer.from_account_id)))
 }
 
 /// What to do when a rule of a transfer, or of the account that sends it, did not hold.
@@ -263,16 +253,6 @@ pub(crate) fn advice(reason: &str) -> Option<&'static str> {
         "TOO_MANY_TRANSFERS" => "daybook transfer list --account SENDER",
         _ => return None,
     })
-}
-
-fn describe(transfer: &BankTransfer) -> String {
-    let (from, to) = (&transfer.from_account_id, &transfer.to_account_id);
-    let when = time::show(transfer.updated_time.as_ref());
-    let amount = money::show(transfer.amount.as_ref());
-    let status = status_word(transfer);
-    let refusal = refusal(transfer);
-    let gap = if refusal.is_empty() { "" } else { "  " };
-    format!("{when}  {amount} from {from} to {to}: {status}{gap}{refusal}")
 }
 
 fn status_word(transfer: &BankTransfer) -> String {
