@@ -8,8 +8,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use daybook_contract::daybook::v1::ProjectionState;
+use daybook_contract::daybook::v1::{ProjectionState, ReadStreamRequest};
 use daybook_testing::{Ports, eventually};
+use futures::TryStreamExt;
 
 use crate::common::{PATIENCE, Site, head};
 
@@ -71,6 +72,7 @@ async fn the_readme_is_true() {
                 for line in lines.by_ref().take_while(|line| *line != "```") {
                     if let Some(command) = line.strip_prefix("$ ") {
                         projections_settle(&site).await;
+                        saga_begins(&site, command).await;
                         actual.push_str(&format!("$ {command}\n{}", shell.run(command)));
                     }
                 }
@@ -104,6 +106,17 @@ async fn projections_settle(site: &Site) {
         all.then_some(())
     };
     eventually(PATIENCE, settled).await;
+}
+
+/// Waits until there is the saga that is to be watched: a reader types more slowly than it begins.
+async fn saga_begins(site: &Site, command: &str) {
+    let Some(stream) = command.strip_prefix("daybook saga watch ") else { return };
+    let log = site.client().events();
+    let begun = || async {
+        let request = ReadStreamRequest { stream: stream.to_owned(), ..Default::default() };
+        log.read_stream(request).try_collect::<Vec<_>>().await.ok()
+    };
+    eventually(PATIENCE, begun).await;
 }
 
 struct Shell {
