@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use daybook_client::{CommandRequest, Daybook as Client};
+use daybook_client::{CommandRequest, Daybook as Client, StoredEvent};
 use daybook_contract::bank::v1::{
     BankTransfer, ReceiveTransferRequest, RecordTransferStepRequest, RefundPaymentRequest,
     RefundTransferRequest, SendPaymentRequest, SendTransferRequest, TransferFunded, TransferStatus,
@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::cli::Bench;
-use crate::common::{PATIENCE, Site, eur, head, minor, usd};
+use crate::common::{PATIENCE, Site, eur, everything, head, minor, usd};
 
 /// A transfer at its end.
 async fn ended(client: &Client, id: &str) -> BankTransfer {
@@ -308,7 +308,7 @@ async fn a_transfer_believes_the_log_alone() {
     let step = daybook_kernel::step_id("bank.transfer-t", 1, 0);
     let sent = client.command(send("t")).request_id(step).await.unwrap();
     client.command(record("t", answer(1, refused()))).await.unwrap();
-    let log = crate::common::everything(&client).await;
+    let log = everything(&client).await;
     let last = log.last().unwrap();
     assert_eq!(last.event_name, "TransferFunded");
     let Some(recorded_event::Payload::Event(event)) = &last.payload else { panic!("{last:?}") };
@@ -571,22 +571,59 @@ async fn a_deadline_that_passes_while_the_saga_process_is_down_cancels_the_order
     for id in ["begun", "never-begun"] {
         order(&client, id, 1, 1, 1).await;
     }
-    // As a process does that dies after its first command.
-    let start = StartFulfilmentRequest { order_id: "begun".into(), ..Default::default() };
-    client.command(start).await.unwrap();
+    order(&client, "charged", 1, 1, 4).await;
+    // As processes do that die after their first command, and after the charge had its effect and
+    // before that is recorded.
+    for id in ["begun", "charged"] {
+        let start = StartFulfilmentRequest { order_id: id.into(), ..Default::default() };
+        client.command(start).await.unwrap();
+    }
+    for (version, (product, line)) in [("ball", "1"), ("cup", "2")].into_iter().enumerate() {
+        let reserve = reserve(product, "charged", line, 1);
+        take_step(&client, "charged", version as u64 + 1, reserve).await;
+    }
+    let charge = daybook_kernel::step_id("orders.fulfilment-charged", 3, 0);
+    client.command(charge_ada("charged", 2_000)).request_id(&charge).await.unwrap();
+    assert_eq!(balance(&client, "ada").await, 8_000);
     // The deadline is an event: it outlives the process that has recorded it, too.
     command.kill();
-    sleep(Duration::from_millis(1_500)).await;
+    sleep(Duration::from_secs(4)).await;
     let _command = site.start("command", &[]);
     let _saga = sagas.start("saga", &[]);
-    for id in ["begun", "never-begun"] {
+    for id in ["begun", "charged", "never-begun"] {
         let (saga, _) = saga_ended(&client, &format!("orders.fulfilment-{id}")).await;
         assert_eq!(saga.status(), SagaStatus::Compensated);
         assert_eq!(saga.refusal.unwrap().reason, "DEADLINE_PASSED");
         assert_eq!(order_status(&client, id).await, OrderStatus::Cancelled);
     }
+    assert_eq!(
+        effects_of_steps(&client, "orders.fulfilment-charged").await,
+        [
+            "StockReserved ball",
+            "StockReserved cup",
+            "PaymentSent ada",
+            "PaymentRefunded ada",
+            "ReservationReleased cup",
+            "ReservationReleased ball",
+            "OrderCancelled charged",
+        ]
+    );
     assert_eq!(balance(&client, "ada").await, 10_000);
     assert_eq!((reserved(&client, "ball").await, reserved(&client, "cup").await), (0, 0));
+}
+
+/// What the steps of a saga have recorded, step by step.
+async fn effects_of_steps(client: &Client, stream: &str) -> Vec<String> {
+    let log = everything(client).await;
+    let (_, steps) = saga_ended(client, stream).await;
+    let receipts = steps.into_iter().map(|step| match step.answer.unwrap().outcome {
+        Some(Outcome::Receipt(receipt)) => receipt,
+        other => panic!("{}: {other:?}", step.command),
+    });
+    let events = receipts.flat_map(|receipt| receipt.event_ids);
+    let recorded = |id: String| log.iter().find(|event| event.event_id == id).unwrap();
+    let effect = |event: &StoredEvent| format!("{} {}", event.event_name, event.aggregate_id);
+    events.map(recorded).map(effect).collect()
 }
 
 #[tokio::test]
@@ -610,19 +647,35 @@ async fn a_fulfilment_believes_the_log_alone() {
     }
     assert_eq!(head(&client).await, before, "a forged answer was recorded");
     // The step is refused, since there are five balls; whoever says otherwise records that it was.
-    let reserve = ReserveStockRequest {
-        product_id: "ball".into(),
-        order_id: "o".into(),
-        line_id: "1".into(),
-        quantity: 9,
-        ..Default::default()
-    };
+    let reserve = reserve("ball", "o", "1", 9);
     let step = daybook_kernel::step_id("orders.fulfilment-o", 1, 0);
     let error = client.command(reserve).request_id(&step).await.unwrap_err();
     assert_eq!(error.reason(), "INSUFFICIENT_STOCK");
     client.command(record(accepted())).await.unwrap();
-    let log = crate::common::everything(&client).await;
+    let log = everything(&client).await;
     assert_eq!(log.last().unwrap().event_name, "FulfilmentRefused");
+}
+
+/// The step that keeps pieces for an item of an order.
+fn reserve(product: &str, order: &str, line: &str, quantity: u64) -> ReserveStockRequest {
+    ReserveStockRequest {
+        product_id: product.into(),
+        order_id: order.into(),
+        line_id: line.into(),
+        quantity,
+        ..Default::default()
+    }
+}
+
+/// The step that charges Ada for an order.
+fn charge_ada(order: &str, amount_minor: i64) -> SendPaymentRequest {
+    SendPaymentRequest {
+        account_id: "ada".into(),
+        order_id: order.into(),
+        amount: Some(usd(amount_minor)),
+        description: format!("order {order}"),
+        ..Default::default()
+    }
 }
 
 /// Takes a step of a fulfilment as its runtime does: sends the command, and has the answer recorded.
@@ -654,22 +707,8 @@ async fn nobody_interferes_with_an_order_in_fulfilment() {
     let early = ExpireFulfilmentRequest { order_id: "o".into(), ..Default::default() };
     let error = client.command(early).await.unwrap_err();
     assert_eq!(error.reason(), "DEADLINE_NOT_PASSED");
-    let reserve = ReserveStockRequest {
-        product_id: "ball".into(),
-        order_id: "o".into(),
-        line_id: "1".into(),
-        quantity: 5,
-        ..Default::default()
-    };
-    take_step(&client, "o", 1, reserve).await;
-    let send = SendPaymentRequest {
-        account_id: "ada".into(),
-        order_id: "o".into(),
-        amount: Some(usd(5_000)),
-        description: "order o".into(),
-        ..Default::default()
-    };
-    take_step(&client, "o", 2, send).await;
+    take_step(&client, "o", 1, reserve("ball", "o", "1", 5)).await;
+    take_step(&client, "o", 2, charge_ada("o", 5_000)).await;
 
     let error = client.pay_order("o").payment_id("cash").await.unwrap_err();
     assert_eq!(error.reason(), "ORDER_IN_FULFILMENT");
