@@ -679,10 +679,19 @@ mod specs {
         given(&charging).at(DEADLINE).when(answer(accepted(2))).then([expired(), charged(2)]);
         let late = [started(1_000), reserved(1), expired(), charged(2)];
         assert_eq!(wanted(&late), Some("RefundPaymentRequest"));
-        // The order is being confirmed: that is not too late any more.
-        let confirming = [started(1_000), reserved(1), charged(2)];
+    }
+
+    #[test]
+    fn an_order_that_was_charged_in_time_is_confirmed_however_late() {
+        let hours_later = Timestamp { seconds: DEADLINE.seconds + 5 * 3_600, nanos: 0 };
+        let given = |way: &[Event]| given(way).at(hours_later);
+        let mut way = vec![started(1_000), reserved(1), charged(2)];
+        given(&way).when(ExpireFulfilmentRequest::default()).then_nothing();
         let confirmed: Event = OrderConfirmed { answer: accepted(3) }.into();
-        given(&confirming).at(DEADLINE).when(answer(accepted(3))).then([confirmed]);
+        given(&way).when(answer(accepted(3))).then([confirmed.clone()]);
+        way.push(confirmed);
+        let completed = FulfilmentCompleted { answer: accepted(4) };
+        given(&way).when(answer(accepted(4))).then([completed.into()]);
     }
 
     #[test]
