@@ -20,6 +20,7 @@ use daybook_contract::orders::v1::{
     ExpireFulfilmentRequest, OrderStatus, RecordFulfilmentStepRequest, StartFulfilmentRequest,
 };
 use daybook_testing::{Broker, eventually, http_get, unique};
+use futures::StreamExt;
 use prost::Message;
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -389,9 +390,9 @@ fn whoever_watches_is_told_when_nothing_happens() {
 }
 
 #[tokio::test]
-async fn a_saga_that_waits_is_seen_and_given_up() {
+async fn a_transfer_is_given_up_before_its_saga_begins() {
     let site = Site::new();
-    let mut command = site.start("command", &[]);
+    let _command = site.start("command", &[]);
     let beside = || Site { ports: site.ports.beside(), ..Site::new() };
     let sagas = beside();
     let client = site.client();
@@ -412,12 +413,58 @@ async fn a_saga_that_waits_is_seen_and_given_up() {
         metrics.contains(line).then_some(())
     };
     eventually(PATIENCE, || async { counted() }).await;
-    // Without the command service nothing can be sent; the saga process lives on.
+}
+
+#[tokio::test]
+async fn a_saga_that_waits_for_the_command_service_is_seen_and_goes_on() {
+    let site = Site::new();
+    let mut command = site.start("command", &[]);
+    let sagas = Site { ports: site.ports.beside(), ..Site::new() };
+    let client = site.client();
+    two_accounts(&client).await;
+    let _saga = sagas.start("saga", &[]);
+    let steering = sagas.client();
+    let list = async |request| steering.sagas().list(request).await.unwrap().sagas;
+    // Transfers come without end, so that some are under way whenever the command service goes.
+    let sender = client.clone();
+    let sending = tokio::spawn(async move {
+        let transfer = |n: u32| {
+            let transfer = sender.transfer("ada", "bob", usd(1)).transfer_id(format!("t{n}"));
+            async { drop(transfer.await) }
+        };
+        futures::stream::iter(0..9_999).for_each_concurrent(16, transfer).await;
+    });
+    let many_end = || async {
+        let completed = SagaStatus::Completed.into();
+        let request = ListSagasRequest { status: completed, page_size: 20, ..Default::default() };
+        (list(request).await.len() == 20).then_some(())
+    };
+    eventually(PATIENCE, many_end).await;
     command.kill();
-    sleep(Duration::from_millis(300)).await;
+    sending.abort();
+    let open = ListSagasRequest { open: true, page_size: 500, ..Default::default() };
+    let waits = || async {
+        for saga in list(open.clone()).await {
+            let stream = saga.stream;
+            let request = GetSagaRequest { stream: stream.clone(), ..Default::default() };
+            let steps = steering.sagas().get(request).await.unwrap().steps;
+            if let Some(step) = steps.into_iter().find(|step| step.failed_attempts > 1) {
+                return Some((stream, step));
+            }
+        }
+        None
+    };
+    let (stream, step) = eventually(PATIENCE, waits).await;
+    assert_eq!(step.answer, None);
+    assert!(step.problem.starts_with("Unavailable"), "{}", step.problem);
     let _command = site.start("command", &[]);
-    client.transfer("ada", "bob", usd(2)).transfer_id("u").await.unwrap();
-    let (saga, _) = saga_ended(&steering, "bank.transfer-u").await;
+    let none_waits = || async {
+        let read = Some(ReadContext { min_position: head(&client).await, ..Default::default() });
+        let open = ListSagasRequest { read, ..open.clone() };
+        list(open).await.is_empty().then_some(())
+    };
+    eventually(PATIENCE, none_waits).await;
+    let (saga, _) = saga_ended(&steering, &stream).await;
     assert_eq!(saga.status(), SagaStatus::Completed);
 }
 
