@@ -280,6 +280,47 @@ async fn processes_killed_at_every_step_over_kafka_have_each_effect_once() {
     killed_at_every_step(&["command", "saga"], &flags).await;
 }
 
+/// Two processes carry out the same orders. At every step one of them falls asleep, and the other goes
+/// on with what it believed a step ago.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_saga_processes_that_sleep_in_turn_have_each_effect_once() {
+    let processes = Processes::start(&[]).await;
+    let client = processes.site.client();
+    shop(&client).await;
+    let all = orders(&client).await;
+    processes.gate.stop_at_each_step();
+    let other = Site { ports: processes.gate.ports.beside(), ..Site::new() };
+    let sites = [&processes.sagas, &other];
+    let sagas = sites.map(|site| site.start("saga", &[]));
+    let mut turns = 0;
+    loop {
+        let stopped = || async {
+            let open: BTreeSet<_> = all.difference(&ended(&client).await).cloned().collect();
+            processes.gate.stops(&open).then_some(open.is_empty())
+        };
+        if eventually(PATIENCE, stopped).await {
+            break;
+        }
+        let (asleep, awake) = (turns % 2, (turns + 1) % 2);
+        sagas[asleep].signal("STOP");
+        sagas[awake].signal("CONT");
+        processes.gate.release();
+        let steering = sites[awake].client();
+        for id in &all {
+            let _ = steering.sagas().retry(format!("orders.fulfilment-{id}")).await;
+        }
+        turns += 1;
+    }
+    // The longest way has six steps.
+    assert!(turns >= 6, "only {turns} turns");
+    // Whoever sleeps wakes to nothing.
+    let before = head(&client).await;
+    sagas.iter().for_each(|process| process.signal("CONT"));
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(head(&client).await, before);
+    everything_happened_once(&client).await;
+}
+
 /// Two orders of two products each are shipped; each piece leaves the house once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shipment_killed_at_every_step_takes_each_piece_once() {

@@ -1,11 +1,12 @@
 //! Transfers while the processes that carry them are killed, stopped and doubled.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::{Duration, Instant, SystemTime};
 
 use daybook_client::{Daybook as Client, Money, StoredEvent};
 use daybook_contract::bank::v1::{
-    AccountOpened, TransferReceived, TransferRefunded, TransferSent, TransferSettled,
+    AccountOpened, BankTransfer, TransferReceived, TransferRefunded, TransferSent, TransferSettled,
     TransferStatus,
 };
 use daybook_contract::daybook::v1::{ListSagasRequest, ReadContext, SagaStatus, recorded_event};
@@ -14,7 +15,7 @@ use futures::{StreamExt, TryStreamExt};
 use prost::Message;
 use tokio::time::sleep;
 
-use crate::common::{PATIENCE, Site, everything, minor, usd};
+use crate::common::{PATIENCE, Site, everything, head, minor, usd};
 use crate::ledger::Ledger;
 use crate::random::{Random, seed};
 
@@ -48,9 +49,9 @@ async fn open_accounts(client: &Client, accounts: u64) {
     client.close_account("closed").await.unwrap();
 }
 
-/// Sends transfers between random accounts, until all are accepted or refused.
-async fn send_transfers(client: &Client, random: &mut Random, accounts: u64, count: u64) {
-    let requests: Vec<_> = (0..count)
+/// Sends transfers of these numbers between random accounts, until all are accepted or refused.
+async fn send_transfers(client: &Client, random: &mut Random, accounts: u64, all: Range<u64>) {
+    let requests: Vec<_> = all
         .map(|n| {
             let to = match random.below(20) {
                 0 => "closed".to_owned(),
@@ -75,28 +76,30 @@ async fn send_transfers(client: &Client, random: &mut Random, accounts: u64, cou
         .await;
 }
 
+/// The transfers that have these states at this position or later, and that position.
+async fn transfers_that_are(
+    statuses: &[TransferStatus],
+    client: &Client,
+    min_position: u64,
+) -> Result<(Vec<BankTransfer>, u64), daybook_client::Error> {
+    let (mut found, mut position) = (Vec::new(), min_position);
+    for status in statuses {
+        let query = client.list_transfers().status(*status).page_size(500);
+        let answer = query.min_position(min_position).await?;
+        position = position.max(answer.position);
+        found.extend(answer.transfers);
+    }
+    Ok((found, position))
+}
+
 /// Waits until no transfer is on its way, for as long as something moves.
 async fn none_is_open(client: &Client) {
-    let open = async |head| {
-        let mut open = Vec::new();
-        let mut position = head;
-        for status in [
-            TransferStatus::Started,
-            TransferStatus::InFlight,
-            TransferStatus::Delivered,
-            TransferStatus::Returning,
-        ] {
-            let query = client.list_transfers().status(status).page_size(500);
-            let answer = query.min_position(head).await?;
-            position = position.max(answer.position);
-            open.extend(answer.transfers);
-        }
-        Ok::<_, daybook_client::Error>((open, position))
-    };
+    use TransferStatus::{Delivered, InFlight, Returning, Started};
+    let open = [Started, InFlight, Delivered, Returning];
     let (mut farthest, mut since) = (0, Instant::now());
     loop {
         let (position, problem) = match client.events().info().await {
-            Ok(info) => match open(info.head_position).await {
+            Ok(info) => match transfers_that_are(&open, client, info.head_position).await {
                 Ok((open, _)) if open.is_empty() => return,
                 Ok((open, position)) => {
                     (position, format!("{} are open, such as {:?}", open.len(), open[0]))
@@ -303,7 +306,7 @@ async fn killed_at_random(brokers: &[&str], count: u64) {
         let client = client.clone();
         let mut random = Random::new(seed ^ 1);
         tokio::spawn(async move {
-            send_transfers(&client, &mut random, ACCOUNTS, count).await;
+            send_transfers(&client, &mut random, ACCOUNTS, 0..count).await;
             none_is_open(&client).await;
         })
     };
@@ -365,7 +368,7 @@ async fn two_saga_processes_of_which_one_sleeps_have_no_effect_twice() {
     let sending = {
         let client = client.clone();
         let mut random = Random::new(seed ^ 1);
-        tokio::spawn(async move { send_transfers(&client, &mut random, ACCOUNTS, 300).await })
+        tokio::spawn(async move { send_transfers(&client, &mut random, ACCOUNTS, 0..300).await })
     };
     for _ in 0..6 {
         for process in [&one, &other] {
@@ -375,10 +378,39 @@ async fn two_saga_processes_of_which_one_sleeps_have_no_effect_twice() {
             process.signal("CONT");
         }
     }
-    one.signal("STOP");
     sending.await.unwrap();
+    stopped_half_way(&[&one, &other], &client, &mut random, ACCOUNTS).await;
+    // One of them does it all; then the other goes on with what both believed.
+    other.signal("CONT");
     none_is_open(&client).await;
     wakes_to_nothing(&one, &first, &client).await;
+}
+
+/// Sends more transfers and stops all these processes at a moment when money has left and has not
+/// been told of where it went; nobody but they can bring these transfers to an end.
+async fn stopped_half_way(
+    processes: &[&Process],
+    client: &Client,
+    random: &mut Random,
+    accounts: u64,
+) {
+    use TransferStatus::{Delivered, InFlight, Returning};
+    for from in (1_000..2_000).step_by(50) {
+        let (sender, mut chosen) = (client.clone(), random.clone());
+        let sending = tokio::spawn(async move {
+            send_transfers(&sender, &mut chosen, accounts, from..from + 50).await;
+        });
+        sleep(Duration::from_millis(random.below(100))).await;
+        processes.iter().for_each(|process| process.signal("STOP"));
+        sending.await.unwrap();
+        let head = head(client).await;
+        let half_way = transfers_that_are(&[InFlight, Delivered, Returning], client, head).await;
+        if !half_way.unwrap().0.is_empty() {
+            return;
+        }
+        processes.iter().for_each(|process| process.signal("CONT"));
+    }
+    panic!("a thousand transfers, and none of them was under way at any moment");
 }
 
 /// A stopped process goes on with what it was at, and learns that all of it is done.
@@ -423,7 +455,7 @@ async fn what_a_saga_process_leaves_undone_the_others_take_over() {
     let stopped = share("2", &sites[2]);
     killed.kill();
     stopped.signal("STOP");
-    send_transfers(&client, &mut Random::new(seed()), ACCOUNTS, 60).await;
+    send_transfers(&client, &mut Random::new(seed()), ACCOUNTS, 0..60).await;
     none_is_open(&client).await;
     // Of what was not its own, the third did nothing before its time.
     let mut waited = 0;
