@@ -16,6 +16,7 @@ mod kind;
 mod line;
 mod metrics;
 pub mod projection;
+mod select;
 mod sender;
 mod service;
 

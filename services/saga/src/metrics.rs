@@ -27,7 +27,7 @@ pub(crate) async fn select(
             Ok(Count { kind: row.try_get(0)?, status: row.try_get(1)?, sagas: row.try_get(2)? })
         })
         .collect::<Result<_, sqlx::Error>>()?;
-    let sql = "SELECT kind, min(started_time) FROM sagas INDEXED BY sagas_open
+    let sql = "SELECT kind, min(started_time) FROM sagas INDEXED BY sagas_open_by_kind
                WHERE ended_time IS NULL GROUP BY kind";
     let oldest = sqlx::query(sql)
         .fetch_all(connection)

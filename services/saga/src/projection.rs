@@ -150,7 +150,7 @@ struct Own {
 
 impl Projection for Sagas {
     const NAME: &'static str = "sagas";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const AGGREGATES: &'static [&'static str] = daybook_domain::SAGA_AGGREGATES;
     const SCHEMA: &'static str = "
         CREATE TABLE sagas (
@@ -169,7 +169,12 @@ impl Projection for Sagas {
             open_steps   INTEGER NOT NULL
         ) WITHOUT ROWID;
         CREATE INDEX sagas_by_position ON sagas (position);
-        CREATE INDEX sagas_open ON sagas (kind, started_time) WHERE ended_time IS NULL;
+        CREATE INDEX sagas_by_kind ON sagas (kind, position);
+        CREATE INDEX sagas_by_status ON sagas (status, position);
+        CREATE INDEX sagas_by_kind_and_status ON sagas (kind, status, position);
+        CREATE INDEX sagas_open ON sagas (position) WHERE ended_time IS NULL;
+        CREATE INDEX sagas_open_by_kind ON sagas (kind, position, started_time)
+            WHERE ended_time IS NULL;
         CREATE INDEX sagas_due ON sagas (due_time) WHERE due_time IS NOT NULL;
         CREATE TABLE steps (
             stream         TEXT NOT NULL,

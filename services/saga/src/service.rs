@@ -12,19 +12,17 @@ use daybook_contract::daybook::v1::{
 use daybook_contract::error::Error;
 use daybook_query::paging::{Pages, page_size};
 use daybook_query::runtime::Handle;
-use daybook_query::runtime::row::{read_row, read_rows};
 use daybook_query::time::timestamp;
 use daybook_query::{check, read};
 use futures::FutureExt;
 use prost::Message;
-use sqlx::sqlite::SqliteConnection;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use crate::flights::Flights;
 use crate::projection::{SagaRow, StepRow};
 use crate::sender::{Outgoing, Sender};
-use crate::{ids, kind};
+use crate::{ids, kind, select};
 
 /// How many sagas a page has when the request does not say.
 const DEFAULT_PAGE: u32 = 50;
@@ -47,7 +45,7 @@ impl SagaServer {
         let name = stream.to_owned();
         let (found, position) = self
             .sagas
-            .read(read, |connection| select_saga(connection, name.clone()).boxed())
+            .read(read, |connection| select::saga(connection, name.clone()).boxed())
             .await?;
         let Some((saga, steps)) = found else {
             let text = format!("there is no saga with the stream {stream:?}");
@@ -110,7 +108,7 @@ impl SagaService for SagaServer {
         let (mut rows, position) = self
             .sagas
             .read(request.read.as_ref(), |connection| {
-                select_sagas(connection, filters.clone(), before, size + 1).boxed()
+                select::sagas(connection, filters.clone(), before, size + 1).boxed()
             })
             .await?;
         let next_page_token = pages.cut(&mut rows, size, |row| row.position.to_string());
@@ -168,44 +166,6 @@ impl SagaService for SagaServer {
         let receipt = Some(self.sender.call(&command, &actor).await?);
         Ok(Response::new(CompensateSagaResponse { receipt }))
     }
-}
-
-async fn select_saga(
-    connection: &mut SqliteConnection,
-    stream: String,
-) -> Result<Option<(SagaRow, Vec<StepRow>)>, sqlx::Error> {
-    let saga = sqlx::query("SELECT * FROM sagas WHERE stream = ?")
-        .bind(&stream)
-        .fetch_optional(&mut *connection)
-        .await?;
-    let Some(saga) = saga else { return Ok(None) };
-    let steps = sqlx::query("SELECT * FROM steps WHERE stream = ? ORDER BY version, number")
-        .bind(&stream)
-        .fetch_all(connection)
-        .await?;
-    Ok(Some((read_row(&saga)?, read_rows(&steps)?)))
-}
-
-async fn select_sagas(
-    connection: &mut SqliteConnection,
-    filters: ListSagasRequest,
-    before: i64,
-    limit: u32,
-) -> Result<Vec<SagaRow>, sqlx::Error> {
-    let rows = sqlx::query(
-        "SELECT * FROM sagas
-         WHERE position < ?1 AND (?2 = '' OR kind = ?2) AND (?3 = 0 OR status = ?3)
-         AND (?4 = 0 OR ended_time IS NULL)
-         ORDER BY position DESC LIMIT ?5",
-    )
-    .bind(before)
-    .bind(filters.kind)
-    .bind(filters.status)
-    .bind(filters.open)
-    .bind(limit)
-    .fetch_all(connection)
-    .await?;
-    read_rows(&rows)
 }
 
 fn saga(row: SagaRow) -> Saga {
