@@ -192,6 +192,9 @@ async fn what_the_stock_forbids_is_refused_and_records_nothing() {
         let adjust = client.adjust_stock("teapot", delta, "count").into_request();
         shop.forbids(inventory.adjust_stock(adjust), "STOCK_IS_RESERVED").await;
     }
+    shop.receive("mug", 5).await;
+    let adjust = client.adjust_stock("mug", -6, "count").into_request();
+    shop.forbids(inventory.adjust_stock(adjust), "STOCK_WOULD_BE_NEGATIVE").await;
     for delta in [1_000_000_000, 999_999_996] {
         let adjust = client.adjust_stock("teapot", delta, "count").into_request();
         shop.forbids(inventory.adjust_stock(adjust), "STOCK_TOO_LARGE").await;

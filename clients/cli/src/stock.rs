@@ -362,6 +362,7 @@ pub(crate) fn advice(reason: &str) -> Option<&'static str> {
         "STOCK_NOT_FOUND" => "daybook stock receive SUBJECT QUANTITY",
         "INSUFFICIENT_STOCK"
         | "STOCK_IS_RESERVED"
+        | "STOCK_WOULD_BE_NEGATIVE"
         | "STOCK_TOO_LARGE"
         | "TOO_MANY_RESERVATIONS" => "daybook stock show SUBJECT",
         "ORDER_IN_FULFILMENT" => "daybook saga show orders.fulfilment-ORDER",

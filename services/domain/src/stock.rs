@@ -148,6 +148,14 @@ pub enum StockRejection {
         /// The order.
         order_id: String,
     },
+    /// After the adjustment there would be fewer pieces than none.
+    #[error("{on_hand} pieces are there: the number cannot change by {quantity_delta}")]
+    StockWouldBeNegative {
+        /// How many are there.
+        on_hand: u64,
+        /// By how many the number was to change.
+        quantity_delta: i64,
+    },
 }
 
 impl StockRejection {
@@ -163,6 +171,7 @@ impl StockRejection {
             Self::StockTooLarge { .. } => Reason::StockTooLarge,
             Self::TooManyReservations { .. } => Reason::TooManyReservations,
             Self::OrderInFulfilment { .. } => Reason::OrderInFulfilment,
+            Self::StockWouldBeNegative { .. } => Reason::StockWouldBeNegative,
         }
     }
 }
@@ -204,6 +213,10 @@ impl Rejection for StockRejection {
             Self::StockTooLarge { limit } => vec![("limit", limit.to_string())],
             Self::TooManyReservations { limit } => vec![("limit", limit.to_string())],
             Self::OrderInFulfilment { order_id } => vec![("order_id", order_id.clone())],
+            Self::StockWouldBeNegative { on_hand, quantity_delta } => vec![
+                ("on_hand", on_hand.to_string()),
+                ("quantity_delta", quantity_delta.to_string()),
+            ],
         }
     }
 }
@@ -360,20 +373,17 @@ fn adjust(
     cx: &Context,
 ) -> Result<Event, StockRejection> {
     must_exist(state, cx)?;
-    let after = state.on_hand.checked_add_signed(request.quantity_delta);
-    let is_decrease = request.quantity_delta < 0;
-    if is_decrease && after.is_none_or(|after| after < state.reserved) {
-        return Err(StockRejection::StockIsReserved {
-            on_hand: state.on_hand,
-            reserved: state.reserved,
-            quantity_delta: request.quantity_delta,
-        });
+    let (on_hand, reserved) = (state.on_hand, state.reserved);
+    let quantity_delta = request.quantity_delta;
+    let after = on_hand.checked_add_signed(quantity_delta);
+    if quantity_delta < 0 && after.unwrap_or_default() < reserved {
+        return Err(StockRejection::StockIsReserved { on_hand, reserved, quantity_delta });
+    }
+    if quantity_delta < 0 && after.is_none() {
+        return Err(StockRejection::StockWouldBeNegative { on_hand, quantity_delta });
     }
     within_limit(after)?;
-    Ok(Event::StockAdjusted(StockAdjusted {
-        quantity_delta: request.quantity_delta,
-        reason: request.reason.clone(),
-    }))
+    Ok(Event::StockAdjusted(StockAdjusted { quantity_delta, reason: request.reason.clone() }))
 }
 
 /// Nothing is to be recorded when the threshold is that already.
@@ -590,6 +600,10 @@ mod specs {
         StockRejection::StockIsReserved { on_hand, reserved, quantity_delta }
     }
 
+    fn would_be_negative(on_hand: u64, quantity_delta: i64) -> StockRejection {
+        StockRejection::StockWouldBeNegative { on_hand, quantity_delta }
+    }
+
     fn too_large() -> StockRejection {
         StockRejection::StockTooLarge { limit: LIMIT_PIECES }
     }
@@ -760,8 +774,13 @@ mod specs {
         given([received(5), reserved("1", 3)])
             .when(adjust(-3))
             .then_rejected(is_reserved(5, 3, -3));
-        given([received(5)]).when(adjust(-6)).then_rejected(is_reserved(5, 0, -6));
-        given([received(5)]).when(adjust(i64::MIN)).then_rejected(is_reserved(5, 0, i64::MIN));
+    }
+
+    #[test]
+    fn there_are_never_fewer_pieces_than_none() {
+        given([received(5)]).when(adjust(-6)).then_rejected(would_be_negative(5, -6));
+        let all = i64::MIN;
+        given([received(5)]).when(adjust(all)).then_rejected(would_be_negative(5, all));
     }
 
     #[test]
@@ -789,6 +808,9 @@ mod specs {
         given([received(3), reserved("1", 3)])
             .when(reserve("1", 9))
             .then_rejected(differs("1", 3, 9));
+        given([received(5), reserved("1", 3)])
+            .when(adjust(-6))
+            .then_rejected(is_reserved(5, 3, -6));
     }
 
     #[test]
@@ -814,6 +836,7 @@ mod specs {
             too_large(),
             StockRejection::TooManyReservations { limit: LIMIT_RESERVATIONS },
             StockRejection::OrderInFulfilment { order_id: "order".to_owned() },
+            would_be_negative(5, -6),
         ];
         let contract: Vec<_> = (1..).map_while(|number| Reason::try_from(number).ok()).collect();
         assert_eq!(here.each_ref().map(StockRejection::in_contract).as_slice(), contract);
@@ -826,7 +849,7 @@ mod specs {
     #[test]
     fn a_rejection_tells_people_and_machines_the_values() {
         use RejectionKind::{FailedPrecondition, NotFound};
-        let values: [(_, _, &str, &str); 8] = [
+        let values: [(_, _, &str, &str); 9] = [
             (not_found(), NotFound, "there is no stock of product spec", "product_id=spec"),
             (
                 was_shipped("1"),
@@ -869,6 +892,12 @@ mod specs {
                 FailedPrecondition,
                 "there are 10000 open reservations already",
                 "limit=10000",
+            ),
+            (
+                would_be_negative(5, -6),
+                FailedPrecondition,
+                "5 pieces are there: the number cannot change by -6",
+                "on_hand=5 quantity_delta=-6",
             ),
         ];
         for (rejection, kind, text, metadata) in values {
