@@ -7,6 +7,7 @@ use std::future::Future;
 
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
+use unicode_normalization::UnicodeNormalization;
 
 use crate::daybook::v1::{CommandContext, CommandReceipt};
 
@@ -149,7 +150,11 @@ pub fn claim(
     if value.is_empty() {
         return;
     }
-    let key = if ignore_case { value.to_lowercase() } else { value.to_owned() };
+    // An é is the same letter whether it is one character or an e with an accent (UAX #15).
+    let key = match ignore_case {
+        true => value.to_lowercase().nfc().collect(),
+        false => value.nfc().collect(),
+    };
     claims.push(Claim { scope, key, change });
 }
 

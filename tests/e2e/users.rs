@@ -113,6 +113,10 @@ async fn an_address_is_free_again_when_its_user_gives_it_up() {
     let again = users.register_user(register("cyd", "new@example.org"));
     shop.refuses(again, Code::AlreadyExists, "USER_ALREADY_REGISTERED").await;
     client.register_user("Dan", "new@example.org").await.unwrap();
+    // An accent makes the same letter whether it is a character of its own or not.
+    client.register_user("Zoé", "zo\u{e9}@example.org").await.unwrap();
+    let taken = users.register_user(register("zoe", "ZOE\u{301}@example.org"));
+    shop.refuses(taken, Code::AlreadyExists, "EMAIL_TAKEN").await;
 }
 
 #[tokio::test]

@@ -325,6 +325,8 @@ mod specs {
         let take = |k| key(k, ClaimChange::Take);
         let free = |k| key(k, ClaimChange::Free);
         assert_eq!(claims(&registered("Äda@X.org")), [take("äda@x.org")]);
+        // The letter is the same when its dots are a character of their own.
+        assert_eq!(claims(&registered("A\u{308}da@X.org")), [take("\u{e4}da@x.org")]);
         assert_eq!(claims(&changed("a@x.org", "A@x.org")), [free("a@x.org"), take("a@x.org")]);
         assert_eq!(claims(&deactivated("A@x.org")), [free("a@x.org")]);
         assert_eq!(claims(&logged_in("s")), []);
