@@ -231,7 +231,11 @@ fn a_user_lives_through_the_user_commands() {
     bench.text(&["user", "register", "Ada Lovelace", "ada@example.org", "--id", "ada"]);
     bench.text(&["user", "login", "ada", "--session", "s1", "--device", "phone"]);
     bench.text(&["user", "act", "ada", "product.viewed", "-d", "teapot", "--session", "s1"]);
-    bench.text(&["user", "email", "ada", "ada@example.net"]);
+    let changed = bench.run(&["user", "email", "ada", "ada@example.net"]);
+    assert_eq!((changed.code, changed.err.as_str()), (0, ""));
+    let again = bench.run(&["user", "email", "ada", "ada@example.net"]);
+    let hint = "nothing had to be recorded: it is so already\n";
+    assert_eq!((again.code, again.err.as_str()), (0, hint));
     let taken = bench.run(&["user", "register", "Bob", "Ada@Example.net"]);
     assert_eq!(taken.code, 3, "{}", taken.err);
     assert!(taken.err.contains("EMAIL_TAKEN") && taken.err.contains("user list"), "{}", taken.err);

@@ -282,8 +282,11 @@ pub(crate) fn parse_amount(amount: &str, currency: &str) -> Result<daybook_clien
     })
 }
 
-/// Shows a receipt.
+/// Shows a receipt, and says so when the command changed nothing.
 pub(crate) fn show_receipt(receipt: &CommandReceipt, format: Format) -> Result<(), Problem> {
+    if receipt.event_ids.is_empty() {
+        output::hint("nothing had to be recorded: it is so already");
+    }
     if format == Format::Json {
         let value = json::of("daybook.v1.CommandReceipt", receipt)?;
         return Ok(output::document(&value)?);

@@ -173,42 +173,42 @@ enum Kind {
 pub(crate) async fn run(args: StockArgs) -> Result<(), Problem> {
     let client = args.globals.client()?;
     let format = args.globals.output;
-    let (receipt, product) = match args.command {
+    let receipt = match args.command {
         StockCommand::Receive { product, quantity, reference, flags } => {
             let product_id = product.clone();
             let request =
                 ReceiveStockRequest { product_id, quantity, reference, ..Default::default() };
-            (flags.send(&client, request, &product).await?, product)
+            flags.send(&client, request, &product).await?
         }
         StockCommand::Reserve { product, quantity, line, flags } => {
             let Line { order_id, line_id } = line;
             let product_id = product.clone();
             let request =
                 ReserveStockRequest { product_id, order_id, line_id, quantity, context: None };
-            (flags.send(&client, request, &product).await?, product)
+            flags.send(&client, request, &product).await?
         }
         StockCommand::Release { product, line, reason, flags } => {
             let Line { order_id, line_id } = line;
             let product_id = product.clone();
             let request =
                 ReleaseReservationRequest { product_id, order_id, line_id, reason, context: None };
-            (flags.send(&client, request, &product).await?, product)
+            flags.send(&client, request, &product).await?
         }
         StockCommand::Ship { product, line, flags } => {
             let Line { order_id, line_id } = line;
             let product_id = product.clone();
             let request = ShipReservationRequest { product_id, order_id, line_id, context: None };
-            (flags.send(&client, request, &product).await?, product)
+            flags.send(&client, request, &product).await?
         }
         StockCommand::Adjust { product, delta, reason, flags } => {
             let (product_id, quantity_delta) = (product.clone(), delta);
             let request = AdjustStockRequest { product_id, quantity_delta, reason, context: None };
-            (flags.send(&client, request, &product).await?, product)
+            flags.send(&client, request, &product).await?
         }
         StockCommand::Threshold { product, threshold, flags } => {
             let product_id = product.clone();
             let request = SetLowStockThresholdRequest { product_id, threshold, context: None };
-            (flags.send(&client, request, &product).await?, product)
+            flags.send(&client, request, &product).await?
         }
         StockCommand::Show { product, flags } => {
             return show(&client, &product, &flags, format).await;
@@ -226,11 +226,7 @@ pub(crate) async fn run(args: StockArgs) -> Result<(), Problem> {
         StockCommand::Low { pages, flags } => return low(&client, pages, &flags, format).await,
         StockCommand::Watch => return watch(&client, format).await,
     };
-    show_receipt(&receipt, format)?;
-    if receipt.event_ids.is_empty() {
-        output::hint(&format!("nothing had to be recorded: daybook stock show {product}"));
-    }
-    Ok(())
+    show_receipt(&receipt, format)
 }
 
 async fn show(
