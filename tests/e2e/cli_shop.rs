@@ -253,12 +253,23 @@ fn low_stock_is_followed_live() {
     bench.json(&["stock", "receive", "teapot", "3"]);
     let mut watch = bench.command(&["stock", "watch"]).spawn().unwrap();
     let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut hints = BufReader::new(watch.stderr.take().unwrap()).lines();
+    let hint = "no stock is low; what becomes low is shown as it does";
+    assert_eq!(hints.next().unwrap().unwrap(), hint);
     bench.json(&["stock", "threshold", "teapot", "3"]);
     let line = lines.next().unwrap().unwrap();
     let words: Vec<_> = line.split_whitespace().skip(1).collect();
     assert_eq!(words, ["low", "3", "available", "teapot"]);
     watch.kill().unwrap();
     watch.wait().unwrap();
+    // There is nothing to say of a silence that is none.
+    let mut watch = bench.command(&["stock", "watch"]).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("teapot"));
+    bench.json(&["stock", "receive", "teapot", "1"]);
+    assert!(lines.next().unwrap().unwrap().contains("enough"));
+    watch.kill().unwrap();
+    assert_eq!(watch.wait_with_output().unwrap().stderr, b"");
 }
 
 #[test]

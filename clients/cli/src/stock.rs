@@ -4,9 +4,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use daybook_client::{Daybook, QueryRequest};
 use daybook_contract::inventory::v1::watch_low_stock_response::Update;
 use daybook_contract::inventory::v1::{
-    AdjustStockRequest, GetStockRequest, ListLowStockRequest, ListMovementsRequest, Movement,
-    MovementKind, ReceiveStockRequest, ReleaseReservationRequest, ReserveStockRequest,
-    SetLowStockThresholdRequest, ShipReservationRequest, Stock, WatchLowStockResponse,
+    AdjustStockRequest, GetStockRequest, ListLowStockRequest, ListMovementsRequest,
+    LowStockCaughtUp, Movement, MovementKind, ReceiveStockRequest, ReleaseReservationRequest,
+    ReserveStockRequest, SetLowStockThresholdRequest, ShipReservationRequest, Stock,
+    WatchLowStockResponse,
 };
 use futures::TryStreamExt;
 
@@ -332,6 +333,9 @@ async fn low(
 async fn watch(client: &Daybook, format: Format) -> Result<(), Problem> {
     let mut updates = std::pin::pin!(client.watch_low_stock());
     while let Some(update) = updates.try_next().await? {
+        if let Some(Update::CaughtUp(LowStockCaughtUp { low_products: 0 })) = &update.update {
+            output::hint("no stock is low; what becomes low is shown as it does");
+        }
         print_update(&update, format)?;
     }
     output::hint("the server stops: daybook stock watch    (begins again)");
