@@ -336,6 +336,7 @@ async fn orders_are_found_by_user_status_time_and_product_and_summed_up() {
     assert_eq!(ids(client.list_orders().since(middle)).await, everything[..4]);
     assert_eq!(ids(client.list_orders().until(middle)).await, everything[4..]);
 
+    assert_eq!(client.list_orders_by_product("ghost").await.unwrap().orders, []);
     let cups = client.list_orders_by_product("cup").await.unwrap().orders;
     assert_eq!(cups.len(), 1);
     assert_eq!((cups[0].order_id.as_str(), cups[0].item.as_ref().unwrap().quantity), ("bob-0", 3));

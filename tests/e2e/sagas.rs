@@ -350,6 +350,10 @@ fn a_transfer_is_followed_from_the_command_line() {
     assert_eq!(bench.json(&["saga", "retry", "bank.transfer-t1"]), json!({}));
     let late = bench.run(&["saga", "compensate", "bank.transfer-t1"]);
     assert!(late.code == 3 && late.err.contains("TOO_LATE_TO_CANCEL"), "{}", late.err);
+    assert!(late.err.contains("transfer t1 is completed: "), "{}", late.err);
+    let nonsense = bench.run(&["saga", "list", "--kind", "nonsense"]);
+    assert_eq!(nonsense.code, 4, "{}{}", nonsense.out, nonsense.err);
+    assert!(nonsense.err.contains("bank.transfer"), "{}", nonsense.err);
     let again = bench.run(&["saga", "watch", "bank.transfer-t2"]);
     assert_eq!((again.code, again.out), (3, bounced.out));
     for (words, says) in [

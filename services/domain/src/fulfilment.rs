@@ -33,6 +33,7 @@ use daybook_contract::orders::v1::{
 };
 use daybook_kernel::{
     Aggregate, Awaited, Context, Foreign, Money, Rejection, RejectionKind, Saga, Step, Timestamp,
+    in_words,
 };
 
 use crate::order;
@@ -144,7 +145,10 @@ pub enum FulfilmentRejection {
         order_id: String,
     },
     /// The order is being confirmed, or the fulfilment has ended.
-    #[error("the fulfilment of order {order_id} is {status}: it is too late to give it up")]
+    #[error(
+        "the fulfilment of order {order_id} is {}: it is too late to give it up",
+        in_words(.status)
+    )]
     TooLateToCancel {
         /// The order.
         order_id: String,

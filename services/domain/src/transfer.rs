@@ -21,7 +21,9 @@ use daybook_contract::bank::v1::{
 };
 use daybook_contract::daybook::v1::step_answer::Outcome;
 use daybook_contract::daybook::v1::{Money as WireMoney, SagaStatus, StepAnswer, StepRefusal};
-use daybook_kernel::{Aggregate, Awaited, Context, Money, Rejection, RejectionKind, Saga, Step};
+use daybook_kernel::{
+    Aggregate, Awaited, Context, Money, Rejection, RejectionKind, Saga, Step, in_words,
+};
 
 use crate::account::{self, AccountRejection, LIMIT_MINOR};
 
@@ -68,7 +70,7 @@ pub enum TransferRejection {
     #[error("{0}")]
     Sender(AccountRejection),
     /// The money was sent on, or the transfer has ended.
-    #[error("transfer {transfer_id} is {status}: it cannot be cancelled any more")]
+    #[error("transfer {transfer_id} is {}: it cannot be cancelled any more", in_words(.status))]
     TooLateToCancel {
         /// The transfer.
         transfer_id: String,
@@ -590,9 +592,10 @@ mod specs {
         assert_eq!(refunding, ["bank.v1.RefundTransferRequest"]);
         assert!(wanted(&[started(), cancelled()]).is_empty());
         let transfer_id = context().aggregate_id;
-        Spec::<Transfer>::given([started(), funded()])
-            .when(cancel())
-            .then_rejected(TransferRejection::TooLateToCancel { transfer_id, status: "IN_FLIGHT" });
+        let too_late = TransferRejection::TooLateToCancel { transfer_id, status: "IN_FLIGHT" };
+        let text = "transfer spec is in flight: it cannot be cancelled any more";
+        assert_eq!(too_late.to_string(), text);
+        Spec::<Transfer>::given([started(), funded()]).when(cancel()).then_rejected(too_late);
         let transfer_id = context().aggregate_id;
         Spec::<Transfer>::given([])
             .when(cancel())

@@ -58,6 +58,11 @@ pub trait Rejection: fmt::Debug + fmt::Display + PartialEq + Send + Sync + 'stat
     fn metadata(&self) -> Vec<(&'static str, String)>;
 }
 
+/// The name of a value of an enum of the contract, as people say it: `IN_FLIGHT` is `in flight`.
+pub fn in_words(name: &str) -> String {
+    name.to_lowercase().replace('_', " ")
+}
+
 /// The kinds of refusal, after AIP-193.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RejectionKind {

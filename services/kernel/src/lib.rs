@@ -9,7 +9,7 @@ pub mod saga;
 pub mod spec;
 pub mod stream;
 
-pub use aggregate::{Aggregate, Context, Rejection, RejectionKind};
+pub use aggregate::{Aggregate, Context, Rejection, RejectionKind, in_words};
 pub use money::{Currency, Money, MoneyError};
 pub use prost_types::Timestamp;
 pub use registry::{Registry, SagaRegistry};

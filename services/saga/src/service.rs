@@ -92,6 +92,11 @@ impl SagaService for SagaServer {
         let request = request.into_inner();
         read::check(&request, request.read.as_ref(), |violations| {
             check::page_size(violations, request.page_size);
+            let kind = &request.kind;
+            if !kind.is_empty() && kind::find(kind).is_none() {
+                let kinds = kind::all().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
+                violations.add("kind", format!("is none of the kinds of sagas: {kinds}"));
+            }
         })?;
         let size = page_size(request.page_size, DEFAULT_PAGE);
         let filters = ListSagasRequest {
