@@ -90,6 +90,8 @@ enum ProductCommand {
         flags: CommandFlags,
     },
     /// Find products by words, best match first
+    ///
+    /// Of very many that match, only the oldest are ranked, and the answer says so.
     #[command(after_help = "Example:\n  daybook product search \"red tea\"\n  \
                             daybook product search tea --min 5 --max 20 --currency EUR")]
     Search {
