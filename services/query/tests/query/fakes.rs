@@ -28,6 +28,8 @@ use prost::Message;
 use prost_types::{Any, Timestamp};
 use tokio::sync::watch;
 
+use crate::random::Random;
+
 /// 2026-11-21, when the first event of a test is recorded.
 pub const START: i64 = 1_795_219_200;
 
@@ -348,6 +350,23 @@ impl Topic {
     pub fn write(&self, partition: usize, record: impl Into<Bytes>) {
         self.partitions.lock().unwrap()[partition].records.push(record.into());
         self.written.send_modify(|count| *count += 1);
+    }
+
+    /// Writes each stream to a partition that chance chooses, and mixes those of a partition. Only the
+    /// records of one stream keep their order.
+    pub fn write_mixed(&self, streams: &[Vec<Bytes>], random: &mut Random) {
+        let partitions = self.partitions.lock().unwrap().len();
+        let mut below = |limit: usize| random.below(limit as u64) as usize;
+        let mut left: Vec<_> =
+            streams.iter().map(|stream| (below(partitions), stream.iter())).collect();
+        while !left.is_empty() {
+            let next = below(left.len());
+            let (partition, records) = &mut left[next];
+            match records.next() {
+                Some(record) => self.write(*partition, record.clone()),
+                None => drop(left.swap_remove(next)),
+            }
+        }
     }
 
     /// Says on one partition that the log is published up to a position.

@@ -7,6 +7,8 @@ mod inventory;
 mod naive;
 mod orders;
 mod quarantine;
+#[path = "../../../../tests/crash/random.rs"]
+mod random;
 mod rebuild;
 mod rest;
 mod restored;

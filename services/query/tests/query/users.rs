@@ -16,6 +16,7 @@ use tonic::{Code, Request};
 
 use crate::bank::{answer, violations};
 use crate::fakes::*;
+use crate::random::{Random, seed};
 
 struct People {
     host: Host,
@@ -228,26 +229,24 @@ fn history(log: &Log) -> Vec<Vec<bytes::Bytes>> {
 
 #[tokio::test]
 async fn statistics_are_the_same_in_whichever_order_the_topics_come() {
-    let log = Log::new();
-    let streams = history(&log);
-    for first in 0..streams.len() {
-        let (dir, topic) = (tempfile::tempdir().unwrap(), Topic::new(1));
-        for at in 0..streams.len() {
-            let stream = &streams[(first + at) % streams.len()];
-            stream.iter().for_each(|record| topic.write(0, record.clone()));
-        }
-        topic.watermarks(log.position());
+    for seed in (seed()..).take(20) {
+        let (dir, log, topic) = (tempfile::tempdir().unwrap(), Log::new(), Topic::new(2));
+        // Whatever is there at the start is read from the log, in its order.
         let host = run(&dir, &topic, &log, daybook_query::projections::start_all);
+        until_position(&host, 0).await;
+        topic.write_mixed(&history(&log), &mut Random::new(seed));
+        topic.watermarks(log.position());
         until_position(&host, log.position()).await;
+        assert_eq!(log.gap_reads(), 0, "seed {seed}");
         let people = People { queries: UserQueries::new(host.handles()).unwrap(), host, _dir: dir };
         let ada = people.statistics("ada").await.unwrap();
-        assert_eq!((ada.login_count, ada.action_count), (1, 1), "{first}");
+        assert_eq!((ada.login_count, ada.action_count), (1, 1), "seed {seed}");
         let orders = (ada.order_count, ada.paid_order_count, ada.cancelled_order_count);
-        assert_eq!(orders, (4, 3, 1), "{first}");
-        assert_eq!(ada.total_spent, [money(300, "JPY"), usd(7_50)], "{first}");
-        assert_eq!((ada.registered_time, ada.last_seen_time), (at(1), at(11)), "{first}");
+        assert_eq!(orders, (4, 3, 1), "seed {seed}");
+        assert_eq!(ada.total_spent, [money(300, "JPY"), usd(7_50)], "seed {seed}");
+        assert_eq!((ada.registered_time, ada.last_seen_time), (at(1), at(11)), "seed {seed}");
         let error = people.statistics("nobody").await.unwrap_err();
-        assert_eq!(error.reason(), "USER_NOT_FOUND", "{first}");
+        assert_eq!(error.reason(), "USER_NOT_FOUND", "seed {seed}");
         people.host.shutdown().await;
     }
 }
