@@ -13,6 +13,7 @@ use std::process::Command;
 
 /// What of the repository the copy needs: all that the workspace names.
 const COPIED: &[&str] = &[
+    ".cargo",
     "Cargo.lock",
     "build.rs",
     "rust-toolchain.toml",

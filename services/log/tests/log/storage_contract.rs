@@ -173,3 +173,16 @@ every_storage!(
     keeps_the_published_mark,
     takes_a_group_of_any_size,
 );
+
+/// `.cargo/config.toml` says why; without it everything works, but threads wait for each other.
+#[test]
+fn sqlite_is_built_without_one_lock_for_all_files() {
+    let memory = rusqlite::Connection::open_in_memory().expect("a store in memory");
+    let mut statement = memory.prepare("PRAGMA compile_options").expect("a pragma");
+    let rows = statement.query_map([], |row| row.get::<_, String>(0)).expect("options");
+    let options: Vec<String> = rows.collect::<Result<_, _>>().expect("options");
+    assert!(options.iter().any(|option| option == "DEFAULT_MEMSTATUS=0"), "{options:?}");
+    for option in ["ENABLE_MEMORY_MANAGEMENT", "ENABLE_STAT4"] {
+        assert!(!options.iter().any(|found| found == option), "{option} in {options:?}");
+    }
+}

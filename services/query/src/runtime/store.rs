@@ -249,6 +249,8 @@ impl Store {
             })
             .pragma("cache_size", format!("-{CACHE_KIB}"))
             .pragma("wal_autocheckpoint", WAL_PAGES.to_string())
+            // What a statement would have to take back is noted in memory, not in a file.
+            .pragma("temp_store", "MEMORY")
             .statement_cache_capacity(200);
         if let Some(pages) = max_pages {
             options = options.pragma("max_page_count", pages.to_string());
