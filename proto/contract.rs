@@ -150,12 +150,17 @@ pub fn claim(
     if value.is_empty() {
         return;
     }
-    // An é is the same letter whether it is one character or an e with an accent (UAX #15).
-    let key = match ignore_case {
+    claims.push(Claim { scope, key: claim_key(value, ignore_case), change });
+}
+
+/// What is compared of a value that only one may have. An é is the same letter whether it is one
+/// character or an e with an accent (UAX #15).
+#[must_use]
+pub fn claim_key(value: &str, ignore_case: bool) -> String {
+    match ignore_case {
         true => value.to_lowercase().nfc().collect(),
         false => value.nfc().collect(),
-    };
-    claims.push(Claim { scope, key, change });
+    }
 }
 
 /// Why a recorded event cannot be understood.

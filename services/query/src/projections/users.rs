@@ -1,6 +1,6 @@
 //! Each user as they are now.
 
-use daybook_contract::contract::EventError;
+use daybook_contract::contract::{EventError, claim_key};
 use daybook_contract::users::v1::UserStatus;
 use daybook_contract::users::v1::user::Event;
 use daybook_domain::user::User;
@@ -47,7 +47,7 @@ crate::rows! {
 
 impl Projection for Users {
     const NAME: &'static str = "users";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const AGGREGATES: &'static [&'static str] = &["users.user"];
     const SCHEMA: &'static str = "
         CREATE TABLE users (
@@ -88,7 +88,7 @@ impl Projection for Users {
                 user_id: event.aggregate_id.clone(),
                 name: registered.name.clone(),
                 email: registered.email.clone(),
-                email_key: registered.email.to_lowercase(),
+                email_key: claim_key(&registered.email, true),
                 status: UserStatus::Active as i64,
                 version: 0,
                 registered_time: time(&registered.registered_time),
@@ -105,7 +105,7 @@ impl Projection for Users {
             Event::UserLoggedIn(login) => user.last_login_time = Some(time(&login.login_time)),
             Event::EmailChanged(changed) => {
                 user.email.clone_from(&changed.email);
-                user.email_key = changed.email.to_lowercase();
+                user.email_key = claim_key(&changed.email, true);
             }
             Event::UserDeactivated(deactivated) => {
                 user.status = UserStatus::Deactivated as i64;

@@ -1,5 +1,6 @@
 //! The rows of users.
 
+use daybook_contract::contract::claim_key;
 use daybook_contract::users::v1::{GetUserActivityRequest, ListUsersRequest};
 use sqlx::sqlite::SqliteConnection;
 
@@ -41,7 +42,7 @@ pub async fn users(
     }
     let query = sqlx::query(sql).bind(after).bind(limit).bind(filters.status);
     let query = query.bind(after_name).bind(filters.name_prefix);
-    let query = query.bind(filters.email.to_lowercase());
+    let query = query.bind(claim_key(&filters.email, true));
     read_rows(&query.fetch_all(connection).await?)
 }
 

@@ -147,6 +147,7 @@ async fn users_are_listed_by_name_address_and_status() {
     assert_eq!(people.users(both).await, ["1", "5"]);
     let with = |email: &str| ListUsersRequest { email: email.to_owned(), ..all.clone() };
     assert_eq!(people.users(with("äda@x.ORG")).await, ["4"]);
+    assert_eq!(people.users(with("a\u{308}da@x.org")).await, ["4"], "an ä in two characters");
     assert_eq!(people.users(with("new@X.org")).await, ["3"]);
     assert!(people.users(with("bob@x.org")).await.is_empty());
     let other = ListUsersRequest { name_prefix: "Z".to_owned(), ..with("new@x.org") };
