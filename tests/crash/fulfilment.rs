@@ -486,7 +486,7 @@ async fn a_step_that_waits_is_seen_tried_again_and_undone_by_hand() {
     for stream in [later, given_up] {
         client.sagas().retry(stream).await.unwrap();
     }
-    says(&["saga", "watch", later], 0, "completed");
+    says(&["saga", "watch", later], 0, "FulfilmentCompleted");
     says(&["saga", "watch", given_up], 3, "changed their mind");
     let effects = effects(&client).await;
     assert_eq!(
