@@ -340,8 +340,8 @@ async fn a_shipment_killed_at_every_step_takes_each_piece_once() {
             client.ship_order(id).tracking_id("parcel").await.unwrap();
         }
         let kills = processes.killed_at_every_step(killed, "orders.shipment", &all).await;
-        // The start, and each of the two steps with its answer.
-        assert!(kills >= 5, "only {kills} kills of {killed:?}");
+        // The start, and each of the two steps with its answer; the last answer may be the end.
+        assert!(kills >= 4, "only {kills} kills of {killed:?}");
         let done = effects(&client).await;
         for id in &all {
             let steps = done[id].iter().filter(|effect| effect.starts_with("ReservationShipped"));

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use daybook_bus::source::LogReader;
 use daybook_contract::daybook::v1::step_answer::Outcome;
-use daybook_contract::daybook::v1::{CommandContext, ReadContext, StepAnswer, StepRefusal};
+use daybook_contract::daybook::v1::{
+    CommandContext, CommandReceipt, ReadContext, StepAnswer, StepRefusal,
+};
 use daybook_kernel::Step;
 use daybook_query::runtime::Handle;
-use daybook_query::runtime::row::read_rows;
+use daybook_query::runtime::row::{Row, read_row, read_rows};
 use daybook_query::time;
 use futures::FutureExt;
 use sqlx::sqlite::SqliteConnection;
@@ -53,7 +55,7 @@ pub(crate) struct Executor {
 
 /// What is to be done, as the rows say.
 struct Work {
-    steps: Vec<StepRow>,
+    steps: Vec<(StepRow, SagaRow)>,
     starts: Vec<StartRow>,
     due: Vec<SagaRow>,
     /// How many of each were asked for.
@@ -93,9 +95,27 @@ struct Task {
 }
 
 enum TaskKind {
-    Step(Box<StepRow>),
+    Step(Box<OpenStep>),
     Start(Box<StartRow>),
     Wake(Box<SagaRow>),
+}
+
+/// A step without an answer, and where its saga stands.
+struct OpenStep {
+    /// The version of the saga's stream with the event that the step follows from.
+    version: u64,
+    /// Which of the steps that follow from it.
+    index: u32,
+    /// The id of that event.
+    event_id: String,
+    /// The full name of the request.
+    type_name: String,
+    /// The encoded request, without its context.
+    request: Vec<u8>,
+    /// The version of the saga's stream.
+    saga_version: u64,
+    /// The encoded state of the saga at that version.
+    state: Vec<u8>,
 }
 
 impl Executor {
@@ -183,9 +203,8 @@ impl Executor {
             Look::After(_) | Look::Saga(_) => MAX_NEW,
         };
         let now = time::now_ns();
-        let found = self
-            .sagas
-            .read(None, |connection| select(connection, look.clone(), limit, now).boxed());
+        let found =
+            self.sagas.glance(|connection| select(connection, look.clone(), limit, now).boxed());
         match found.await {
             Ok((work, position)) => Some(Work { position, ..work }),
             Err(error) => {
@@ -224,15 +243,15 @@ impl Executor {
                 continue;
             }
             let Some(attempt) = self.flights.begin(task.id, asked.is_some(), now) else { continue };
-            let worker =
-                Worker { sender: self.sender.clone(), way: attempt.way, actor: actor.to_owned() };
-            tasks.spawn(worker.attempt(task, attempt));
+            let (sender, flights) = (self.sender.clone(), self.flights.clone());
+            let worker = Worker { sender, flights, way: attempt.way, actor: actor.to_owned() };
+            tasks.spawn(worker.carry_on(task, attempt));
         }
     }
 
     async fn measure(&self) {
         if let Ok(((counts, oldest), _)) =
-            self.sagas.read(None, |connection| metrics::select(connection).boxed()).await
+            self.sagas.glance(|connection| metrics::select(connection).boxed()).await
         {
             metrics::set(&counts, &oldest, self.flights.waiting().0);
         }
@@ -263,8 +282,9 @@ async fn select(
     let starts = starts.fetch_all(&mut *connection).await?;
     let due = sqlx::query(due).bind(place.due_ns).bind(most).bind(&stream).bind(now);
     let due = due.fetch_all(connection).await?;
+    let step_and_saga = |row| Ok((read_row(row)?, SagaRow::read(row, StepRow::COLUMNS.len())?));
     Ok(Work {
-        steps: read_rows(&steps)?,
+        steps: steps.iter().map(step_and_saga).collect::<Result<_, sqlx::Error>>()?,
         starts: read_rows(&starts)?,
         due: read_rows(&due)?,
         limit,
@@ -276,12 +296,14 @@ async fn select(
 fn statements(of_one: bool) -> [&'static str; 3] {
     match of_one {
         false => [
-            "SELECT * FROM steps WHERE is_open = 1 AND position > ?1 ORDER BY position LIMIT ?2",
+            "SELECT steps.*, sagas.* FROM steps JOIN sagas ON sagas.stream = steps.stream
+             WHERE is_open = 1 AND steps.position > ?1 ORDER BY steps.position LIMIT ?2",
             "SELECT * FROM starts WHERE position > ?1 ORDER BY position LIMIT ?2",
             "SELECT * FROM sagas WHERE due_time > ?1 AND due_time <= ?4 ORDER BY due_time LIMIT ?2",
         ],
         true => [
-            "SELECT * FROM steps WHERE is_open = 1 AND position > ?1 AND stream = ?3 LIMIT ?2",
+            "SELECT steps.*, sagas.* FROM steps JOIN sagas ON sagas.stream = steps.stream
+             WHERE is_open = 1 AND steps.position > ?1 AND steps.stream = ?3 LIMIT ?2",
             "SELECT * FROM starts WHERE position > ?1 AND stream = ?3 LIMIT ?2",
             "SELECT * FROM sagas
              WHERE due_time > ?1 AND due_time <= ?4 AND stream = ?3 LIMIT ?2",
@@ -297,7 +319,7 @@ impl Work {
             let last = last.filter(|_| found >= self.limit)?;
             u64::try_from(last - 1).ok()
         };
-        let steps = cut(self.steps.len(), self.steps.last().map(|row| row.position));
+        let steps = cut(self.steps.len(), self.steps.last().map(|(row, _)| row.position));
         let starts = cut(self.starts.len(), self.starts.last().map(|row| row.position));
         [steps, starts].into_iter().flatten().min()
     }
@@ -320,11 +342,17 @@ impl Work {
     }
 
     fn tasks(self) -> Vec<Task> {
-        let steps = self.steps.into_iter().map(|row| Task {
-            id: ids::step(&row.stream, row.version, row.number),
-            stream: row.stream.clone(),
-            since_ns: row.event_time,
-            kind: TaskKind::Step(Box::new(row)),
+        let steps = self.steps.into_iter().map(|(row, saga)| {
+            let step = OpenStep {
+                version: row.version.unsigned_abs(),
+                index: u32::try_from(row.number).unwrap_or_default(),
+                event_id: row.event_id,
+                type_name: row.type_name,
+                request: row.request,
+                saga_version: saga.version.unsigned_abs(),
+                state: saga.state,
+            };
+            Task::step(row.stream, row.event_time, step)
         });
         let starts = self.starts.into_iter().map(|row| Task {
             id: ids::start(&row.stream, &row.event_id),
@@ -364,74 +392,119 @@ impl Share {
     }
 }
 
-/// What makes one attempt at one thing.
+impl Task {
+    fn step(stream: String, since_ns: i64, step: OpenStep) -> Self {
+        let id = ids::step(&stream, step.version, step.index.into());
+        Self { id, stream, since_ns, kind: TaskKind::Step(Box::new(step)) }
+    }
+}
+
+/// What carries on one saga.
 struct Worker {
     sender: Sender,
+    flights: Arc<Flights>,
     way: Way,
     /// In whose name, when it goes alone.
     actor: String,
 }
 
 impl Worker {
-    async fn attempt(self, task: Task, attempt: Attempt) {
-        let stream = task.stream.clone();
-        let failure = match self.carry_out(task).await {
-            Ok(()) => return attempt.recorded(),
-            Err(failure) => failure,
-        };
-        let problem = failure.problem.clone();
-        let attempts = attempt.failed(failure);
-        if attempts.is_multiple_of(WARN_AFTER) {
-            warn!(%stream, attempts, %problem, "will try again");
+    /// Makes an attempt at a thing, and then at what follows from it, and so on until something
+    /// fails, or the saga has to wait, or stands elsewhere than expected. The rows say where, to
+    /// whoever takes it up again.
+    async fn carry_on(mut self, mut task: Task, mut attempt: Attempt) {
+        loop {
+            let stream = task.stream.clone();
+            let next = match self.carry_out(task).await {
+                Ok(next) => next,
+                Err(failure) => {
+                    let problem = failure.problem.clone();
+                    let attempts = attempt.failed(failure);
+                    if attempts.is_multiple_of(WARN_AFTER) {
+                        warn!(%stream, attempts, %problem, "will try again");
+                    }
+                    return;
+                }
+            };
+            attempt.recorded();
+            let Some(next) = next else { return };
+            // Whoever has begun it before goes on with it.
+            let begun = self.flights.begin(next.id, false, std::time::Instant::now());
+            let Some(begun) = begun else { return };
+            self.way = begun.way;
+            (task, attempt) = (next, begun);
         }
     }
 
-    async fn carry_out(&self, task: Task) -> Result<(), Failure> {
-        let fault = |problem: &str| Failure { problem: problem.to_owned(), way: Way::Line };
+    /// Does one thing, and says what follows from it, as far as that is known here.
+    async fn carry_out(&self, task: Task) -> Result<Option<Task>, Failure> {
         match task.kind {
-            TaskKind::Step(row) => self.step(task.id, *row).await,
+            TaskKind::Step(step) => self.step(task.id, task.stream, *step).await,
             TaskKind::Start(row) => {
                 let (type_name, request) = (row.type_name, row.request);
                 let context = context(&row.saga_id, &row.event_id);
-                self.to_itself(&Outgoing { type_name, request, context }).await
+                self.to_itself(&Outgoing { type_name, request, context }).await?;
+                Ok(None)
             }
             TaskKind::Wake(row) => {
                 let step = kind::find(&row.kind).and_then(|k| k.wake(&row.saga_id, &row.state));
                 let step = step.ok_or_else(|| fault("the saga is due and cannot be woken"))?;
                 // A server whose clock is behind refuses.
-                self.to_itself(&outgoing(step, context(&row.saga_id, ""))).await
+                self.to_itself(&outgoing(step, context(&row.saga_id, ""))).await?;
+                Ok(None)
             }
         }
     }
 
-    /// Sends the command of a step, then has its answer recorded, which the log knows.
-    async fn step(&self, id: Uuid, row: StepRow) -> Result<(), Failure> {
-        let StepRow { stream, version, number, event_id, .. } = row;
+    /// Sends the command of a step, then has its answer recorded, which the log knows. The step that
+    /// follows is found by the saga's own rules, if the saga stands where they expect it.
+    async fn step(
+        &self,
+        id: Uuid,
+        stream: String,
+        step: OpenStep,
+    ) -> Result<Option<Task>, Failure> {
         let (kind, saga_id) = stream.split_once('-').unwrap_or((&stream, ""));
-        let kind = kind::find(kind).ok_or_else(|| Failure {
-            problem: "there is no such kind of saga".to_owned(),
-            way: Way::Line,
-        })?;
-        let context = context(saga_id, &event_id);
+        let kind = kind::find(kind).ok_or_else(|| fault("there is no such kind of saga"))?;
+        let context = context(saga_id, &step.event_id);
         let command = Outgoing {
-            type_name: row.type_name,
-            request: row.request,
+            type_name: step.type_name,
+            request: step.request,
             context: CommandContext { request_id: id.to_string(), ..context.clone() },
         };
-        self.send(&command).await?;
-        let answer = StepAnswer {
-            version: u64::try_from(version).unwrap_or_default(),
-            index: u32::try_from(number).unwrap_or_default(),
-            outcome: None,
+        let outcome = self.send(&command).await?;
+        let answer = StepAnswer { version: step.version, index: step.index, outcome: None };
+        let record = outgoing(kind.record(saga_id, answer.clone()), context);
+        let recorded = self.to_itself(&record).await?;
+        let answer = StepAnswer { outcome: Some(outcome), ..answer };
+        let now = time::timestamp(time::now_ns());
+        let Some(advanced) = kind.advance(saga_id, &step.state, answer, now) else {
+            return Ok(None);
         };
-        self.to_itself(&outgoing(kind.record(saga_id, answer), context)).await
+        // Somebody else's event in between, and the saga stands elsewhere.
+        let is_expected = recorded.event_ids.len() == advanced.events
+            && recorded.version == step.saga_version + advanced.events as u64;
+        let Some(awaited) = advanced.awaited.filter(|_| is_expected) else { return Ok(None) };
+        let place = awaited.version.checked_sub(step.saga_version + 1);
+        let event_id = place.and_then(|at| recorded.event_ids.get(usize::try_from(at).ok()?));
+        let Some(event_id) = event_id.cloned() else { return Ok(None) };
+        let next = OpenStep {
+            version: awaited.version,
+            index: 0,
+            event_id,
+            type_name: awaited.step.type_name.to_owned(),
+            request: awaited.step.request,
+            saga_version: recorded.version,
+            state: advanced.state,
+        };
+        Ok(Some(Task::step(stream, time::now_ns(), next)))
     }
 
     /// Sends a command to the saga's own stream. It has no request id: the saga knows by itself what
     /// it has recorded, and what is refused today may be right tomorrow.
-    async fn to_itself(&self, command: &Outgoing) -> Result<(), Failure> {
+    async fn to_itself(&self, command: &Outgoing) -> Result<CommandReceipt, Failure> {
         match self.send(command).await? {
-            Outcome::Receipt(_) => Ok(()),
+            Outcome::Receipt(receipt) => Ok(receipt),
             Outcome::Refusal(StepRefusal { reason, message, .. }) => {
                 Err(Failure { problem: format!("{reason}: {message}"), way: self.way })
             }
@@ -453,6 +526,10 @@ impl Worker {
             Failure { problem: format!("{code:?}: {text}"), way }
         })
     }
+}
+
+fn fault(problem: &str) -> Failure {
+    Failure { problem: problem.to_owned(), way: Way::Line }
 }
 
 fn outgoing(step: Step, context: CommandContext) -> Outgoing {
@@ -517,7 +594,9 @@ mod tests {
             if at % 2 == 0 {
                 let open = u8::from(at != 4);
                 sql += &format!(
-                    "INSERT INTO steps VALUES
+                    "INSERT INTO sagas VALUES
+                     ('k-{at}', 'k', 's', 1, 1, x'', 1, 1, NULL, NULL, NULL, {at}, 1);
+                     INSERT INTO steps VALUES
                      ('k-{at}', 1, 0, 'E', 'e', 1, {at}, 'a', 'b', 't', x'', {open}, NULL, NULL, NULL);"
                 );
             }

@@ -5,8 +5,8 @@
 use uuid::Uuid;
 
 /// The id of the command of a step.
-pub(crate) fn step(stream: &str, version: i64, number: i64) -> Uuid {
-    parsed(&daybook_kernel::step_id(stream, version.unsigned_abs(), number.unsigned_abs()))
+pub(crate) fn step(stream: &str, version: u64, index: u64) -> Uuid {
+    parsed(&daybook_kernel::step_id(stream, version, index))
 }
 
 /// What the wake-up of a saga is known by in this process.

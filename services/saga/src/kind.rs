@@ -6,10 +6,11 @@ use std::sync::LazyLock;
 
 use daybook_contract::contract::{AggregateState, EventError, EventSet};
 use daybook_contract::daybook::v1::{SagaStatus, StepAnswer, StepRefusal};
-use daybook_kernel::{Awaited, Foreign, Saga, SagaRegistry, Step};
+use daybook_kernel::{Awaited, Context, Foreign, Saga, SagaRegistry, Step};
 use daybook_query::runtime::EncodedEvent;
 use daybook_query::time;
 use prost::Message;
+use prost_types::Timestamp;
 
 /// A saga's event of any type.
 pub(crate) type AnyEvent = Box<dyn Any + Send + Sync>;
@@ -24,6 +25,16 @@ pub(crate) struct Folded {
     pub awaited: Option<Awaited>,
     /// When the saga has to be woken, in nanoseconds since 1970.
     pub due_time: Option<i64>,
+}
+
+/// What an answer makes of a saga.
+pub(crate) struct Advanced {
+    /// The encoded state.
+    pub state: Vec<u8>,
+    /// How many events the answer is recorded with.
+    pub events: usize,
+    /// The step without an answer.
+    pub awaited: Option<Awaited>,
 }
 
 /// One kind of saga.
@@ -42,6 +53,15 @@ pub(crate) trait Kind: Send + Sync {
     fn fold(&self, id: &str, state: &[u8], event: &AnyEvent) -> Result<Folded, String>;
     /// The command that records an answer.
     fn record(&self, id: &str, answer: StepAnswer) -> Step;
+    /// What the saga makes of the answer that it waits for, by its own rules; `None` when they
+    /// refuse it. It is the log that decides: this is what to expect of it.
+    fn advance(
+        &self,
+        id: &str,
+        state: &[u8],
+        answer: StepAnswer,
+        now: Timestamp,
+    ) -> Option<Advanced>;
     /// The command that wakes the saga.
     fn wake(&self, id: &str, state: &[u8]) -> Option<Step>;
     /// The command that gives the saga up; `None` when it has no way back.
@@ -95,6 +115,22 @@ impl<S: Saga> Kind for Of<S> {
 
     fn record(&self, id: &str, answer: StepAnswer) -> Step {
         Step::send(S::record(id, answer))
+    }
+
+    fn advance(
+        &self,
+        id: &str,
+        state: &[u8],
+        answer: StepAnswer,
+        now: Timestamp,
+    ) -> Option<Advanced> {
+        let mut state = S::State::decode(state).ok()?;
+        let aggregate_id = id.to_owned();
+        let cx = Context { aggregate_id, now, command_id: String::new(), actor: String::new() };
+        let events = S::decide(&state, &S::record(id, answer), &cx).ok()?;
+        events.iter().for_each(|event| S::evolve(&mut state, event));
+        let awaited = S::awaited(id, &state);
+        Some(Advanced { state: state.encode_to_vec(), events: events.len(), awaited })
     }
 
     fn wake(&self, id: &str, state: &[u8]) -> Option<Step> {

@@ -22,6 +22,7 @@ mod service;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use daybook_bus::source::{LogReader, SourceFactory};
 use daybook_contract::daybook::v1::ProjectionStatus;
@@ -39,6 +40,10 @@ use flights::Flights;
 use projection::Sagas;
 use sender::Sender;
 use service::SagaServer;
+
+/// How long the rows of sagas may lag behind while nobody asks: how long a saga may have to wait for
+/// its first step, and for one that does not follow from an answer. The others are taken at once.
+const REST: Duration = Duration::from_millis(10);
 
 /// How the runtime is run.
 #[derive(Debug, Clone)]
@@ -80,6 +85,7 @@ impl SagaSide {
     ) -> Result<Self, OpenError> {
         let settings = runtime::Settings {
             batch_size: config.batch_size,
+            rest: REST,
             ..runtime::Settings::new(config.data_dir)
         };
         let host = Host::open(settings, factory, log.clone(), |environment| {

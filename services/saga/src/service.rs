@@ -57,7 +57,7 @@ impl SagaServer {
     }
 
     fn step(&self, row: StepRow) -> SagaStep {
-        let id = ids::step(&row.stream, row.version, row.number);
+        let id = ids::step(&row.stream, count(row.version), count(row.number));
         let (failed_attempts, problem) = self.flights.trouble(id).unwrap_or_default();
         SagaStep {
             version: count(row.version),

@@ -206,10 +206,9 @@ impl Handle {
     }
 
     /// Waits until rows may have changed since the number of changes `seen`, and brings that up to
-    /// date. Never returns when the projection has stopped.
+    /// date. A projection that rests is left to it. Never returns when the projection has stopped.
     pub async fn changed(&self, seen: &mut u64) {
         let mut progress = self.shared.progress.subscribe();
-        let _follows = self.shared.rest.follow();
         let waited = progress.wait_for(|progress| progress.changes != *seen).await;
         let changes = waited.ok().map(|progress| progress.changes);
         match changes {
@@ -228,19 +227,46 @@ impl Handle {
     {
         loop {
             let progress = self.wait_for(read).await?;
-            let live = progress.live.expect("waited for");
-            match read_once(&live.pool, &query).await {
-                Ok((answer, stored)) => {
-                    if !progress.unreadable.is_empty() {
-                        self.shared.update(|progress| progress.unreadable.clear());
-                    }
-                    // The position moves without a transaction when no row changes.
-                    return Ok((answer, stored.max(progress.position)));
-                }
-                // Another generation has taken over in between, or will: read that one.
-                Err(sqlx::Error::PoolClosed) if self.has_moved(&live) => {}
-                Err(error) => return Err(self.unreadable(&error)),
+            if let Some(answer) = self.read_at(&progress, &query).await? {
+                return Ok(answer);
             }
+        }
+    }
+
+    /// Reads rows as they are, all of one moment, and says which position they reflect. A projection
+    /// that rests is left to it, so what it has let come meanwhile is not in them.
+    pub async fn glance<T, F>(&self, query: F) -> Result<(T, u64), Error>
+    where
+        T: Send,
+        F: for<'c> Fn(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>
+            + Send
+            + Sync,
+    {
+        loop {
+            let progress = self.shared.progress.borrow().clone();
+            if let Some(answer) = self.read_at(&progress, &query).await? {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// `None` when another generation has taken over meanwhile.
+    async fn read_at<T, F>(&self, progress: &Progress, query: &F) -> Result<Option<(T, u64)>, Error>
+    where
+        F: for<'c> Fn(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>,
+    {
+        let live = progress.live.as_ref().ok_or_else(|| self.rebuilding(progress))?;
+        match read_once(&live.pool, query).await {
+            Ok((answer, stored)) => {
+                if !progress.unreadable.is_empty() {
+                    self.shared.update(|progress| progress.unreadable.clear());
+                }
+                // The position moves without a transaction when no row changes.
+                Ok(Some((answer, stored.max(progress.position))))
+            }
+            // Another generation has taken over in between, or will: read that one.
+            Err(sqlx::Error::PoolClosed) if self.has_moved(live) => Ok(None),
+            Err(error) => Err(self.unreadable(&error)),
         }
     }
 
