@@ -542,6 +542,45 @@ async fn a_step_without_an_answer_holds_up_nobody_else() {
     assert_eq!(effects(&client).await["silent"][2..], expected);
 }
 
+/// The rows say where a saga is taken up; from there on it does not wait for them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_is_carried_on_while_its_rows_stand_still() {
+    let site = Site::new();
+    let gate = Gate::before(site.ports).await;
+    let sagas = Site { ports: gate.ports, ..Site::new() };
+    let _processes = [site.start("command", &[]), sagas.start("saga", &[])];
+    let client = sagas.client();
+    shop(&client).await;
+    gate.close("bank.v1.SendTransferRequest");
+    client.transfer("ada", "bob", usd(1)).transfer_id("t").await.unwrap();
+    waits(&client, "bank.transfer-t").await;
+    client.projections().pause("sagas").await.unwrap();
+    gate.open();
+    let arrives = || async {
+        let all = everything(&client).await;
+        all.iter().any(|event| event.event_name == "TransferCompleted").then_some(())
+    };
+    eventually(PATIENCE, arrives).await;
+    let query = GetSagaRequest { stream: "bank.transfer-t".to_owned(), ..Default::default() };
+    let shown = client.sagas().get(query.clone()).await.unwrap();
+    assert_eq!((shown.saga.unwrap().version, shown.steps.len()), (1, 1));
+    client.projections().resume("sagas").await.unwrap();
+    let (saga, steps) = get(&client, "bank.transfer-t").await;
+    assert_eq!((saga.status(), saga.version), (SagaStatus::Completed, 4));
+    // Each step says which event it follows from, whoever found out.
+    let all = everything(&client).await;
+    let of_saga = all.iter().filter(|event| event.aggregate_type == "bank.transfer");
+    let causes: Vec<_> = of_saga.take(3).map(|event| event.event_id.as_str()).collect();
+    let shown: Vec<_> = steps.iter().map(|step| step.cause_event_id.as_str()).collect();
+    assert_eq!(shown, causes);
+    let metadata = all.iter().filter_map(|event| {
+        let metadata = event.metadata.as_ref()?;
+        (event.aggregate_type == "bank.account" && metadata.actor == "saga")
+            .then_some(metadata.causation_id.as_str())
+    });
+    assert_eq!(metadata.collect::<Vec<_>>(), causes);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_steps_that_fail_again_and_again_hold_up_nobody_else() {
     const FAILING: usize = 10_500;

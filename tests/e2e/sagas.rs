@@ -451,8 +451,10 @@ async fn a_saga_that_waits_for_the_command_service_is_seen_and_goes_on() {
         for saga in list(open.clone()).await {
             let stream = saga.stream;
             let request = GetSagaRequest { stream: stream.clone(), ..Default::default() };
-            let steps = steering.sagas().get(request).await.unwrap().steps;
-            if let Some(step) = steps.into_iter().find(|step| step.failed_attempts > 1) {
+            let shown = steering.sagas().get(request).await.unwrap();
+            // The log is where the command service is, so that nothing else can be shown.
+            assert!(shown.problem.contains("cannot be reached"), "{shown:?}");
+            if let Some(step) = shown.steps.into_iter().find(|step| step.failed_attempts > 1) {
                 return Some((stream, step));
             }
         }

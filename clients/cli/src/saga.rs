@@ -191,6 +191,9 @@ fn show(answer: &GetSagaResponse, format: Format) -> Result<(), Problem> {
     };
     let header = ["step", "after", "command", "to", "answer", "events", "problem"];
     output::table(&header, &[], answer.steps.iter().map(row).collect())?;
+    if !answer.problem.is_empty() {
+        output::hint(&format!("steps that have an answer are not shown: {}", answer.problem));
+    }
     output::hint(&format!("events: daybook events read {}", saga.stream));
     Ok(())
 }

@@ -12,7 +12,7 @@ use daybook_contract::daybook::v1::{
 };
 use daybook_kernel::Step;
 use daybook_query::runtime::Handle;
-use daybook_query::runtime::row::{Row, read_row, read_rows};
+use daybook_query::runtime::row::read_rows;
 use daybook_query::time;
 use futures::FutureExt;
 use sqlx::sqlite::SqliteConnection;
@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use crate::Share;
 use crate::flights::{Attempt, Failure, Flights, Way};
-use crate::projection::{SagaRow, StartRow, StepRow};
+use crate::projection::{SagaRow, StartRow};
 use crate::sender::{Outgoing, Sender, outcome};
 use crate::{ids, kind, line, metrics};
 
@@ -55,7 +55,7 @@ pub(crate) struct Executor {
 
 /// What is to be done, as the rows say.
 struct Work {
-    steps: Vec<(StepRow, SagaRow)>,
+    steps: Vec<SagaRow>,
     starts: Vec<StartRow>,
     due: Vec<SagaRow>,
     /// How many of each were asked for.
@@ -100,21 +100,15 @@ enum TaskKind {
     Wake(Box<SagaRow>),
 }
 
-/// A step without an answer, and where its saga stands.
+/// A saga that waits for the answer to a step.
 struct OpenStep {
-    /// The version of the saga's stream with the event that the step follows from.
+    /// The version of its stream with the event that the step follows from.
     version: u64,
-    /// Which of the steps that follow from it.
-    index: u32,
     /// The id of that event.
     event_id: String,
-    /// The full name of the request.
-    type_name: String,
-    /// The encoded request, without its context.
-    request: Vec<u8>,
-    /// The version of the saga's stream.
+    /// The version of its stream.
     saga_version: u64,
-    /// The encoded state of the saga at that version.
+    /// Its encoded state at that version, which says what the step is.
     state: Vec<u8>,
 }
 
@@ -282,9 +276,8 @@ async fn select(
     let starts = starts.fetch_all(&mut *connection).await?;
     let due = sqlx::query(due).bind(place.due_ns).bind(most).bind(&stream).bind(now);
     let due = due.fetch_all(connection).await?;
-    let step_and_saga = |row| Ok((read_row(row)?, SagaRow::read(row, StepRow::COLUMNS.len())?));
     Ok(Work {
-        steps: steps.iter().map(step_and_saga).collect::<Result<_, sqlx::Error>>()?,
+        steps: read_rows(&steps)?,
         starts: read_rows(&starts)?,
         due: read_rows(&due)?,
         limit,
@@ -296,14 +289,12 @@ async fn select(
 fn statements(of_one: bool) -> [&'static str; 3] {
     match of_one {
         false => [
-            "SELECT steps.*, sagas.* FROM steps JOIN sagas ON sagas.stream = steps.stream
-             WHERE is_open = 1 AND steps.position > ?1 ORDER BY steps.position LIMIT ?2",
+            "SELECT * FROM sagas WHERE step_position > ?1 ORDER BY step_position LIMIT ?2",
             "SELECT * FROM starts WHERE position > ?1 ORDER BY position LIMIT ?2",
             "SELECT * FROM sagas WHERE due_time > ?1 AND due_time <= ?4 ORDER BY due_time LIMIT ?2",
         ],
         true => [
-            "SELECT steps.*, sagas.* FROM steps JOIN sagas ON sagas.stream = steps.stream
-             WHERE is_open = 1 AND steps.position > ?1 AND steps.stream = ?3 LIMIT ?2",
+            "SELECT * FROM sagas WHERE step_position > ?1 AND stream = ?3 LIMIT ?2",
             "SELECT * FROM starts WHERE position > ?1 AND stream = ?3 LIMIT ?2",
             "SELECT * FROM sagas
              WHERE due_time > ?1 AND due_time <= ?4 AND stream = ?3 LIMIT ?2",
@@ -319,7 +310,7 @@ impl Work {
             let last = last.filter(|_| found >= self.limit)?;
             u64::try_from(last - 1).ok()
         };
-        let steps = cut(self.steps.len(), self.steps.last().map(|(row, _)| row.position));
+        let steps = cut(self.steps.len(), self.steps.last().and_then(|row| row.step_position));
         let starts = cut(self.starts.len(), self.starts.last().map(|row| row.position));
         [steps, starts].into_iter().flatten().min()
     }
@@ -342,17 +333,14 @@ impl Work {
     }
 
     fn tasks(self) -> Vec<Task> {
-        let steps = self.steps.into_iter().map(|(row, saga)| {
+        let steps = self.steps.into_iter().map(|row| {
             let step = OpenStep {
-                version: row.version.unsigned_abs(),
-                index: u32::try_from(row.number).unwrap_or_default(),
-                event_id: row.event_id,
-                type_name: row.type_name,
-                request: row.request,
-                saga_version: saga.version.unsigned_abs(),
-                state: saga.state,
+                version: row.step_version.unsigned_abs(),
+                event_id: row.step_event_id,
+                saga_version: row.version.unsigned_abs(),
+                state: row.state,
             };
-            Task::step(row.stream, row.event_time, step)
+            Task::step(row.stream, row.step_time, step)
         });
         let starts = self.starts.into_iter().map(|row| Task {
             id: ids::start(&row.stream, &row.event_id),
@@ -394,7 +382,7 @@ impl Share {
 
 impl Task {
     fn step(stream: String, since_ns: i64, step: OpenStep) -> Self {
-        let id = ids::step(&stream, step.version, step.index.into());
+        let id = ids::step(&stream, step.version, 0);
         Self { id, stream, since_ns, kind: TaskKind::Step(Box::new(step)) }
     }
 }
@@ -466,14 +454,13 @@ impl Worker {
     ) -> Result<Option<Task>, Failure> {
         let (kind, saga_id) = stream.split_once('-').unwrap_or((&stream, ""));
         let kind = kind::find(kind).ok_or_else(|| fault("there is no such kind of saga"))?;
+        let awaited = kind.awaited(saga_id, &step.state);
+        let awaited = awaited.filter(|awaited| awaited.version == step.version);
+        let awaited = awaited.ok_or_else(|| fault("the saga does not say what its step is"))?;
         let context = context(saga_id, &step.event_id);
-        let command = Outgoing {
-            type_name: step.type_name,
-            request: step.request,
-            context: CommandContext { request_id: id.to_string(), ..context.clone() },
-        };
-        let outcome = self.send(&command).await?;
-        let answer = StepAnswer { version: step.version, index: step.index, outcome: None };
+        let of_step = CommandContext { request_id: id.to_string(), ..context.clone() };
+        let outcome = self.send(&outgoing(awaited.step, of_step)).await?;
+        let answer = StepAnswer { version: step.version, index: 0, outcome: None };
         let record = outgoing(kind.record(saga_id, answer.clone()), context);
         let recorded = self.to_itself(&record).await?;
         let answer = StepAnswer { outcome: Some(outcome), ..answer };
@@ -490,10 +477,7 @@ impl Worker {
         let Some(event_id) = event_id.cloned() else { return Ok(None) };
         let next = OpenStep {
             version: awaited.version,
-            index: 0,
             event_id,
-            type_name: awaited.step.type_name.to_owned(),
-            request: awaited.step.request,
             saga_version: recorded.version,
             state: advanced.state,
         };
@@ -592,12 +576,10 @@ mod tests {
         for at in positions {
             let mut sql = String::new();
             if at % 2 == 0 {
-                let open = u8::from(at != 4);
+                let step = if at == 4 { "NULL".to_owned() } else { at.to_string() };
                 sql += &format!(
                     "INSERT INTO sagas VALUES
-                     ('k-{at}', 'k', 's', 1, 1, x'', 1, 1, NULL, NULL, NULL, {at}, 1);
-                     INSERT INTO steps VALUES
-                     ('k-{at}', 1, 0, 'E', 'e', 1, {at}, 'a', 'b', 't', x'', {open}, NULL, NULL, NULL);"
+                     ('k-{at}', 'k', 's', 1, 1, x'', 1, 1, NULL, NULL, NULL, {at}, {step}, 1, 'e', 1);"
                 );
             }
             if at % 3 == 0 {
@@ -610,7 +592,8 @@ mod tests {
             let due = at.div_ceil(3);
             sql += &format!(
                 "INSERT INTO sagas VALUES
-                 ('due-{at}', 'k', 's', 1, 1, x'', 1, 1, NULL, {due}, NULL, {at}, 0);"
+                 ('due-{at}', 'k', 's', 1, 1, x'', 1, 1, NULL, {due}, NULL, {}, NULL, 0, '', 0);",
+                HEAD + at
             );
             sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut *rows).await.unwrap();
         }

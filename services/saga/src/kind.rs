@@ -51,6 +51,8 @@ pub(crate) trait Kind: Send + Sync {
     fn answered<'a>(&self, event: &'a AnyEvent) -> Option<&'a StepAnswer>;
     /// Folds an event into an encoded state; the empty one is that of a saga that does not exist.
     fn fold(&self, id: &str, state: &[u8], event: &AnyEvent) -> Result<Folded, String>;
+    /// The step that a saga with this state waits for.
+    fn awaited(&self, id: &str, state: &[u8]) -> Option<Awaited>;
     /// The command that records an answer.
     fn record(&self, id: &str, answer: StepAnswer) -> Step;
     /// What the saga makes of the answer that it waits for, by its own rules; `None` when they
@@ -111,6 +113,10 @@ impl<S: Saga> Kind for Of<S> {
             due_time: timer.map(|(due, _)| time::saturating_nanos(&due)),
             state: state.encode_to_vec(),
         })
+    }
+
+    fn awaited(&self, id: &str, state: &[u8]) -> Option<Awaited> {
+        S::awaited(id, &S::State::decode(state).ok()?)
     }
 
     fn record(&self, id: &str, answer: StepAnswer) -> Step {

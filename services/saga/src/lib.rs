@@ -11,6 +11,7 @@
 
 mod executor;
 mod flights;
+mod history;
 mod ids;
 mod kind;
 mod line;
@@ -95,9 +96,8 @@ impl SagaSide {
         let flights = Arc::new(Flights::default());
         let sender = Sender::new(commands);
         let (stop, stopping) = watch::channel(false);
-        let executor =
-            Executor::new(sagas.clone(), log, sender.clone(), flights.clone(), config.share);
-        let server = SagaServer::new(sagas, sender, flights.clone());
+        let server = SagaServer::new(sagas.clone(), log.clone(), sender.clone(), flights.clone());
+        let executor = Executor::new(sagas, log, sender, flights.clone(), config.share);
         let executor = tokio::spawn(executor.run(stopping));
         Ok(Self { host, flights, server, stop, executor: tokio::sync::Mutex::new(Some(executor)) })
     }

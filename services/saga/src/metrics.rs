@@ -5,6 +5,9 @@ use daybook_query::time;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteConnection;
 
+use crate::kind;
+use crate::projection::OPEN;
+
 /// How many sagas there are of a kind and status.
 pub(crate) struct Count {
     kind: String,
@@ -12,8 +15,8 @@ pub(crate) struct Count {
     sagas: i64,
 }
 
-/// When the oldest open saga of a kind was started, in nanoseconds.
-pub(crate) type Oldest = (String, i64);
+/// When the oldest saga of a kind and one status was started that has not ended, in nanoseconds.
+pub(crate) type Oldest = (&'static str, i64);
 
 /// Reads what the metrics say.
 pub(crate) async fn select(
@@ -27,14 +30,17 @@ pub(crate) async fn select(
             Ok(Count { kind: row.try_get(0)?, status: row.try_get(1)?, sagas: row.try_get(2)? })
         })
         .collect::<Result<_, sqlx::Error>>()?;
-    let sql = "SELECT kind, min(started_time) FROM sagas INDEXED BY sagas_open_by_kind
-               WHERE ended_time IS NULL GROUP BY kind";
-    let oldest = sqlx::query(sql)
-        .fetch_all(connection)
-        .await?
-        .iter()
-        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
-        .collect::<Result<_, sqlx::Error>>()?;
+    let mut oldest = Vec::new();
+    for kind in kind::all().map(|kind| kind.name()) {
+        for status in OPEN {
+            // The time never goes back from one position to the next.
+            let sql = "SELECT started_time FROM sagas WHERE kind = ? AND status = ?
+                       ORDER BY position LIMIT 1";
+            let query = sqlx::query_scalar(sql).bind(kind).bind(i32::from(status));
+            let started: Option<i64> = query.fetch_optional(&mut *connection).await?;
+            oldest.extend(started.map(|started| (kind, started)));
+        }
+    }
     Ok((counts, oldest))
 }
 
@@ -55,7 +61,7 @@ pub(crate) fn set(counts: &[Count], oldest: &[Oldest], waiting: usize) {
         metrics::counter!("daybook_sagas_compensated_total", "kind" => kind).absolute(compensated);
         metrics::counter!("daybook_sagas_failed_total", "kind" => kind).absolute(failed);
         metrics::gauge!("daybook_sagas_open", "kind" => kind).set(open as f64);
-        let since = oldest.iter().find(|(of, _)| of == kind).map(|(_, since)| *since);
+        let since = oldest.iter().filter(|(of, _)| *of == kind).map(|(_, since)| *since).min();
         let age_ns = since.map_or(0, |since| time::now_ns().saturating_sub(since).max(0));
         metrics::gauge!("daybook_saga_oldest_seconds", "kind" => kind).set(age_ns as f64 / 1e9);
     }

@@ -1,9 +1,9 @@
-//! What the runtime remembers, as a projection: every saga with its state, its steps and their
-//! answers, and the sagas that are to be started. All of it follows from events, so that it is the
-//! same after a crash, a rebuild, and in a second process.
+//! What the runtime remembers, as a projection: every saga with its state, and the sagas that are to
+//! be started. All of it follows from events, so that it is the same after a crash, a rebuild, and in
+//! a second process. What a saga has done before is in the log.
 
 use daybook_contract::contract::EventError;
-use daybook_contract::daybook::v1::{SagaStatus, StepAnswer};
+use daybook_contract::daybook::v1::SagaStatus;
 use daybook_kernel::{Foreign, Step};
 use daybook_query::runtime::{ApplyError, EncodedEvent, Projection, Recorded};
 use prost::Message;
@@ -18,8 +18,6 @@ daybook_query::rows! {
     pub struct Tables {
         /// All sagas.
         sagas: SagaRow in "sagas",
-        /// All their steps.
-        steps: StepRow in "steps",
         /// The sagas that other aggregates' events start and that have not begun yet.
         starts: StartRow in "starts",
         /// How many sagas there are of each kind and status.
@@ -54,44 +52,15 @@ daybook_query::rows! {
         refusal: Option<Vec<u8>>,
         /// The position of its first event.
         position: i64,
-        /// How many steps have no answer.
-        open_steps: i64,
-    }
-
-    /// A step.
-    pub struct StepRow {
-        key {
-            /// The stream of the saga.
-            stream: String,
-            /// The version of that stream with the event that the step follows from.
-            version: i64,
-            /// Which of the steps that follow from it.
-            number: i64,
-        }
-        /// The name of that event.
-        event_name: String,
+        /// The position of the event that the step without an answer follows from; none when there
+        /// is no such step. Which step that is, the state says.
+        step_position: Option<i64>,
+        /// The version of the last event that a step follows from.
+        step_version: i64,
         /// Its id.
-        event_id: String,
+        step_event_id: String,
         /// When it was recorded, in nanoseconds.
-        event_time: i64,
-        /// Its position.
-        position: i64,
-        /// The aggregate that the command goes to.
-        aggregate: String,
-        /// Its id.
-        aggregate_id: String,
-        /// The full name of the request.
-        type_name: String,
-        /// The encoded request, without its context.
-        request: Vec<u8>,
-        /// 1 as long as there is no answer, then 0.
-        is_open: i64,
-        /// An encoded `daybook.v1.StepAnswer`.
-        answer: Option<Vec<u8>>,
-        /// The version of the saga's stream with the answer.
-        answer_version: Option<i64>,
-        /// When that was recorded.
-        answer_time: Option<i64>,
+        step_time: i64,
     }
 
     /// A saga that is to be started.
@@ -129,9 +98,6 @@ daybook_query::rows! {
     }
 }
 
-/// The numbers of `daybook.v1.SagaStatus`.
-const STATUSES: std::ops::RangeInclusive<i64> = 1..=5;
-
 /// An event as this projection sees it.
 pub struct SagaEvent {
     /// An event of a saga.
@@ -148,53 +114,38 @@ struct Own {
     event: AnyEvent,
 }
 
+impl Own {
+    fn is_started_by_others(&self) -> bool {
+        !self.kind.started_by().is_empty()
+    }
+}
+
 impl Projection for Sagas {
     const NAME: &'static str = "sagas";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const AGGREGATES: &'static [&'static str] = daybook_domain::SAGA_AGGREGATES;
     const SCHEMA: &'static str = "
         CREATE TABLE sagas (
-            stream       TEXT PRIMARY KEY,
-            kind         TEXT NOT NULL,
-            saga_id      TEXT NOT NULL,
-            status       INTEGER NOT NULL,
-            version      INTEGER NOT NULL,
-            state        BLOB NOT NULL,
-            started_time INTEGER NOT NULL,
-            updated_time INTEGER NOT NULL,
-            ended_time   INTEGER,
-            due_time     INTEGER,
-            refusal      BLOB,
-            position     INTEGER NOT NULL,
-            open_steps   INTEGER NOT NULL
-        ) WITHOUT ROWID;
-        CREATE INDEX sagas_by_position ON sagas (position);
-        CREATE INDEX sagas_by_kind ON sagas (kind, position);
-        CREATE INDEX sagas_by_status ON sagas (status, position);
-        CREATE INDEX sagas_by_kind_and_status ON sagas (kind, status, position);
-        CREATE INDEX sagas_open ON sagas (position) WHERE ended_time IS NULL;
-        CREATE INDEX sagas_open_by_kind ON sagas (kind, position, started_time)
-            WHERE ended_time IS NULL;
+            stream        TEXT NOT NULL UNIQUE,
+            kind          TEXT NOT NULL,
+            saga_id       TEXT NOT NULL,
+            status        INTEGER NOT NULL,
+            version       INTEGER NOT NULL,
+            state         BLOB NOT NULL,
+            started_time  INTEGER NOT NULL,
+            updated_time  INTEGER NOT NULL,
+            ended_time    INTEGER,
+            due_time      INTEGER,
+            refusal       BLOB,
+            position      INTEGER PRIMARY KEY,
+            step_position INTEGER,
+            step_version  INTEGER NOT NULL,
+            step_event_id TEXT NOT NULL,
+            step_time     INTEGER NOT NULL
+        );
+        CREATE INDEX sagas_by_kind_and_status ON sagas (kind, status);
         CREATE INDEX sagas_due ON sagas (due_time) WHERE due_time IS NOT NULL;
-        CREATE TABLE steps (
-            stream         TEXT NOT NULL,
-            version        INTEGER NOT NULL,
-            number         INTEGER NOT NULL,
-            event_name     TEXT NOT NULL,
-            event_id       TEXT NOT NULL,
-            event_time     INTEGER NOT NULL,
-            position       INTEGER NOT NULL,
-            aggregate      TEXT NOT NULL,
-            aggregate_id   TEXT NOT NULL,
-            type_name      TEXT NOT NULL,
-            request        BLOB NOT NULL,
-            is_open        INTEGER NOT NULL,
-            answer         BLOB,
-            answer_version INTEGER,
-            answer_time    INTEGER,
-            PRIMARY KEY (stream, version, number)
-        ) WITHOUT ROWID;
-        CREATE INDEX steps_open ON steps (position) WHERE is_open = 1;
+        CREATE INDEX sagas_with_step ON sagas (step_position) WHERE step_position IS NOT NULL;
         CREATE TABLE starts (
             stream     TEXT PRIMARY KEY,
             kind       TEXT NOT NULL,
@@ -232,15 +183,10 @@ impl Projection for Sagas {
     fn want(event: &Recorded<SagaEvent>, tables: &mut Tables) {
         if let Some(own) = &event.event.own {
             let stream = event.stream();
-            if event.version == 1 {
-                tables.starts.want(stream.clone());
-            }
-            if let Some(answer) = own.kind.answered(&own.event) {
-                tables.steps.want(step_key(&stream, answer));
-            }
-            tables.sagas.want(stream);
-            for status in STATUSES {
-                tables.counts.want((own.kind.name().to_owned(), status));
+            if event.version > 1 {
+                tables.sagas.want(stream);
+            } else if own.is_started_by_others() {
+                tables.starts.want(stream);
             }
         }
         for (kind, id, _) in started(event).unwrap_or_default() {
@@ -264,10 +210,6 @@ impl Projection for Sagas {
 /// The stream of a saga.
 fn stream_of(kind: &dyn Kind, id: &str) -> String {
     format!("{}-{id}", kind.name())
-}
-
-fn step_key(stream: &str, answer: &StepAnswer) -> (String, i64, i64) {
-    (stream.to_owned(), i64::try_from(answer.version).unwrap_or(i64::MAX), answer.index.into())
 }
 
 type Started = (&'static dyn Kind, String, Step);
@@ -315,18 +257,23 @@ fn to_start(
     Ok(())
 }
 
-/// Folds an event of a saga: its state, the step that it answers, and the steps that follow.
+/// Folds an event of a saga: its state, and the step that it waits for.
 fn advance(event: &Recorded<SagaEvent>, own: &Own, tables: &mut Tables) -> Result<(), ApplyError> {
     let stream = event.stream();
-    if event.version == 1 {
+    // Before its first event there is no saga, so there is no row to look for.
+    let before = match event.version {
+        1 => None,
+        _ => tables.sagas.get(&stream)?.cloned(),
+    };
+    if before.is_none() && own.is_started_by_others() {
         *tables.starts.edit(&stream)? = None;
     }
-    let before = tables.sagas.get(&stream)?.cloned();
     let state = before.as_ref().map_or(&[][..], |saga| &saga.state);
     let folded =
         own.kind.fold(&event.aggregate_id, state, &own.event).map_err(ApplyError::failed)?;
-    let mut saga = before.clone().unwrap_or_else(|| SagaRow {
-        stream: stream.clone(),
+    let counted = before.as_ref().map(|saga| saga.status);
+    let mut saga = before.unwrap_or_else(|| SagaRow {
+        stream,
         kind: own.kind.name().to_owned(),
         saga_id: event.aggregate_id.clone(),
         status: 0,
@@ -338,14 +285,21 @@ fn advance(event: &Recorded<SagaEvent>, own: &Own, tables: &mut Tables) -> Resul
         due_time: None,
         refusal: None,
         position: event.position_i64(),
-        open_steps: 0,
+        step_position: None,
+        step_version: 0,
+        step_event_id: String::new(),
+        step_time: 0,
     });
-    if let Some(answer) = own.kind.answered(&own.event) {
-        saga.open_steps -= answered(event, &stream, answer, tables)?;
-    }
-    if let Some(awaited) = folded.awaited.filter(|awaited| awaited.version == event.version) {
-        saga.open_steps += 1;
-        tables.steps.put(new_step(event, &stream, awaited.step));
+    match folded.awaited {
+        None => saga.step_position = None,
+        Some(awaited) if awaited.version == event.version => {
+            saga.step_position = Some(event.position_i64());
+            saga.step_version = event.version_i64();
+            saga.step_event_id.clone_from(&event.event_id);
+            saga.step_time = event.time_ns;
+        }
+        // It has waited for this step since an earlier event.
+        Some(_) => {}
     }
     saga.status = i64::from(i32::from(folded.status));
     saga.version = event.version_i64();
@@ -354,60 +308,27 @@ fn advance(event: &Recorded<SagaEvent>, own: &Own, tables: &mut Tables) -> Resul
     saga.refusal = folded.refusal.map(|refusal| refusal.encode_to_vec());
     saga.ended_time = has_ended(folded.status).then_some(event.time_ns);
     saga.state = folded.state;
-    count(before.as_ref(), -1, tables)?;
-    count(Some(&saga), 1, tables)?;
+    if counted != Some(saga.status) {
+        if let Some(status) = counted {
+            count(&saga.kind, status, -1, tables)?;
+        }
+        count(&saga.kind, saga.status, 1, tables)?;
+    }
     tables.sagas.put(saga);
     Ok(())
 }
 
-/// Closes the step with this answer, and says how many steps that were.
-fn answered(
-    event: &Recorded<SagaEvent>,
-    stream: &str,
-    answer: &StepAnswer,
-    tables: &mut Tables,
-) -> Result<i64, ApplyError> {
-    let Some(step) = tables.steps.edit(&step_key(stream, answer))? else {
-        return Err(ApplyError::failed(format!(
-            "there is no step {} of version {} to answer",
-            answer.index, answer.version
-        )));
-    };
-    let was_open = std::mem::replace(&mut step.is_open, 0);
-    step.answer = Some(answer.encode_to_vec());
-    step.answer_version = Some(event.version_i64());
-    step.answer_time = Some(event.time_ns);
-    Ok(was_open)
-}
-
-fn new_step(event: &Recorded<SagaEvent>, stream: &str, step: Step) -> StepRow {
-    StepRow {
-        stream: stream.to_owned(),
-        version: event.version_i64(),
-        number: 0,
-        event_name: event.event.name.clone(),
-        event_id: event.event_id.clone(),
-        event_time: event.time_ns,
-        position: event.position_i64(),
-        aggregate: step.aggregate.to_owned(),
-        aggregate_id: step.aggregate_id,
-        type_name: step.type_name.to_owned(),
-        request: step.request,
-        is_open: 1,
-        answer: None,
-        answer_version: None,
-        answer_time: None,
-    }
-}
+/// Where a saga stands that has not ended.
+pub(crate) const OPEN: [SagaStatus; 2] = [SagaStatus::Running, SagaStatus::Compensating];
 
 /// Whether nothing more is going to happen.
 pub(crate) fn has_ended(status: SagaStatus) -> bool {
     matches!(status, SagaStatus::Completed | SagaStatus::Compensated | SagaStatus::Failed)
 }
 
-fn count(saga: Option<&SagaRow>, change: i64, tables: &mut Tables) -> Result<(), ApplyError> {
-    let Some(saga) = saga else { return Ok(()) };
-    let key = (saga.kind.clone(), saga.status);
+/// Few rows, which stay in memory: they are not wanted beforehand.
+fn count(kind: &str, status: i64, change: i64, tables: &mut Tables) -> Result<(), ApplyError> {
+    let key = (kind.to_owned(), status);
     let slot = tables.counts.edit(&key)?;
     let (kind, status) = key;
     slot.get_or_insert(CountRow { kind, status, sagas: 0 }).sagas += change;

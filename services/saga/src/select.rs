@@ -1,49 +1,23 @@
 //! The statements behind `daybook.v1.SagaService`. Lists are read in the order of an index, so that
 //! a page costs the same however many sagas there are.
 
-use daybook_contract::daybook::v1::ListSagasRequest;
+use daybook_contract::daybook::v1::{ListSagasRequest, SagaStatus};
+use daybook_query::paging::newest;
 use daybook_query::runtime::row::{read_row, read_rows};
+use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnection;
 
-use crate::projection::{SagaRow, StepRow, has_ended};
+use crate::kind;
+use crate::projection::{SagaRow, has_ended};
 
-/// A saga with its steps, in their order.
+/// A saga.
 pub(crate) async fn saga(
     connection: &mut SqliteConnection,
     stream: String,
-) -> Result<Option<(SagaRow, Vec<StepRow>)>, sqlx::Error> {
-    let saga = sqlx::query("SELECT * FROM sagas WHERE stream = ?")
-        .bind(&stream)
-        .fetch_optional(&mut *connection)
-        .await?;
-    let Some(saga) = saga else { return Ok(None) };
-    let steps = sqlx::query("SELECT * FROM steps WHERE stream = ? ORDER BY version, number")
-        .bind(&stream)
-        .fetch_all(connection)
-        .await?;
-    Ok(Some((read_row(&saga)?, read_rows(&steps)?)))
+) -> Result<Option<SagaRow>, sqlx::Error> {
+    let query = sqlx::query("SELECT * FROM sagas WHERE stream = ?").bind(stream);
+    query.fetch_optional(connection).await?.as_ref().map(read_row).transpose()
 }
-
-/// Sagas in the order of one index, newest first, before a position.
-macro_rules! sagas_by {
-    ($index:literal, $condition:literal) => {
-        concat!(
-            "SELECT * FROM sagas INDEXED BY ",
-            $index,
-            " WHERE ",
-            $condition,
-            "position < ?3 ORDER BY position DESC LIMIT ?4"
-        )
-    };
-}
-
-const BY_POSITION: &str = sagas_by!("sagas_by_position", "");
-const BY_KIND: &str = sagas_by!("sagas_by_kind", "kind = ?1 AND ");
-const BY_STATUS: &str = sagas_by!("sagas_by_status", "status = ?2 AND ");
-const BY_KIND_AND_STATUS: &str =
-    sagas_by!("sagas_by_kind_and_status", "kind = ?1 AND status = ?2 AND ");
-const OPEN: &str = sagas_by!("sagas_open", "ended_time IS NULL AND ");
-const OPEN_BY_KIND: &str = sagas_by!("sagas_open_by_kind", "kind = ?1 AND ended_time IS NULL AND ");
 
 /// Sagas of a kind and a status, newest first.
 pub(crate) async fn sagas(
@@ -52,39 +26,43 @@ pub(crate) async fn sagas(
     before: i64,
     limit: u32,
 ) -> Result<Vec<SagaRow>, sqlx::Error> {
-    if filters.open && has_ended(filters.status()) {
-        return Ok(Vec::new());
-    }
-    // A status says by itself whether a saga is open.
-    let sql = match (filters.kind.is_empty(), filters.status, filters.open) {
-        (true, 0, false) => BY_POSITION,
-        (false, 0, false) => BY_KIND,
-        (true, 0, true) => OPEN,
-        (false, 0, true) => OPEN_BY_KIND,
-        (true, ..) => BY_STATUS,
-        (false, ..) => BY_KIND_AND_STATUS,
-    };
-    let query = sqlx::query(sql).bind(filters.kind).bind(filters.status).bind(before).bind(limit);
+    let Some(sql) = statement(&filters) else { return Ok(Vec::new()) };
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(before).bind(limit);
     read_rows(&query.fetch_all(connection).await?)
 }
 
+/// `None` when no saga can be what the filters ask for.
+fn statement(filters: &ListSagasRequest) -> Option<String> {
+    let is_kind = |kind: &&str| filters.kind.is_empty() || filters.kind == *kind;
+    let is_status = |status: &SagaStatus| {
+        (filters.status == 0 || filters.status() == *status)
+            && !(filters.open && has_ended(*status))
+    };
+    let mut ranges = Vec::new();
+    for kind in kind::all().map(|kind| kind.name()).filter(is_kind) {
+        for status in STATUSES.into_iter().filter(is_status) {
+            ranges.push(format!("kind = '{kind}' AND status = {}", i32::from(status)));
+        }
+    }
+    (!ranges.is_empty()).then(|| newest("sagas", ranges))
+}
+
+/// Where a saga may stand.
+const STATUSES: [SagaStatus; 5] = [
+    SagaStatus::Running,
+    SagaStatus::Compensating,
+    SagaStatus::Completed,
+    SagaStatus::Compensated,
+    SagaStatus::Failed,
+];
+
 #[cfg(test)]
 mod tests {
-    use daybook_contract::daybook::v1::SagaStatus;
     use daybook_query::runtime::Projection;
-    use sqlx::{AssertSqlSafe, Connection, Executor, Row};
+    use sqlx::{Connection, Executor, Row};
 
     use super::*;
     use crate::projection::Sagas;
-
-    const STATUSES: [SagaStatus; 6] = [
-        SagaStatus::Unspecified,
-        SagaStatus::Running,
-        SagaStatus::Compensating,
-        SagaStatus::Completed,
-        SagaStatus::Compensated,
-        SagaStatus::Failed,
-    ];
 
     async fn rows() -> SqliteConnection {
         let mut rows = SqliteConnection::connect("sqlite::memory:").await.unwrap();
@@ -96,18 +74,23 @@ mod tests {
     #[tokio::test]
     async fn every_list_is_read_in_the_order_of_an_index() {
         let mut rows = rows().await;
-        for (sql, step) in [
-            (BY_POSITION, "sagas_by_position (position<?)"),
-            (BY_KIND, "sagas_by_kind (kind=? AND position<?)"),
-            (BY_STATUS, "sagas_by_status (status=? AND position<?)"),
-            (BY_KIND_AND_STATUS, "sagas_by_kind_and_status (kind=? AND status=? AND position<?)"),
-            (OPEN, "sagas_open (position<?)"),
-            (OPEN_BY_KIND, "sagas_open_by_kind (kind=? AND position<?)"),
-        ] {
+        let (kind, status) = ("orders.fulfilment".to_owned(), SagaStatus::Running.into());
+        let one = ListSagasRequest { kind, status, ..Default::default() };
+        let range = "USING COVERING INDEX sagas_by_kind_and_status";
+        for (filters, ranges) in [(ListSagasRequest::default(), 15), (one, 1)] {
+            let sql = statement(&filters).unwrap();
             let explained = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
             let plan = sqlx::query(explained).fetch_all(&mut rows).await.unwrap();
             let details: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
-            assert!(details.len() == 1 && details[0].ends_with(step), "{details:?}");
+            let read = details.iter().filter(|step| step.contains(" sagas"));
+            let (over_index, others): (Vec<_>, Vec<_>) = read.partition(|s| s.contains(range));
+            let is_whole = |step: &&String| step.ends_with("(kind=? AND status=? AND rowid<?)");
+            assert!(over_index.iter().all(is_whole) && over_index.len() == ranges, "{details:?}");
+            assert_eq!(others, ["SEARCH sagas USING INTEGER PRIMARY KEY (rowid=?)"], "{details:?}");
+            // What is sorted are the pages that were found, not the ranges.
+            let sorts =
+                |pair: &[String]| pair[0].starts_with("SEARCH") && pair[1].contains("TEMP B-TREE");
+            assert!(!details.windows(2).any(sorts), "{details:?}");
         }
     }
 
@@ -118,10 +101,11 @@ mod tests {
         let kinds = ["bank.transfer", "orders.fulfilment"];
         let mut all = Vec::new();
         for position in 1..=20_i64 {
-            let status = STATUSES[usize::try_from(position % 5).unwrap() + 1];
+            let status = STATUSES[usize::try_from(position % 5).unwrap()];
             let kind = kinds[usize::try_from(position / 5 % 2).unwrap()];
             sqlx::query(
-                "INSERT INTO sagas VALUES (?1, ?2, ?1, ?3, 1, x'', 0, 0, ?4, NULL, NULL, ?1, 0)",
+                "INSERT INTO sagas VALUES
+                 (?1, ?2, ?1, ?3, 1, x'', 0, 0, ?4, NULL, NULL, ?1, NULL, 0, '', 0)",
             )
             .bind(position)
             .bind(kind)
@@ -134,7 +118,7 @@ mod tests {
         }
         all.reverse();
         for kind in ["", kinds[0], kinds[1], "other"] {
-            for status in STATUSES {
+            for status in [SagaStatus::Unspecified].into_iter().chain(STATUSES) {
                 for open in [false, true] {
                     let filters = ListSagasRequest {
                         kind: kind.to_owned(),

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use daybook_bus::source::LogReader;
 use daybook_contract::actor;
 use daybook_contract::daybook::v1::saga_service_server::SagaService;
 use daybook_contract::daybook::v1::{
     CompensateSagaRequest, CompensateSagaResponse, ErrorReason, GetSagaRequest, GetSagaResponse,
     ListSagasRequest, ListSagasResponse, ReadContext, RetrySagaRequest, RetrySagaResponse, Saga,
-    SagaStep, StepAnswer, StepRefusal,
+    SagaStep, StepRefusal,
 };
 use daybook_contract::error::Error;
 use daybook_query::paging::{Pages, page_size};
@@ -20,9 +21,9 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use crate::flights::Flights;
-use crate::projection::{SagaRow, StepRow};
+use crate::projection::SagaRow;
 use crate::sender::{Outgoing, Sender};
-use crate::{ids, kind, select};
+use crate::{history, kind, select};
 
 /// How many sagas a page has when the request does not say.
 const DEFAULT_PAGE: u32 = 50;
@@ -31,56 +32,61 @@ const DEFAULT_PAGE: u32 = 50;
 #[derive(Clone)]
 pub(crate) struct SagaServer {
     sagas: Handle,
+    log: Arc<dyn LogReader>,
     sender: Sender,
     flights: Arc<Flights>,
 }
 
 impl SagaServer {
-    /// The service over the rows, and what is under way.
-    pub fn new(sagas: Handle, sender: Sender, flights: Arc<Flights>) -> Self {
-        Self { sagas, sender, flights }
+    /// The service over the rows, the log, and what is under way.
+    pub fn new(
+        sagas: Handle,
+        log: Arc<dyn LogReader>,
+        sender: Sender,
+        flights: Arc<Flights>,
+    ) -> Self {
+        Self { sagas, log, sender, flights }
     }
 
-    async fn find(&self, stream: &str, read: Option<&ReadContext>) -> Result<Found, Error> {
+    async fn find(
+        &self,
+        stream: &str,
+        read: Option<&ReadContext>,
+    ) -> Result<(SagaRow, u64), Error> {
         let name = stream.to_owned();
         let (found, position) = self
             .sagas
             .read(read, |connection| select::saga(connection, name.clone()).boxed())
             .await?;
-        let Some((saga, steps)) = found else {
+        let Some(saga) = found else {
             let text = format!("there is no saga with the stream {stream:?}");
             return Err(Error::new(ErrorReason::SagaNotFound, text)
                 .with("position", position)
                 .with_resource("saga", stream));
         };
-        Ok(Found { saga, steps, position })
+        Ok((saga, position))
     }
 
-    fn step(&self, row: StepRow) -> SagaStep {
-        let id = ids::step(&row.stream, count(row.version), count(row.number));
+    /// What a saga has done until a version of its stream, which is in the log; without the log, what
+    /// it waits for, and why that is all.
+    async fn steps(&self, saga: &SagaRow) -> Result<(Vec<SagaStep>, String), Error> {
+        let read = self.log.read_stream(saga.stream.clone(), 1, count(saga.version)).await;
+        let (steps, problem) = match read {
+            Ok(events) => (history::steps(saga, &events), String::new()),
+            Err(error) => (Ok(history::open_step(saga).into_iter().collect()), error.to_string()),
+        };
+        let steps = steps.map_err(|problem| {
+            let text = format!("the steps of {} cannot be read: {problem}", saga.stream);
+            Error::new(ErrorReason::Internal, text)
+        })?;
+        Ok((steps.into_iter().map(|step| self.with_trouble(step)).collect(), problem))
+    }
+
+    fn with_trouble(&self, step: SagaStep) -> SagaStep {
+        let id = Uuid::parse_str(&step.request_id).unwrap_or_default();
         let (failed_attempts, problem) = self.flights.trouble(id).unwrap_or_default();
-        SagaStep {
-            version: count(row.version),
-            index: u32::try_from(row.number).unwrap_or_default(),
-            cause_event_name: row.event_name,
-            cause_event_id: row.event_id,
-            command: row.type_name,
-            target_stream: format!("{}-{}", row.aggregate, row.aggregate_id),
-            request_id: id.to_string(),
-            due_time: Some(timestamp(row.event_time)),
-            answer: row.answer.and_then(|answer| StepAnswer::decode(answer.as_slice()).ok()),
-            answer_version: row.answer_version.map_or(0, count),
-            answer_time: row.answer_time.map(timestamp),
-            failed_attempts,
-            problem,
-        }
+        SagaStep { failed_attempts, problem, ..step }
     }
-}
-
-struct Found {
-    saga: SagaRow,
-    steps: Vec<StepRow>,
-    position: u64,
 }
 
 #[tonic::async_trait]
@@ -127,10 +133,10 @@ impl SagaService for SagaServer {
     ) -> Result<Response<GetSagaResponse>, Status> {
         let request = request.into_inner();
         read::check(&request, request.read.as_ref(), |_| {})?;
-        let found = self.find(&request.stream, request.read.as_ref()).await?;
-        let steps = found.steps.into_iter().map(|row| self.step(row)).collect();
-        let (saga, position) = (Some(saga(found.saga)), found.position);
-        Ok(Response::new(GetSagaResponse { saga, steps, position }))
+        let (row, position) = self.find(&request.stream, request.read.as_ref()).await?;
+        let (steps, problem) = self.steps(&row).await?;
+        let saga = Some(saga(row));
+        Ok(Response::new(GetSagaResponse { saga, steps, position, problem }))
     }
 
     async fn retry_saga(
@@ -140,9 +146,9 @@ impl SagaService for SagaServer {
         let actor = actor::of(request.metadata())?;
         let request = request.into_inner();
         read::check(&request, None, |_| {})?;
-        let found = self.find(&request.stream, None).await?;
+        let (saga, _) = self.find(&request.stream, None).await?;
         self.flights.retry(&request.stream, &actor);
-        let steps = u32::try_from(found.saga.open_steps).unwrap_or_default();
+        let steps = open_steps(&saga);
         Ok(Response::new(RetrySagaResponse { steps }))
     }
 
@@ -153,7 +159,7 @@ impl SagaService for SagaServer {
         let actor = actor::of(request.metadata())?;
         let request = request.into_inner();
         read::check(&request, None, |_| {})?;
-        let found = self.find(&request.stream, None).await?.saga;
+        let (found, _) = self.find(&request.stream, None).await?;
         let kind = kind::find(&found.kind).ok_or_else(|| {
             let text = format!("sagas of the kind {} are not run here", found.kind);
             Error::new(ErrorReason::NotSupported, text)
@@ -173,8 +179,14 @@ impl SagaService for SagaServer {
     }
 }
 
+/// How many steps of a saga have no answer.
+fn open_steps(saga: &SagaRow) -> u32 {
+    saga.step_position.is_some().into()
+}
+
 fn saga(row: SagaRow) -> Saga {
     Saga {
+        open_steps: open_steps(&row),
         stream: row.stream,
         kind: row.kind,
         saga_id: row.saga_id,
@@ -185,7 +197,6 @@ fn saga(row: SagaRow) -> Saga {
         ended_time: row.ended_time.map(timestamp),
         deadline: row.due_time.map(timestamp),
         refusal: row.refusal.and_then(|refusal| StepRefusal::decode(refusal.as_slice()).ok()),
-        open_steps: u32::try_from(row.open_steps).unwrap_or_default(),
     }
 }
 

@@ -51,30 +51,25 @@ crate::rows! {
 
 impl Projection for Transfers {
     const NAME: &'static str = "transfers";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const AGGREGATES: &'static [&'static str] = &["bank.transfer"];
     const SCHEMA: &'static str = "
         CREATE TABLE transfers (
-            transfer_id     TEXT PRIMARY KEY,
+            transfer_id     TEXT NOT NULL UNIQUE,
             from_account_id TEXT NOT NULL,
             to_account_id   TEXT NOT NULL,
             currency_code   TEXT NOT NULL,
             amount_minor    INTEGER NOT NULL,
             status          INTEGER NOT NULL,
             version         INTEGER NOT NULL,
-            position        INTEGER NOT NULL,
+            position        INTEGER PRIMARY KEY,
             ended_time      INTEGER,
             updated_time    INTEGER NOT NULL,
             state           BLOB NOT NULL
-        ) WITHOUT ROWID;
-        CREATE INDEX transfers_by_position ON transfers (position);
-        CREATE INDEX transfers_by_sender ON transfers (from_account_id, position);
-        CREATE INDEX transfers_by_recipient ON transfers (to_account_id, position);
-        CREATE INDEX transfers_by_status ON transfers (status, position);
-        CREATE INDEX transfers_by_sender_and_status
-            ON transfers (from_account_id, status, position);
-        CREATE INDEX transfers_by_recipient_and_status
-            ON transfers (to_account_id, status, position);";
+        );
+        CREATE INDEX transfers_by_status ON transfers (status);
+        CREATE INDEX transfers_by_sender ON transfers (from_account_id, status);
+        CREATE INDEX transfers_by_recipient ON transfers (to_account_id, status);";
     type Tables = Tables;
     type Event = Event;
 
@@ -83,12 +78,18 @@ impl Projection for Transfers {
     }
 
     fn want(event: &Recorded<Event>, tables: &mut Tables) {
-        tables.transfers.want(event.aggregate_id.clone());
+        // Before its first event there is no transfer, so there is no row to look for.
+        if event.version > 1 {
+            tables.transfers.want(event.aggregate_id.clone());
+        }
     }
 
     fn apply(event: &Recorded<Event>, tables: &mut Tables) -> Result<(), ApplyError> {
-        let slot = tables.transfers.edit(&event.aggregate_id)?;
-        let (encoded, position) = match &slot {
+        let before = match event.version {
+            1 => None,
+            _ => tables.transfers.get(&event.aggregate_id)?,
+        };
+        let (encoded, position) = match before {
             Some(row) => (row.state.as_slice(), row.position),
             None => (&[][..], event.position_i64()),
         };
@@ -101,7 +102,7 @@ impl Projection for Transfers {
             state.status(),
             TransferStatus::Completed | TransferStatus::Returned | TransferStatus::Failed
         );
-        *slot = Some(TransferRow {
+        tables.transfers.put(TransferRow {
             transfer_id: event.aggregate_id.clone(),
             from_account_id: state.from_account_id.clone(),
             to_account_id: state.to_account_id.clone(),
