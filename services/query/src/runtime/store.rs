@@ -15,7 +15,7 @@ use sqlx::sqlite::{
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row as _};
 
 use super::projection::Projection;
-use super::row::{Binds, Statement};
+use super::row::{Binds, Statement, TableInfo, Tables};
 
 /// The layout of the tables below; a file with another one is built anew.
 const FORMAT: i64 = 3;
@@ -151,6 +151,9 @@ pub(crate) enum Durability {
 /// The writer of a file.
 pub(crate) struct Store {
     connection: SqliteConnection,
+    /// The indexes of the projection that are made when the file is finished: to sort all their
+    /// entries at once takes far less than to bring each to its place.
+    later: Vec<String>,
 }
 
 /// A cursor as it is stored.
@@ -201,6 +204,10 @@ impl Store {
         let mut transaction = store.connection.begin().await?;
         transaction.execute(SCHEMA).await?;
         transaction.execute(P::SCHEMA).await?;
+        let indexes = indexes(&mut transaction, P::Tables::INFO).await?;
+        for (name, _) in &indexes {
+            transaction.execute(AssertSqlSafe(format!("DROP INDEX {name}"))).await?;
+        }
         sqlx::query("INSERT INTO checkpoint VALUES (1, ?, ?, ?, 0, 0, 0, 0, x'', 0, 0, '', '')")
             .bind(P::NAME)
             .bind(P::VERSION)
@@ -215,6 +222,7 @@ impl Store {
             .await?;
         transaction.execute(AssertSqlSafe(format!("PRAGMA user_version = {FORMAT}"))).await?;
         transaction.commit().await?;
+        store.later = indexes.into_iter().map(|(_, sql)| sql).collect();
         Ok(store)
     }
 
@@ -271,7 +279,7 @@ impl Store {
                 format!("{} is in journal mode {mode}, not wal", path.display()).into(),
             )));
         }
-        Ok(Self { connection })
+        Ok(Self { connection, later: Vec::new() })
     }
 
     async fn check<P: Projection>(&mut self) -> Result<(), Error> {
@@ -301,9 +309,17 @@ impl Store {
         Ok(())
     }
 
-    /// Makes a file that was built ready to be served: from now on commits are durable in order,
-    /// and what was written so far is in the file itself.
+    /// Makes a file that was built ready to be served: it gets its indexes, from now on commits are
+    /// durable in order, and what was written so far is in the file itself.
     pub async fn finish(&mut self) -> Result<(), sqlx::Error> {
+        if !self.later.is_empty() {
+            // There may be more entries to sort than memory for them.
+            self.connection.execute("PRAGMA temp_store = FILE").await?;
+            for index in std::mem::take(&mut self.later) {
+                self.connection.execute(AssertSqlSafe(index)).await?;
+            }
+            self.connection.execute("PRAGMA temp_store = MEMORY").await?;
+        }
         self.connection.execute("PRAGMA synchronous = NORMAL").await?;
         self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").await?;
         Ok(())
@@ -421,6 +437,20 @@ impl Store {
     }
 }
 
+/// The names of the indexes of some tables, and the statements that make them.
+async fn indexes(
+    connection: &mut SqliteConnection,
+    tables: &[TableInfo],
+) -> Result<Vec<(String, String)>, sqlx::Error> {
+    let mut indexes = Vec::new();
+    for table in tables {
+        let sql = "SELECT name, sql FROM sqlite_schema
+                   WHERE type = 'index' AND tbl_name = ? AND sql IS NOT NULL ORDER BY rowid";
+        indexes.extend(sqlx::query_as(sql).bind(table.name).fetch_all(&mut *connection).await?);
+    }
+    Ok(indexes)
+}
+
 /// A statement over some rows of values.
 pub(crate) fn statement(sql: &str, binds: Binds) -> Statement {
     Statement { sql: Arc::from(sql), binds }
@@ -480,7 +510,7 @@ pub(crate) async fn read_only(path: &Path) -> Result<SqliteConnection, sqlx::Err
 /// The place in the source where another version of the projection was, if its file still tells.
 pub(crate) async fn cursor_of(path: &Path) -> Option<Cursor> {
     let connection = read_only(path).await.ok()?;
-    let mut store = Store { connection };
+    let mut store = Store { connection, later: Vec::new() };
     let checkpoint = store.checkpoint().await.ok();
     store.close_hard().await;
     Some(checkpoint?.cursor)

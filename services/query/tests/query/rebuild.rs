@@ -11,6 +11,7 @@ use daybook_contract::error::Error;
 use daybook_query::runtime::Host;
 use daybook_query::{BankQueries, ProjectionServer};
 use futures::StreamExt;
+use sqlx::ConnectOptions;
 use tonic::{Code, Request};
 
 use crate::fakes::*;
@@ -78,6 +79,33 @@ async fn a_rebuild_of_the_same_code_finds_the_same_rows() {
     until_position(&host, 221).await;
     assert_eq!(dump(&dir, "sums", "sums").await.len(), 111);
     host.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_was_built_has_its_indexes() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    accounts(&log, "a", 100);
+    let host = run_bank(&dir, &log);
+    until_position(&host, 200).await;
+    let first = indexes(&dir, "account_balance").await;
+    let names = ["accounts_by_owner", "accounts_by_status", "accounts_by_status_and_owner"];
+    for name in names {
+        assert!(first.contains(&name.to_owned()), "{first:?}");
+    }
+    assert_eq!(rebuild(&host, "account_balance").await.stage(), RebuildStage::Done);
+    assert_eq!(indexes(&dir, "account_balance").await, first);
+    host.shutdown().await;
+}
+
+/// The indexes of a live file; each of them has an entry for each row.
+async fn indexes(dir: &tempfile::TempDir, projection: &str) -> Vec<String> {
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(live_file(dir, projection));
+    let mut connection = options.read_only(true).connect().await.unwrap();
+    let check = sqlx::query_scalar("PRAGMA integrity_check");
+    let found: String = check.fetch_one(&mut connection).await.unwrap();
+    assert_eq!(found, "ok");
+    let names = "SELECT name FROM sqlite_schema WHERE type = 'index' ORDER BY name";
+    sqlx::query_scalar(names).fetch_all(&mut connection).await.unwrap()
 }
 
 #[tokio::test]
