@@ -102,7 +102,7 @@ impl Projection for AccountBalance {
     }
 
     fn want(event: &Recorded<Event>, tables: &mut Tables) {
-        tables.accounts.want(event.aggregate_id.clone());
+        tables.accounts.want(&event.aggregate_id);
         if let Some(leg) = Leg::of(event) {
             let currency = &leg.amount.currency_code;
             for account in std::iter::once(leg.from).chain(leg.to) {

@@ -95,7 +95,7 @@ impl Projection for AccountTransactions {
     }
 
     fn want(event: &Recorded<Event>, tables: &mut Tables) {
-        tables.balances.want(event.aggregate_id.clone());
+        tables.balances.want(&event.aggregate_id);
     }
 
     fn apply(event: &Recorded<Event>, tables: &mut Tables) -> Result<(), ApplyError> {
@@ -181,7 +181,7 @@ fn open(
         balance_minor,
     });
     if balance_minor > 0 {
-        tables.transactions.put(TransactionRow {
+        tables.transactions.add(TransactionRow {
             account_no: event.position_i64(),
             version: event.version_i64(),
             kind: TransactionKind::Opening as i64,
@@ -227,6 +227,6 @@ fn movement(
         position: event.position_i64(),
         event_id: event.event_id.clone(),
     };
-    tables.transactions.put(row);
+    tables.transactions.add(row);
     Ok(())
 }

@@ -100,7 +100,7 @@ impl Projection for DailySummary {
             | Event::PaymentSent(_)
             | Event::PaymentRefunded(_) => return,
         };
-        tables.currencies.want(event.aggregate_id.clone());
+        tables.currencies.want(&event.aggregate_id);
         if let Some(amount) = amount {
             tables.days.want((crate::time::day(event.time_ns), amount.currency_code.clone()));
         }

@@ -82,7 +82,7 @@ impl Projection for OrderStatistics {
             Event::OrderCancelled(_) => &None,
             _ => return,
         };
-        tables.submitted.want(event.aggregate_id.clone());
+        tables.submitted.want(&event.aggregate_id);
         if let Some(amount) = amount {
             tables.days.want((crate::time::day(event.time_ns), amount.currency_code.clone()));
         }

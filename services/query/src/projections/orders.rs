@@ -136,7 +136,7 @@ impl Projection for Orders {
     }
 
     fn want(event: &Recorded<Event>, tables: &mut Tables) {
-        tables.orders.want(event.aggregate_id.clone());
+        tables.orders.want(&event.aggregate_id);
         if let Event::ItemRemoved(removed) = &event.event {
             tables.items.want((event.aggregate_id.clone(), removed.line_id.clone()));
         }

@@ -84,7 +84,7 @@ impl Projection for ProductSearch {
     }
 
     fn want(event: &Recorded<Event>, tables: &mut Tables) {
-        tables.products.want(event.aggregate_id.clone());
+        tables.products.want(&event.aggregate_id);
     }
 
     fn apply(event: &Recorded<Event>, tables: &mut Tables) -> Result<(), ApplyError> {

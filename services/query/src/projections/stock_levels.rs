@@ -65,7 +65,7 @@ impl Projection for StockLevels {
     }
 
     fn want(event: &Recorded<Event>, tables: &mut Tables) {
-        tables.levels.want(event.aggregate_id.clone());
+        tables.levels.want(&event.aggregate_id);
     }
 
     fn apply(event: &Recorded<Event>, tables: &mut Tables) -> Result<(), ApplyError> {

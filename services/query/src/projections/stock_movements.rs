@@ -100,7 +100,7 @@ impl Projection for StockMovements {
     }
 
     fn want(event: &Recorded<Event>, tables: &mut Tables) {
-        tables.counts.want(event.aggregate_id.clone());
+        tables.counts.want(&event.aggregate_id);
     }
 
     fn apply(event: &Recorded<Event>, tables: &mut Tables) -> Result<(), ApplyError> {
@@ -132,7 +132,7 @@ impl Projection for StockMovements {
             position: event.position_i64(),
             event_id: event.event_id.clone(),
         };
-        tables.movements.put(row);
+        tables.movements.add(row);
         Ok(())
     }
 }

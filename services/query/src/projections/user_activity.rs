@@ -84,7 +84,7 @@ impl Projection for UserActivity {
     }
 
     fn want(event: &Recorded<Event>, tables: &mut Tables) {
-        tables.users.want(event.aggregate_id.clone());
+        tables.users.want(&event.aggregate_id);
     }
 
     fn apply(event: &Recorded<Event>, tables: &mut Tables) -> Result<(), ApplyError> {
@@ -113,7 +113,7 @@ impl Projection for UserActivity {
             position: event.position_i64(),
             event_id: event.event_id.clone(),
         };
-        tables.activities.put(row);
+        tables.activities.add(row);
         Ok(())
     }
 }

@@ -117,8 +117,8 @@ impl Projection for UserStatistics {
 
     fn want(event: &Recorded<Event>, tables: &mut Tables) {
         match &event.event {
-            Event::User(_) => tables.users.want(event.aggregate_id.clone()),
-            Event::Order(_) => tables.orders.want(event.aggregate_id.clone()),
+            Event::User(_) => tables.users.want(&event.aggregate_id),
+            Event::Order(_) => tables.orders.want(&event.aggregate_id),
         }
     }
 

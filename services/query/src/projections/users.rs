@@ -74,7 +74,7 @@ impl Projection for Users {
     }
 
     fn want(event: &Recorded<Event>, tables: &mut Tables) {
-        tables.users.want(event.aggregate_id.clone());
+        tables.users.want(&event.aggregate_id);
     }
 
     fn apply(event: &Recorded<Event>, tables: &mut Tables) -> Result<(), ApplyError> {

@@ -1,11 +1,14 @@
 //! Rows of a projection as Rust structs, and the tables of rows that a batch works on in memory.
 //! *Not* here: when they are loaded and written, which is the engine's business.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
 
+use indexmap::IndexMap;
+use indexmap::map::Entry;
 use sqlx::sqlite::SqliteArguments;
 use sqlx::{Arguments, Encode, Sqlite, Type};
 
@@ -33,7 +36,7 @@ pub trait Row: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     /// Which of the columns that are no key differ: the first is the lowest bit.
     fn differs(&self, other: &Self) -> u64;
     /// Binds all columns, in order.
-    fn bind(&self, to: &mut Binds);
+    fn bind(self, to: &mut Binds);
     /// Binds the columns of a key, in order.
     fn bind_key(key: &Self::Key, to: &mut Binds);
     /// Reads a row whose columns begin at an index.
@@ -82,22 +85,33 @@ impl ApplyError {
 /// that was forgotten costs time, not correctness: see [`ApplyError::NotLoaded`]. The rows of the
 /// last batches stay, as far as there are not too many of them: nobody else writes to the file.
 pub struct Table<R: Row> {
-    slots: HashMap<R::Key, Slot<R>>,
-    /// The rows that are changed, and maybe some that are not.
-    changed: Vec<R::Key>,
+    slots: IndexMap<R::Key, Slot<R>>,
+    /// The slots that are changed, and maybe some that are not.
+    changed: Vec<usize>,
     /// The keys to load, some of them several times.
     wanted: Vec<R::Key>,
-    /// What the event at hand has overwritten, so that it can be taken back.
-    journal: Vec<(R::Key, Option<Slot<R>>)>,
+    /// The slots that the event at hand has changed, so that they can be changed back.
+    journal: Vec<(usize, Before<R>)>,
+    /// The rows that are new and not read again.
+    added: Vec<R>,
+    /// How many of them are not of the event at hand.
+    kept: usize,
     sql: HashMap<(Kind, usize), Arc<str>>,
 }
 
-#[derive(Clone)]
 struct Slot<R> {
     row: Option<R>,
     changed: bool,
     /// What is in the file, as far as it is known, while that is something else.
     stored: Option<R>,
+}
+
+/// What a slot was before an event.
+enum Before<R> {
+    Absent,
+    /// As it is in the file.
+    Unchanged,
+    Changed(Option<R>),
 }
 
 impl<R: Row> Slot<R> {
@@ -106,15 +120,23 @@ impl<R: Row> Slot<R> {
         Self { row, changed: false, stored: None }
     }
 
-    /// What the file has, as far as it is known.
-    fn stored(&self) -> Option<&R> {
-        if self.changed { self.stored.as_ref() } else { self.row.as_ref() }
+    /// Gives it another row, and says what it was before.
+    fn change(&mut self, row: Option<R>) -> Before<R> {
+        let before = std::mem::replace(&mut self.row, row);
+        if self.changed {
+            return Before::Changed(before);
+        }
+        (self.stored, self.changed) = (before, true);
+        Before::Unchanged
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
     Select,
+    /// Rows that are new. Without a way back from the middle of the statement, for which SQLite
+    /// would copy each page: after an error nothing of the transaction is kept.
+    Insert,
     /// With these columns when the row is there; an index over the others is not touched.
     Upsert(u64),
     Delete,
@@ -126,10 +148,12 @@ const ALL: u64 = u64::MAX;
 impl<R: Row> Default for Table<R> {
     fn default() -> Self {
         Self {
-            slots: HashMap::new(),
+            slots: IndexMap::new(),
             changed: Vec::new(),
             wanted: Vec::new(),
             journal: Vec::new(),
+            added: Vec::new(),
+            kept: 0,
             sql: HashMap::new(),
         }
     }
@@ -137,46 +161,56 @@ impl<R: Row> Default for Table<R> {
 
 impl<R: Row> Table<R> {
     /// Says that the row with this key will be needed.
-    pub fn want(&mut self, key: R::Key) {
-        if !self.slots.contains_key(&key) {
-            self.wanted.push(key);
+    pub fn want(&mut self, key: impl Borrow<R::Key>) {
+        let key = key.borrow();
+        if !self.slots.contains_key(key) {
+            self.wanted.push(key.clone());
         }
     }
 
     /// The row with this key, if there is one.
     pub fn get(&mut self, key: &R::Key) -> Result<Option<&R>, ApplyError> {
-        if !self.slots.contains_key(key) {
+        let Some(slot) = self.slots.get(key) else {
             self.wanted.push(key.clone());
             return Err(ApplyError::NotLoaded);
-        }
-        Ok(self.slots[key].row.as_ref())
+        };
+        Ok(slot.row.as_ref())
     }
 
     /// The row with this key, to be changed, made or (with `None`) removed.
     pub fn edit(&mut self, key: &R::Key) -> Result<&mut Option<R>, ApplyError> {
-        let Some(slot) = self.slots.get_mut(key) else {
+        let Some((at, _, slot)) = self.slots.get_full_mut(key) else {
             self.wanted.push(key.clone());
             return Err(ApplyError::NotLoaded);
         };
-        self.journal.push((key.clone(), Some(slot.clone())));
         if !slot.changed {
-            slot.stored.clone_from(&slot.row);
-            slot.changed = true;
-            self.changed.push(key.clone());
+            self.changed.push(at);
         }
+        let before = slot.change(slot.row.clone());
+        self.journal.push((at, before));
         Ok(&mut slot.row)
     }
 
     /// Puts a row, whatever was there. The row need not be loaded before.
     pub fn put(&mut self, row: R) {
-        let key = row.key();
-        let stored = self.slots.get(&key).and_then(|slot| slot.stored().cloned());
-        let slot = Slot { row: Some(row), changed: true, stored };
-        let before = self.slots.insert(key.clone(), slot);
-        if !before.as_ref().is_some_and(|slot| slot.changed) {
-            self.changed.push(key.clone());
+        let (at, before) = match self.slots.entry(row.key()) {
+            Entry::Occupied(mut slot) => (slot.index(), slot.get_mut().change(Some(row))),
+            Entry::Vacant(none) => {
+                let at = none.index();
+                none.insert(Slot { row: Some(row), changed: true, stored: None });
+                (at, Before::Absent)
+            }
+        };
+        if !matches!(before, Before::Changed(_)) {
+            self.changed.push(at);
         }
-        self.journal.push((key, before));
+        self.journal.push((at, before));
+    }
+
+    /// Adds a row whose key no other event has or asks for, such as one that tells of the event.
+    /// It goes into the file and nowhere else.
+    pub fn add(&mut self, row: R) {
+        self.added.push(row);
     }
 
     fn sql(&mut self, kind: Kind, rows: usize) -> Arc<str> {
@@ -200,6 +234,9 @@ fn statement<R: Row>(kind: Kind, rows: usize) -> String {
         Kind::Delete => {
             format!("DELETE FROM {table} WHERE ({key_list}) IN (VALUES {})", tuples(keys.len()))
         }
+        Kind::Insert => {
+            format!("INSERT OR FAIL INTO {table} ({columns}) VALUES {}", tuples(R::COLUMNS.len()))
+        }
         Kind::Upsert(changed) => {
             let is_changed = |at: usize| changed & (1 << at.min(63)) != 0;
             let some = values.iter().enumerate().filter(|(at, _)| is_changed(*at));
@@ -218,11 +255,19 @@ fn statement<R: Row>(kind: Kind, rows: usize) -> String {
 
 /// Cuts a slice into pieces of the sizes in [`CHUNKS`].
 pub(crate) fn chunks<T>(mut rest: &[T]) -> impl Iterator<Item = &[T]> {
-    std::iter::from_fn(move || {
-        let size = CHUNKS.into_iter().find(|size| *size <= rest.len())?;
+    sizes(rest.len()).map(move |size| {
         let (head, tail) = rest.split_at(size);
         rest = tail;
-        Some(head)
+        head
+    })
+}
+
+/// Cuts a number of rows into pieces of the sizes in [`CHUNKS`].
+fn sizes(mut rest: usize) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let size = CHUNKS.into_iter().find(|size| *size <= rest)?;
+        rest -= size;
+        Some(size)
     })
 }
 
@@ -293,31 +338,32 @@ impl<R: Row> AnyTable for Table<R> {
     }
 
     fn writes(&mut self) -> Writes {
+        // What an event that failed had put there is gone again.
+        let slots = std::mem::take(&mut self.slots);
+        self.changed.retain(|at| slots.get_index(*at).is_some_and(|(_, slot)| slot.changed));
         // In the order of the key, neighbours in the file are written together.
-        self.changed.sort_unstable();
+        self.changed.sort_unstable_by_key(|at| slots.get_index(*at).expect("kept just now").0);
         self.changed.dedup();
-        let keys = std::mem::take(&mut self.changed);
-        let (mut put, mut removed) = (BTreeMap::<u64, Vec<_>>::new(), Vec::new());
-        for key in &keys {
-            // What an event that failed had put there is gone again.
-            let Some(slot) = self.slots.get(key).filter(|slot| slot.changed) else { continue };
+        let (mut put, mut removed) = (BTreeMap::<u64, Vec<R>>::new(), Vec::new());
+        for (key, slot) in self.changed.iter().filter_map(|at| slots.get_index(*at)) {
             let Some(row) = &slot.row else {
                 removed.push(key);
                 continue;
             };
             match slot.stored.as_ref().map_or(ALL, |stored| row.differs(stored)) {
                 0 => {}
-                columns => put.entry(columns).or_default().push(key),
+                columns => put.entry(columns).or_default().push(row.clone()),
             }
         }
+        let mut added = std::mem::take(&mut self.added);
+        added.sort_by_cached_key(R::key);
         let mut statements = Vec::new();
-        for (columns, put) in put {
-            for chunk in chunks(&put) {
-                let sql = self.sql(Kind::Upsert(columns), chunk.len());
-                let mut binds = Binds::default();
-                for row in chunk.iter().filter_map(|key| self.slots[*key].row.as_ref()) {
-                    row.bind(&mut binds);
-                }
+        let puts = put.into_iter().map(|(columns, rows)| (Kind::Upsert(columns), rows));
+        for (kind, rows) in puts.chain([(Kind::Insert, added)]) {
+            let mut rows = rows.into_iter();
+            for size in sizes(rows.len()) {
+                let (sql, mut binds) = (self.sql(kind, size), Binds::default());
+                rows.by_ref().take(size).for_each(|row| row.bind(&mut binds));
                 statements.push(Statement { sql, binds });
             }
         }
@@ -328,37 +374,45 @@ impl<R: Row> AnyTable for Table<R> {
             }
             statements.push(Statement { sql, binds });
         }
-        self.changed = keys;
+        self.slots = slots;
         Writes(statements)
     }
 
     fn written(&mut self) {
         if self.slots.len() > KEPT_ROWS {
-            self.slots = HashMap::new();
+            self.slots = IndexMap::new();
         }
-        for key in self.changed.drain(..) {
-            if let Some(slot) = self.slots.get_mut(&key) {
+        for at in self.changed.drain(..) {
+            if let Some((_, slot)) = self.slots.get_index_mut(at) {
                 slot.changed = false;
                 slot.stored = None;
             }
         }
+        (self.added, self.kept) = (Vec::new(), 0);
     }
 
     fn keep(&mut self) {
         self.journal.clear();
+        self.kept = self.added.len();
     }
 
     fn undo(&mut self) {
-        while let Some((key, before)) = self.journal.pop() {
+        while let Some((at, before)) = self.journal.pop() {
+            let Some((_, slot)) = self.slots.get_index_mut(at) else { continue };
             match before {
-                Some(slot) => self.slots.insert(key, slot),
-                None => self.slots.remove(&key),
-            };
+                // It was the last one: the slots made after it are gone already.
+                Before::Absent => drop(self.slots.pop()),
+                Before::Unchanged => {
+                    (slot.row, slot.changed) = (slot.stored.take(), false);
+                }
+                Before::Changed(row) => slot.row = row,
+            }
         }
+        self.added.truncate(self.kept);
     }
 
     fn rows(&self) -> usize {
-        self.slots.len()
+        self.slots.len() + self.added.len()
     }
 }
 
@@ -478,9 +532,9 @@ macro_rules! rows {
                     differs
                 }
 
-                fn bind(&self, to: &mut $crate::runtime::row::Binds) {
-                    $( to.add(self.$key.clone()); )+
-                    $( to.add(self.$field.clone()); )*
+                fn bind(self, to: &mut $crate::runtime::row::Binds) {
+                    $( to.add(self.$key); )+
+                    $( to.add(self.$field); )*
                 }
 
                 fn bind_key(key: &Self::Key, to: &mut $crate::runtime::row::Binds) {
@@ -606,6 +660,52 @@ mod tests {
         tables.words.undo();
         assert_eq!(tables.words.get(&key("a")), Ok(Some(&word("a", 1))));
         assert_eq!(tables.words.get(&key("b")), Err(ApplyError::NotLoaded));
+    }
+
+    #[test]
+    fn what_was_changed_before_stays_when_an_event_fails() {
+        let mut tables = Words::default();
+        let set = |tables: &mut Words, count| {
+            tables.words.edit(&key("a")).unwrap().as_mut().unwrap().count = count;
+        };
+        tables.words.put(word("a", 1));
+        tables.words.keep();
+        tables.words.written();
+        set(&mut tables, 2);
+        tables.words.keep();
+        set(&mut tables, 3);
+        set(&mut tables, 4);
+        tables.words.put(word("b", 1));
+        tables.words.put(word("c", 1));
+        tables.words.undo();
+        tables.words.put(word("d", 1));
+        tables.words.keep();
+        assert_eq!(tables.words.get(&key("a")), Ok(Some(&word("a", 2))));
+        for gone in ["b", "c"] {
+            assert_eq!(tables.words.get(&key(gone)), Err(ApplyError::NotLoaded));
+        }
+        assert_eq!(tables.words.get(&key("d")), Ok(Some(&word("d", 1))));
+        assert_eq!(tables.words.writes().0.len(), 2, "one that was there and one that is new");
+    }
+
+    #[test]
+    fn an_added_row_is_written_once_unless_its_event_fails() {
+        let mut tables = Words::default();
+        for (count, fails) in [(1, false), (2, true), (3, false)] {
+            tables.words.add(word(&count.to_string(), count));
+            match fails {
+                true => tables.words.undo(),
+                false => tables.words.keep(),
+            }
+        }
+        assert_eq!(tables.words.rows(), 2);
+        let writes = tables.words.writes().0;
+        assert_eq!(writes.len(), 2, "one statement of each size");
+        let sql = "INSERT OR FAIL INTO words (word, language, count) VALUES (?, ?, ?)";
+        assert_eq!(writes[0].sql.as_ref(), sql);
+        tables.words.written();
+        assert!(tables.words.writes().0.is_empty());
+        assert_eq!(tables.words.rows(), 0);
     }
 
     #[test]
