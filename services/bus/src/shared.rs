@@ -18,7 +18,7 @@ use tokio::sync::{Notify, watch};
 use crate::source::{Batch, Cursor, Error, Source, SourceFactory};
 
 /// The records that are kept for those who are not as fast; a few batches more than this.
-const KEPT_RECORDS: usize = 20_000;
+const KEPT_RECORDS: usize = 50_000;
 
 /// The same for batches, which may have no records.
 const KEPT_BATCHES: usize = 1_000;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use daybook_bus::source::{self, Batch, LogReader, Origin, Record};
 use daybook_bus::{Content, Envelope};
+use indexmap::IndexMap;
 use sqlx::Row as _;
 
 use super::projection::{Projection, guarded};
@@ -73,10 +74,10 @@ pub(crate) struct Engine<P: Projection> {
     /// How far it is. The stored one may be behind, with the same rows but for what is pending.
     checkpoint: Checkpoint,
     unstored: bool,
-    /// What is in memory alone, as are changed rows: nothing, unless a generation is built.
+    /// What is in memory alone, as are changed rows.
     pending: Effects,
-    /// How much may be pending; nothing once the file is served.
-    may_wait: usize,
+    /// How many rows and versions of streams may be pending.
+    most_pending: usize,
     stored_at: Instant,
     attempts: u32,
     /// Whether rows may have changed since somebody asked.
@@ -86,7 +87,7 @@ pub(crate) struct Engine<P: Projection> {
 /// What batches do beside changing rows.
 #[derive(Default)]
 struct Effects {
-    streams: HashMap<String, Seen>,
+    streams: IndexMap<String, Seen>,
     quarantine: Vec<Quarantined>,
     applied: u64,
     last_event_ns: i64,
@@ -123,8 +124,7 @@ impl<P: Projection> Engine<P> {
         settings: &super::Settings,
     ) -> Result<Self, Error> {
         let store = Store::create::<P>(path, generation, settings.max_page_count).await?;
-        let engine = Self::load(store, generation, settings).await?;
-        Ok(Self { may_wait: settings.rebuild_rows, ..engine })
+        Self::load(store, generation, settings).await
     }
 
     /// Opens a generation where its last transaction has left it.
@@ -165,7 +165,7 @@ impl<P: Projection> Engine<P> {
             checkpoint,
             unstored: false,
             pending: Effects::default(),
-            may_wait: 0,
+            most_pending: settings.waiting_rows,
             stored_at: Instant::now(),
             attempts: settings.attempts.max(1),
             changed: true,
@@ -220,55 +220,42 @@ impl<P: Projection> Engine<P> {
         self.store.close_hard().await;
     }
 
-    /// Applies a batch: in one transaction, unless what it does may wait in memory.
-    pub async fn apply(&mut self, batch: &Batch, log: &dyn LogReader) -> Result<(), Error> {
+    /// Applies a batch in memory. Nothing of it is in the file, nor may be told to anybody, before
+    /// [`Engine::settle`] or [`Engine::flush`]. Whether there is room for more.
+    pub async fn gather(&mut self, batch: &Batch, log: &dyn LogReader) -> Result<bool, Error> {
         let mut effects = std::mem::take(&mut self.pending);
         let candidates = Self::sort_out(batch, &mut effects);
-        self.look_up(&candidates, &mut effects.streams).await?;
-        let mut works = self.put_in_order(candidates, &mut effects, log).await?;
-        self.load_rows(&mut works).await?;
-        self.fold(works, &mut effects).await?;
-        let checkpoint = self.next_checkpoint(batch, &effects);
-        if self.waits(&effects) {
-            // To read on from an older place does no harm, so it is not worth a transaction of its
-            // own; and a generation that is being built is worth nothing after a crash.
-            self.checkpoint = Checkpoint {
-                commits: self.checkpoint.commits,
-                applied_events: self.checkpoint.applied_events,
-                ..checkpoint
-            };
-            self.unstored = true;
-            if self.may_wait > 0 {
-                self.pending = effects;
-            }
+        let places = self.look_up(&candidates, &mut effects.streams).await?;
+        let works = self.put_in_order(candidates, places, &mut effects, log).await?;
+        self.fold(&works, &mut effects).await?;
+        self.reach(batch, &effects);
+        let rows: usize = self.tables.all().into_iter().map(|table| table.rows()).sum();
+        let pending = rows + effects.streams.len() + effects.quarantine.len();
+        self.pending = effects;
+        Ok(pending < self.most_pending)
+    }
+
+    /// Writes what is in memory alone, or sees that there is nothing which is worth it.
+    pub async fn settle(&mut self) -> Result<(), Error> {
+        // To read on from an older place does no harm, so it is not worth a transaction of its own.
+        if self.pending.is_empty() && self.stored_at.elapsed() < STORE_INTERVAL {
+            self.pending = Effects::default();
             return Ok(());
         }
-        self.commit(effects, checkpoint).await
+        self.flush().await
     }
 
-    fn waits(&mut self, effects: &Effects) -> bool {
-        if self.may_wait == 0 {
-            return effects.is_empty() && self.stored_at.elapsed() < STORE_INTERVAL;
-        }
-        let rows: usize = self.tables.all().into_iter().map(|table| table.rows()).sum();
-        rows + effects.streams.len() + effects.quarantine.len() < self.may_wait
-    }
-
-    /// Writes what is in memory alone.
-    async fn flush(&mut self) -> Result<(), Error> {
+    /// Writes what is in memory alone, in one transaction.
+    pub async fn flush(&mut self) -> Result<(), Error> {
         if !self.unstored {
             return Ok(());
         }
-        let effects = std::mem::take(&mut self.pending);
+        let mut effects = std::mem::take(&mut self.pending);
         let checkpoint = Checkpoint {
             applied_events: self.checkpoint.applied_events + effects.applied,
             commits: self.checkpoint.commits + 1,
             ..self.checkpoint.clone()
         };
-        self.commit(effects, checkpoint).await
-    }
-
-    async fn commit(&mut self, mut effects: Effects, checkpoint: Checkpoint) -> Result<(), Error> {
         self.store.begin().await?;
         self.write(&mut effects, &checkpoint).await?;
         self.store.commit().await?;
@@ -295,15 +282,16 @@ impl<P: Projection> Engine<P> {
         candidates
     }
 
-    /// Adds the versions seen so far of the streams at hand.
+    /// Adds the versions seen so far of the streams at hand, and says where that of each is.
     async fn look_up(
         &mut self,
         candidates: &[Arc<Record>],
-        streams: &mut HashMap<String, Seen>,
-    ) -> Result<(), sqlx::Error> {
-        let mut unknown = Vec::new();
+        streams: &mut IndexMap<String, Seen>,
+    ) -> Result<Vec<usize>, sqlx::Error> {
+        let (mut places, mut unknown) = (Vec::with_capacity(candidates.len()), Vec::new());
         for stream in candidates.iter().filter_map(|record| Some(record.event()?.stream())) {
-            if streams.contains_key(stream) {
+            if let Some(place) = streams.get_index_of(stream) {
+                places.push(place);
                 continue;
             }
             let cached = self.versions.get(stream);
@@ -311,7 +299,7 @@ impl<P: Projection> Engine<P> {
                 unknown.push(stream.to_owned());
             }
             let seen = Seen { version: cached.unwrap_or_default(), position: None };
-            streams.insert(stream.to_owned(), seen);
+            places.push(streams.insert_full(stream.to_owned(), seen).0);
         }
         unknown.sort_unstable();
         for chunk in chunks(&unknown) {
@@ -325,7 +313,7 @@ impl<P: Projection> Engine<P> {
                 streams.insert(row.try_get(0)?, seen);
             }
         }
-        Ok(())
+        Ok(places)
     }
 
     /// Leaves out what was seen, and fills gaps from the log: afterwards the events of each
@@ -333,14 +321,15 @@ impl<P: Projection> Engine<P> {
     async fn put_in_order(
         &self,
         candidates: Vec<Arc<Record>>,
+        places: Vec<usize>,
         effects: &mut Effects,
         log: &dyn LogReader,
     ) -> Result<Vec<Work<P::Event>>, Error> {
         let mut works = Vec::with_capacity(candidates.len());
-        for candidate in candidates {
+        for (candidate, place) in candidates.into_iter().zip(places) {
             let Some(event) = candidate.event() else { continue };
             let (stream, version) = (event.stream(), event.version);
-            let seen = effects.streams.get_mut(stream).expect("looked up before");
+            let (_, seen) = effects.streams.get_index_mut(place).expect("looked up before");
             if version <= seen.version {
                 continue;
             }
@@ -381,19 +370,15 @@ impl<P: Projection> Engine<P> {
         Ok(works)
     }
 
-    /// Loads the rows that the events want, a few statements for all of them.
-    async fn load_rows(
-        &mut self,
-        works: impl IntoIterator<Item = &mut Work<P::Event>>,
-    ) -> Result<(), Error> {
-        for work in works {
-            if let Ok(event) = &work.event
-                && let Err(panic) = guarded(|| P::want(event, &mut self.tables))
-            {
-                work.event = Err(panic);
+    /// Wants the rows of some events, so that a few statements load all of them. A panic does no
+    /// harm here: a row that is not wanted is loaded when its event is applied.
+    fn want(&mut self, works: &[Work<P::Event>]) {
+        for event in works.iter().filter_map(|work| work.event.as_ref().ok()) {
+            if let Err(panic) = guarded(|| P::want(event, &mut self.tables)) {
+                let (projection, position) = (P::NAME, event.position);
+                tracing::warn!(projection, position, %panic, "the rows of an event not wanted");
             }
         }
-        self.load_wanted().await
     }
 
     async fn load_wanted(&mut self) -> Result<(), Error> {
@@ -406,44 +391,50 @@ impl<P: Projection> Engine<P> {
         Ok(())
     }
 
-    async fn fold(
-        &mut self,
-        works: Vec<Work<P::Event>>,
-        effects: &mut Effects,
-    ) -> Result<(), Error> {
-        for work in works {
-            let (stream, version) = (work.envelope().stream(), work.envelope().version);
-            if let Some(first) = self.blocked.get(stream) {
+    async fn fold(&mut self, works: &[Work<P::Event>], effects: &mut Effects) -> Result<(), Error> {
+        let mut wanted = false;
+        for (at, work) in works.iter().enumerate() {
+            if !self.blocked.is_empty()
+                && let Some(first) = self.blocked.get(work.envelope().stream())
+            {
                 let problem = waits_for(*first);
                 effects.quarantine.push(work.quarantined(problem, 0));
                 continue;
             }
-            match self.try_event(&work).await? {
+            let problem = match self.try_first(&works[at..], &mut wanted).await? {
                 Ok(time_ns) => {
                     effects.applied += 1;
                     effects.last_event_ns = effects.last_event_ns.max(time_ns);
+                    continue;
                 }
-                Err(_) if self.skipped.contains(&(stream.to_owned(), version)) => {}
-                Err(problem) => {
-                    let (projection, position) = (P::NAME, work.envelope().position);
-                    tracing::warn!(
-                        projection, stream, version, position, %problem, "event put in quarantine"
-                    );
-                    self.blocked.insert(stream.to_owned(), version);
-                    effects.quarantine.push(work.quarantined(problem, self.attempts));
-                }
+                Err(problem) => problem,
+            };
+            let (stream, version) = (work.envelope().stream(), work.envelope().version);
+            if self.skipped.contains(&(stream.to_owned(), version)) {
+                continue;
             }
+            let (projection, position) = (P::NAME, work.envelope().position);
+            tracing::warn!(
+                projection, stream, version, position, %problem, "event put in quarantine"
+            );
+            self.blocked.insert(stream.to_owned(), version);
+            effects.quarantine.push(work.quarantined(problem, self.attempts));
         }
         Ok(())
     }
 
-    /// Applies one event, with as many attempts as are allowed. The rows are unchanged when it
-    /// fails. The outer error ends the batch; the inner one concerns the event alone.
-    async fn try_event(&mut self, work: &Work<P::Event>) -> Result<Result<i64, String>, Error> {
-        let event = match &work.event {
+    /// Applies the first of some events, with as many attempts as are allowed. The rows are
+    /// unchanged when it fails. The outer error ends the batch; the inner one concerns the event
+    /// alone. Most rows are in memory already; when the first one is not, those of all the events
+    /// are loaded, unless they were `wanted` before.
+    async fn try_first(
+        &mut self,
+        works: &[Work<P::Event>],
+        wanted: &mut bool,
+    ) -> Result<Result<i64, String>, Error> {
+        let event = match &works[0].event {
             Ok(event) => event,
-            // Decoding depends on nothing but the bytes, and what is wanted on nothing but the
-            // event: more attempts change nothing.
+            // Decoding depends on nothing but the bytes: more attempts change nothing.
             Err(problem) => return Ok(Err(problem.clone())),
         };
         let mut attempt = 1;
@@ -461,7 +452,12 @@ impl<P: Projection> Engine<P> {
                 Err(error) => {
                     self.tables.all().into_iter().for_each(|table| table.undo());
                     match error {
-                        ApplyError::NotLoaded => self.load_wanted().await?,
+                        ApplyError::NotLoaded => {
+                            if !std::mem::replace(wanted, true) {
+                                self.want(works);
+                            }
+                            self.load_wanted().await?;
+                        }
                         ApplyError::Failed(_) if attempt < self.attempts => attempt += 1,
                         ApplyError::Failed(problem) => return Ok(Err(problem)),
                     }
@@ -470,26 +466,20 @@ impl<P: Projection> Engine<P> {
         }
     }
 
-    fn next_checkpoint(&self, batch: &Batch, effects: &Effects) -> Checkpoint {
-        let position = self.checkpoint.position.max(batch.position);
-        let mut cursor = batch.cursor.clone();
+    /// Moves the place that is reached; how many events were applied is counted when it is stored.
+    fn reach(&mut self, batch: &Batch, effects: &Effects) {
+        let reached = &mut self.checkpoint;
+        reached.position = reached.position.max(batch.position);
         // Everything up to the position is in the rows, so the log source may begin there.
-        cursor.log_position = position;
-        if cursor.partitions.is_empty() {
-            cursor.partitions.clone_from(&self.checkpoint.cursor.partitions);
+        reached.cursor.log_position = reached.position;
+        if !batch.cursor.partitions.is_empty() {
+            reached.cursor.partitions.clone_from(&batch.cursor.partitions);
         }
-        let anchor = match effects.anchor.position > self.checkpoint.anchor.position {
-            true => effects.anchor.clone(),
-            false => self.checkpoint.anchor.clone(),
-        };
-        Checkpoint {
-            position,
-            applied_events: self.checkpoint.applied_events + effects.applied,
-            last_event_ns: self.checkpoint.last_event_ns.max(effects.last_event_ns),
-            cursor,
-            commits: self.checkpoint.commits + 1,
-            anchor,
+        reached.last_event_ns = reached.last_event_ns.max(effects.last_event_ns);
+        if effects.anchor.position > reached.anchor.position {
+            reached.anchor.clone_from(&effects.anchor);
         }
+        self.unstored = true;
     }
 
     async fn write(&mut self, effects: &mut Effects, checkpoint: &Checkpoint) -> Result<(), Error> {
@@ -532,7 +522,6 @@ impl<P: Projection> Engine<P> {
 
     /// Takes over the place in the source, and makes the file ready to be served.
     pub async fn finish(&mut self, cursor: Option<source::Cursor>) -> Result<(), Error> {
-        self.may_wait = 0;
         self.flush().await?;
         if let Some(cursor) = cursor {
             let mut checkpoint = self.checkpoint.clone();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use daybook_bus::source::{self, Batch, LogReader, Source, SourceFactory};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use tokio::time::Instant;
 
 use super::history::other_history;
 use super::store::Checkpoint;
@@ -34,6 +35,8 @@ pub(crate) struct Feed {
     state: State,
     /// The source has lost the place: the next one to open is the log.
     lost: bool,
+    /// What came after the batch that was returned last.
+    failed: Option<Error>,
 }
 
 enum State {
@@ -43,8 +46,6 @@ enum State {
         source: Box<dyn Source>,
         /// Where the log hands over to the source proper; `None` when this is it.
         until: Option<u64>,
-        /// What came after the batch that was returned last.
-        failed: Option<source::Error>,
     },
 }
 
@@ -56,7 +57,8 @@ impl Feed {
         committed: Checkpoint,
     ) -> Self {
         let batch_size = batch_size.max(1);
-        Self { factory, log, batch_size, committed, state: State::Closed, lost: false }
+        let state = State::Closed;
+        Self { factory, log, batch_size, committed, state, lost: false, failed: None }
     }
 
     /// Says what has been committed.
@@ -68,19 +70,24 @@ impl Feed {
             // it still has: what it repeats is known by its version, what it lacks is in the log.
             self.committed.cursor.partitions.clear();
             self.lost = false;
-            self.state = State::Closed;
+            self.close();
         }
     }
 
     /// Lets go of the source; the next batch begins at the committed cursor.
     pub fn close(&mut self) {
         self.state = State::Closed;
+        self.failed = None;
     }
 
     /// Waits for the next batch: at most about the batch size, but never waiting for more than
     /// one. Cancel-safe. After an error the source is opened again, at the committed cursor.
     pub async fn next(&mut self) -> Result<Batch, Error> {
-        match self.try_next().await {
+        let next = match self.failed.take() {
+            Some(error) => Err(error),
+            None => self.try_next().await,
+        };
+        match next {
             Ok(batch) => Ok(batch),
             Err(error) => {
                 self.lost |= matches!(error, Error::Source(source::Error::Lost { .. }));
@@ -90,6 +97,12 @@ impl Feed {
         }
     }
 
+    /// The next batch, if it comes in time. An error is left to the next call of [`Feed::next`].
+    pub async fn next_until(&mut self, time: Instant) -> Option<Batch> {
+        let next = tokio::time::timeout_at(time, self.next()).await.ok()?;
+        next.map_err(|error| self.failed = Some(error)).ok()
+    }
+
     async fn try_next(&mut self) -> Result<Batch, Error> {
         loop {
             match &mut self.state {
@@ -97,21 +110,18 @@ impl Feed {
                 State::Opening(opening) => {
                     let (source, until) = opening.await?;
                     self.lost &= until.is_some();
-                    self.state = State::Open { source, until, failed: None };
+                    self.state = State::Open { source, until };
                 }
-                State::Open { source, until, failed } => {
-                    if let Some(error) = failed.take() {
-                        return Err(error.into());
-                    }
+                State::Open { source, until } => {
                     let mut batch = source.next().await?;
                     while batch.records.len() < self.batch_size {
                         match source.next().now_or_never() {
                             Some(Ok(more)) => merge(&mut batch, more),
-                            Some(Err(error)) => *failed = Some(error),
+                            Some(Err(error)) => {
+                                self.failed = Some(error.into());
+                                break;
+                            }
                             None => break,
-                        }
-                        if failed.is_some() {
-                            break;
                         }
                     }
                     if until.is_some() {

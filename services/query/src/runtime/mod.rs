@@ -40,9 +40,11 @@ pub struct Settings {
     pub batch_size: usize,
     /// The same during a rebuild, which nobody waits for.
     pub rebuild_batch_size: usize,
-    /// About how many rows and versions of streams wait in memory during a rebuild to be written
-    /// together; a few hundred bytes each.
-    pub rebuild_rows: usize,
+    /// About how many rows and versions of streams wait in memory to be written together, during a
+    /// rebuild or far behind; a few hundred bytes each.
+    pub waiting_rows: usize,
+    /// For how long events are gathered at most, by a projection that is far behind.
+    pub gathering: Duration,
     /// How long a projection that nobody asks lets events come after a batch.
     pub rest: Duration,
     /// How many streams may wait until their versions are brought to their places in the file;
@@ -66,7 +68,8 @@ impl Settings {
             projections: Vec::new(),
             batch_size: 4_000,
             rebuild_batch_size: 10_000,
-            rebuild_rows: 100_000,
+            waiting_rows: 100_000,
+            gathering: Duration::from_millis(500),
             rest: Duration::from_millis(50),
             waiting_streams: 16_384,
             attempts: 3,

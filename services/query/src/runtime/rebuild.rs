@@ -216,7 +216,7 @@ impl<P: Projection> Builder<P> {
         while self.engine.checkpoint().position < to {
             let limit = if exactly { to } else { u64::MAX };
             let batch = self.batch(limit).await?;
-            self.engine.apply(&batch, self.log.as_ref()).await?;
+            self.apply(&batch).await?;
             let position = self.engine.checkpoint().position;
             self.shared.update_rebuild(|status| {
                 status.position = position;
@@ -336,7 +336,16 @@ impl<P: Projection> Builder<P> {
                 .map(|bytes| Record::new(bytes, Origin::Text(format!("log: {stream}"))))
                 .collect();
             let batch = Batch { records, ..Batch::default() };
-            self.engine.apply(&batch, self.log.as_ref()).await?;
+            self.apply(&batch).await?;
+        }
+        Ok(())
+    }
+
+    /// Applies a batch in memory as long as there is room: what is being built is worth nothing
+    /// after a crash.
+    async fn apply(&mut self, batch: &Batch) -> Result<(), Error> {
+        if !self.engine.gather(batch, self.log.as_ref()).await? {
+            self.engine.flush().await?;
         }
         Ok(())
     }

@@ -331,7 +331,9 @@ impl<P: Projection> Runner<P> {
                 // Whether there is something must not depend on how much this task has done.
                 batch = unconstrained(feed.next()), if !waiting && !rests => match batch {
                     Ok(batch) => {
-                        self.engine().apply(&batch, log.as_ref()).await?;
+                        // Whoever asks is answered with what there is.
+                        let gathers = questions.is_none();
+                        let batch = self.apply(batch, &mut feed, gathers).await?;
                         self.pause = FIRST_PAUSE;
                         self.shared.update(|progress| {
                             progress.disconnected = false;
@@ -358,6 +360,32 @@ impl<P: Projection> Runner<P> {
                 () = rest.unsettled(), if !rests => rest.settle(questions),
             }
         }
+    }
+
+    /// Applies a batch in one transaction; and when it is one of many, those after it as well, as
+    /// far as they come soon. Answers with the last.
+    async fn apply(
+        &mut self,
+        mut batch: Batch,
+        feed: &mut Feed,
+        gathers: bool,
+    ) -> Result<Batch, Error> {
+        let environment = self.environment.clone();
+        let (log, settings) = (environment.log.as_ref(), &environment.settings);
+        let until = Instant::now() + settings.gathering;
+        while self.engine().gather(&batch, log).await?
+            && gathers
+            && is_behind(&batch, settings.batch_size)
+            && let Some(next) = tokio::select! {
+                biased;
+                _ = stopped(&mut self.stop) => None,
+                next = unconstrained(feed.next_until(until)) => next,
+            }
+        {
+            batch = next;
+        }
+        self.engine().settle().await?;
+        Ok(batch)
     }
 
     /// Tells everybody what was committed.

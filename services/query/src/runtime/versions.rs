@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 
+use indexmap::IndexMap;
 use lru::LruCache;
 use prost::Message;
 use sqlx::Row as _;
@@ -82,7 +83,7 @@ impl Versions {
     pub async fn write(
         &mut self,
         store: &mut Store,
-        streams: HashMap<String, Seen>,
+        streams: IndexMap<String, Seen>,
     ) -> Result<(), store::Error> {
         let mut news = Vec::new();
         for (stream, seen) in streams {

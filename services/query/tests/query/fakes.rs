@@ -56,6 +56,8 @@ pub struct Inner {
     lost: bool,
     damaged: bool,
     panics: bool,
+    /// Where the live source says no more, although it knows that there is more.
+    held_at: Option<usize>,
     /// How often `read_stream` was called: how often a gap was filled.
     gap_reads: u64,
     /// How often its files were replaced. Sources of before see the connection end.
@@ -187,6 +189,12 @@ impl Log {
         self.inner.lock().unwrap().damaged = damaged;
     }
 
+    /// Makes the live source fall silent at a position before the end, or go on.
+    pub fn hold_at(&self, position: Option<u64>) {
+        self.inner.lock().unwrap().held_at = position.map(|position| position as usize);
+        self.head.send_modify(|_| {});
+    }
+
     /// Makes every source panic.
     pub fn set_panics(&self, panics: bool) {
         self.inner.lock().unwrap().panics = panics;
@@ -244,8 +252,10 @@ impl Source for LogSource {
                     });
                 }
                 let events = self.log.events();
+                let held_at = self.log.inner.lock().unwrap().held_at.filter(|_| self.is_live);
+                let given = &events[..held_at.unwrap_or(events.len()).min(events.len())];
                 let new: Vec<_> =
-                    events.iter().skip(self.after as usize).take(BATCH).cloned().collect();
+                    given.iter().skip(self.after as usize).take(BATCH).cloned().collect();
                 if !new.is_empty() || self.first {
                     self.first = false;
                     let from = self.after;
@@ -570,7 +580,7 @@ pub fn settings(dir: &tempfile::TempDir) -> Settings {
     Settings {
         batch_size: 16,
         rebuild_batch_size: 50,
-        rebuild_rows: 30,
+        waiting_rows: 30,
         waiting_streams: 7,
         ..Settings::new(dir.path())
     }

@@ -1,6 +1,7 @@
 //! Exactly once, whatever the source does; crashes, errors, pauses.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use daybook_contract::bank::v1::GetAccountRequest;
 use daybook_contract::bank::v1::query_service_server::QueryService;
@@ -243,7 +244,7 @@ async fn events_of_others_move_the_place_and_cost_no_transaction_each() {
     let host = run_bank(&dir, &log);
     until_position(&host, 1).await;
     let queries = BankQueries::new(host.handles()).unwrap();
-    let commits = stored(&dir, "commits").await;
+    let commits = stored(&dir, "account_balance", "commits").await;
     for position in 2..=200 {
         log.append_note();
         let read = Some(ReadContext { min_position: position, ..Default::default() });
@@ -251,16 +252,72 @@ async fn events_of_others_move_the_place_and_cost_no_transaction_each() {
         let answer = queries.get_account(Request::new(request)).await.unwrap().into_inner();
         assert_eq!(answer.position, position, "a query sees the place that is not stored yet");
     }
-    let more = stored(&dir, "commits").await - commits;
+    let more = stored(&dir, "account_balance", "commits").await - commits;
     assert!(more < 100, "{more} transactions for 199 events of others");
     // The place is stored in the end, so nothing has to be read again.
     host.shutdown().await;
-    assert_eq!(stored(&dir, "position").await, 200);
+    assert_eq!(stored(&dir, "account_balance", "position").await, 200);
 }
 
-/// A number of the stored checkpoint of `account_balance`.
-async fn stored(dir: &tempfile::TempDir, column: &str) -> i64 {
-    let file = live_file(dir, "account_balance");
+/// A projection that has a thousand events to catch up with, of which its source holds half back.
+async fn far_behind(dir: &tempfile::TempDir, log: &Log, gathering: Duration) -> Host {
+    log.append("a", opened("A", usd(1)));
+    log.hold_at(Some(1));
+    let settings = Settings { gathering, waiting_rows: 100_000, ..settings(dir) };
+    let (source, reader) = (Arc::new(log.clone()), Arc::new(log.clone()));
+    let host = Host::open(settings, source, reader, start_sums::<NONE, 1>).unwrap();
+    until_position(&host, 1).await;
+    for _ in 0..1_000 {
+        log.append("a", deposited(usd(1)));
+    }
+    log.hold_at(Some(500));
+    host
+}
+
+#[tokio::test]
+async fn what_is_gathered_is_told_when_it_is_committed_all_at_once() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    let host = far_behind(&dir, &log, Duration::from_secs(3600)).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let (status, position) =
+        (handle(&host, "sums").status(), stored(&dir, "sums", "position").await);
+    assert!(status.position < 500, "what is in memory alone is not told: {status:?}");
+    assert_eq!(status.position, position as u64);
+    let before = stored(&dir, "sums", "commits").await;
+    log.hold_at(None);
+    until_position(&host, 1_001).await;
+    assert_eq!(dump(&dir, "sums", "sums").await, expected(&log));
+    let commits = stored(&dir, "sums", "commits").await - before;
+    assert!(commits < 5, "{commits} transactions for the ten batches of the source");
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_source_that_falls_silent_does_not_keep_back_what_was_gathered() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    let host = far_behind(&dir, &log, Duration::from_millis(50)).await;
+    until(&host, "sums", |status| status.position == 500).await;
+    assert_eq!(dump(&dir, "sums", "sums").await, ["'a' 500 500"]);
+    log.hold_at(None);
+    until_position(&host, 1_001).await;
+    assert_eq!(dump(&dir, "sums", "sums").await, expected(&log));
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_gathers_stops_at_once_and_loses_nothing() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    let host = far_behind(&dir, &log, Duration::from_secs(3600)).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    host.shutdown().await;
+    drop(host);
+    assert_eq!(stored(&dir, "sums", "position").await, 500);
+    assert_eq!(dump(&dir, "sums", "sums").await, ["'a' 500 500"]);
+}
+
+/// A number of the stored checkpoint of a projection.
+async fn stored(dir: &tempfile::TempDir, projection: &str, column: &str) -> i64 {
+    let file = live_file(dir, projection);
     let options = SqliteConnectOptions::new().filename(file).read_only(true);
     let mut connection = options.connect().await.unwrap();
     let sql = sqlx::AssertSqlSafe(format!("SELECT {column} FROM checkpoint"));

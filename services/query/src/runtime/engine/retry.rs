@@ -1,6 +1,7 @@
 //! What an operator does with quarantined events, each in one transaction: apply them again, or
 //! give one up.
 
+use std::slice;
 use std::sync::Arc;
 
 use daybook_bus::source::{Origin, Record};
@@ -95,11 +96,10 @@ impl<P: Projection> Engine<P> {
             let record = Arc::new(Record::new(entry.record.clone(), origin));
             works.push((entry, Work::new::<P>(&record)));
         }
-        self.load_rows(works.iter_mut().filter_map(|(_, work)| work.as_mut())).await?;
         let mut first_failed = None;
         for (entry, work) in &works {
             let result = match work {
-                Some(work) => self.try_event(work).await?,
+                Some(work) => self.try_first(slice::from_ref(work), &mut false).await?,
                 None => Err("the record is no event".to_owned()),
             };
             match result {
