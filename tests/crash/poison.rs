@@ -330,7 +330,8 @@ async fn poison_among_the_sagas_is_given_up_and_a_rebuild_mends_the_rest() {
     for event in quarantine(&client, "sagas").await {
         let skip = ["projection", "skip", "sagas", &event.quarantine_id.to_string()];
         match (event.stream.as_str(), event.version) {
-            ("bank.transfer-mallory", 2) => {}
+            // What waits behind another one goes with it; the saga itself has gone on meanwhile.
+            ("bank.transfer-mallory", 2) | ("bank.transfer-stuck", 3..) => {}
             ("bank.transfer-mallory", _) => {
                 says(&skip, &["applied              1", "still in quarantine  0"]);
             }
