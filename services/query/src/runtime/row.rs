@@ -134,8 +134,8 @@ impl<R: Row> Slot<R> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
     Select,
-    /// Rows that are new. Without a way back from the middle of the statement, for which SQLite
-    /// would copy each page: after an error nothing of the transaction is kept.
+    /// Rows that are new; what is there already stays. The statement cannot fail half-way, for which
+    /// SQLite would copy each page.
     Insert,
     /// With these columns when the row is there; an index over the others is not touched.
     Upsert(u64),
@@ -208,7 +208,7 @@ impl<R: Row> Table<R> {
     }
 
     /// Adds a row whose key no other event has or asks for, such as one that tells of the event.
-    /// It goes into the file and nowhere else.
+    /// It goes into the file and nowhere else; a row with this key that is there already stays.
     pub fn add(&mut self, row: R) {
         self.added.push(row);
     }
@@ -235,7 +235,7 @@ fn statement<R: Row>(kind: Kind, rows: usize) -> String {
             format!("DELETE FROM {table} WHERE ({key_list}) IN (VALUES {})", tuples(keys.len()))
         }
         Kind::Insert => {
-            format!("INSERT OR FAIL INTO {table} ({columns}) VALUES {}", tuples(R::COLUMNS.len()))
+            format!("INSERT OR IGNORE INTO {table} ({columns}) VALUES {}", tuples(R::COLUMNS.len()))
         }
         Kind::Upsert(changed) => {
             let is_changed = |at: usize| changed & (1 << at.min(63)) != 0;
@@ -701,7 +701,7 @@ mod tests {
         assert_eq!(tables.words.rows(), 2);
         let writes = tables.words.writes().0;
         assert_eq!(writes.len(), 2, "one statement of each size");
-        let sql = "INSERT OR FAIL INTO words (word, language, count) VALUES (?, ?, ?)";
+        let sql = "INSERT OR IGNORE INTO words (word, language, count) VALUES (?, ?, ?)";
         assert_eq!(writes[0].sql.as_ref(), sql);
         tables.words.written();
         assert!(tables.words.writes().0.is_empty());
