@@ -62,7 +62,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The projections that are run, by name, out of [`projections::NAMES`]; none for all of them.
     pub projections: Vec<String>,
-    /// About how many records a transaction takes when there are that many.
+    /// About how many records are applied at once when there are that many: one transaction, or, far
+    /// behind, a part of one.
     pub batch_size: usize,
     /// How often an event is tried before it goes into quarantine.
     pub attempts: u32,

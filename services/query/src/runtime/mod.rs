@@ -36,7 +36,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// The projections that are run, by name; none for all of them.
     pub projections: Vec<String>,
-    /// About how many records a transaction takes when there are that many.
+    /// About how many records are applied at once when there are that many: one transaction, or, far
+    /// behind, a part of one.
     pub batch_size: usize,
     /// The same during a rebuild, which nobody waits for.
     pub rebuild_batch_size: usize,
