@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use daybook_client::Daybook as Client;
 use daybook_contract::daybook::v1::saga_service_client::SagaServiceClient;
 use daybook_contract::daybook::v1::{
-    GetSagaRequest, ReadContext, RetrySagaRequest, Saga, SagaStatus, SagaStep,
+    GetSagaRequest, ReadContext, RecordedEvent, RetrySagaRequest, Saga, SagaStatus, SagaStep,
 };
 use daybook_contract::orders::v1::{OrderStatus, StartFulfilmentRequest};
 use daybook_testing::{Broker, Daybook as Process, eventually, http_get, unique};
@@ -542,7 +542,8 @@ async fn a_step_without_an_answer_holds_up_nobody_else() {
     assert_eq!(effects(&client).await["silent"][2..], expected);
 }
 
-/// The rows say where a saga is taken up; from there on it does not wait for them.
+/// The rows say where a saga is taken up; from there on it does not wait for them, on the way
+/// forward and back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_saga_is_carried_on_while_its_rows_stand_still() {
     let site = Site::new();
@@ -552,33 +553,43 @@ async fn a_saga_is_carried_on_while_its_rows_stand_still() {
     let client = sagas.client();
     shop(&client).await;
     gate.close("bank.v1.SendTransferRequest");
-    client.transfer("ada", "bob", usd(1)).transfer_id("t").await.unwrap();
-    waits(&client, "bank.transfer-t").await;
+    let transfers =
+        [("arrives", "bob", "TransferCompleted"), ("returns", "no", "TransferReturned")];
+    for (id, to, _) in transfers {
+        client.transfer("ada", to, usd(1)).transfer_id(id).await.unwrap();
+        waits(&client, &format!("bank.transfer-{id}")).await;
+    }
     client.projections().pause("sagas").await.unwrap();
     gate.open();
-    let arrives = || async {
-        let all = everything(&client).await;
-        all.iter().any(|event| event.event_name == "TransferCompleted").then_some(())
-    };
-    eventually(PATIENCE, arrives).await;
-    let query = GetSagaRequest { stream: "bank.transfer-t".to_owned(), ..Default::default() };
-    let shown = client.sagas().get(query.clone()).await.unwrap();
-    assert_eq!((shown.saga.unwrap().version, shown.steps.len()), (1, 1));
+    for (id, _, end) in transfers {
+        let ends = || async {
+            let all = everything(&client).await;
+            let is_end =
+                |event: &RecordedEvent| event.aggregate_id == id && event.event_name == end;
+            all.iter().any(is_end).then_some(())
+        };
+        eventually(PATIENCE, ends).await;
+        let stream = format!("bank.transfer-{id}");
+        let query = GetSagaRequest { stream, ..Default::default() };
+        let shown = client.sagas().get(query).await.unwrap();
+        assert_eq!((shown.saga.unwrap().version, shown.steps.len()), (1, 1));
+    }
     client.projections().resume("sagas").await.unwrap();
-    let (saga, steps) = get(&client, "bank.transfer-t").await;
-    assert_eq!((saga.status(), saga.version), (SagaStatus::Completed, 4));
-    // Each step says which event it follows from, whoever found out.
     let all = everything(&client).await;
-    let of_saga = all.iter().filter(|event| event.aggregate_type == "bank.transfer");
-    let causes: Vec<_> = of_saga.take(3).map(|event| event.event_id.as_str()).collect();
-    let shown: Vec<_> = steps.iter().map(|step| step.cause_event_id.as_str()).collect();
-    assert_eq!(shown, causes);
-    let metadata = all.iter().filter_map(|event| {
-        let metadata = event.metadata.as_ref()?;
-        (event.aggregate_type == "bank.account" && metadata.actor == "saga")
-            .then_some(metadata.causation_id.as_str())
-    });
-    assert_eq!(metadata.collect::<Vec<_>>(), causes);
+    for (id, ..) in transfers {
+        let (saga, steps) = get(&client, &format!("bank.transfer-{id}")).await;
+        assert!(saga.ended_time.is_some() && saga.version == 4, "{saga:?}");
+        // Each step says which event it follows from, whoever found out.
+        let of_saga = all.iter().filter(|event| event.aggregate_id == id);
+        let causes: Vec<_> = of_saga.take(3).map(|event| event.event_id.as_str()).collect();
+        let shown: Vec<_> = steps.iter().map(|step| step.cause_event_id.as_str()).collect();
+        assert_eq!(shown, causes);
+        // What was refused has left no event.
+        let metadata = all.iter().filter_map(|event| event.metadata.as_ref());
+        let sent = metadata.filter(|it| it.actor == "saga" && it.correlation_id == id);
+        let sent = sent.map(|it| it.causation_id.as_str()).collect::<BTreeSet<_>>();
+        assert!(causes.iter().all(|cause| sent.contains(cause)), "{causes:?}: {sent:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,7 +17,8 @@ use tokio::sync::{Notify, watch};
 
 use crate::source::{Batch, Cursor, Error, Source, SourceFactory};
 
-/// The records that are kept for those who are not as fast; a few batches more than this.
+/// The records that are kept for those who are not as fast; a few batches more than this. As many as
+/// a projection that is far behind gathers before a commit, so that the others need not wait for it.
 const KEPT_RECORDS: usize = 50_000;
 
 /// The same for batches, which may have no records.

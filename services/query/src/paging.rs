@@ -15,19 +15,19 @@ const LAYOUT: u8 = 1;
 const QUERY_BYTES: usize = 8;
 const CHECK_BYTES: usize = 8;
 
-/// The statement of a page, newest first, of the rows that are in one of these ranges. A table has
-/// the position as its key, and a range is a condition that names all columns of an index: so each is
-/// read in the order of that index, and no further than a page. The first parameter is the position
-/// before which the page begins, the second how many rows it has.
+/// The statement of a page, newest first, of the rows that are in one of these ranges. A range is a
+/// condition that names all columns of an index but the last, which is the position: so each is read
+/// in the order of that index, and no further than a page. The first parameter is the position before
+/// which the page begins, the second how many rows it has.
 pub fn newest(table: &str, ranges: impl IntoIterator<Item = String>) -> String {
     let ranges = ranges.into_iter().map(|range| {
         format!(
-            "SELECT position FROM (SELECT position FROM {table} WHERE {range} AND position < ?1
-             ORDER BY position DESC LIMIT ?2)"
+            "SELECT * FROM (SELECT position, rowid AS row FROM {table}
+             WHERE {range} AND position < ?1 ORDER BY position DESC LIMIT ?2)"
         )
     });
     format!(
-        "SELECT * FROM {table} WHERE position IN (SELECT position FROM ({})
+        "SELECT * FROM {table} WHERE rowid IN (SELECT row FROM ({})
          ORDER BY position DESC LIMIT ?2) ORDER BY position DESC",
         ranges.collect::<Vec<_>>().join(" UNION ALL ")
     )

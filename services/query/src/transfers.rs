@@ -89,13 +89,14 @@ async fn select_transfers(
     read_rows(&query.fetch_all(connection).await?)
 }
 
-/// What an account sends and what it gets, in every status that is asked for.
+/// What an account sends and what it gets, in every status that is asked for; also in none, when the
+/// first event of a transfer was given up.
 fn statement(filters: &ListTransfersRequest) -> String {
     let accounts: &[&str] = match filters.account_id.is_empty() {
         true => &[""],
         false => &["from_account_id = ?3 AND ", "to_account_id = ?3 AND "],
     };
-    let statuses = (1..).map_while(|number| TransferStatus::try_from(number).ok());
+    let statuses = (0..).map_while(|number| TransferStatus::try_from(number).ok());
     let statuses = statuses.map(i32::from).filter(|it| [0, *it].contains(&filters.status));
     let ranges = statuses.flat_map(|status| {
         accounts.iter().map(move |account| format!("{account}status = {status}"))
@@ -137,14 +138,14 @@ mod tests {
         let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
         connection.execute(Transfers::SCHEMA).await.unwrap();
         let (by_sender, by_recipient) = (
-            "transfers_by_sender (from_account_id=? AND status=? AND rowid<?)",
-            "transfers_by_recipient (to_account_id=? AND status=? AND rowid<?)",
+            "transfers_by_sender (from_account_id=? AND status=? AND position<?)",
+            "transfers_by_recipient (to_account_id=? AND status=? AND position<?)",
         );
-        let by_status = "transfers_by_status (status=? AND rowid<?)";
+        let by_status = "transfers_by_status (status=? AND position<?)";
         for (account_id, status, wanted) in [
-            ("", 0, vec![by_status; 7]),
+            ("", 0, vec![by_status; 8]),
             ("", 2, vec![by_status]),
-            ("ada", 0, [by_sender, by_recipient].repeat(7)),
+            ("ada", 0, [by_sender, by_recipient].repeat(8)),
             ("ada", 2, vec![by_sender, by_recipient]),
         ] {
             let account_id = account_id.to_owned();

@@ -15,6 +15,9 @@ const RETURN: Duration = Duration::from_secs(30);
 /// then it is not to be done any more.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
+/// How long the rows may take to show a step that was taken before they did.
+const SHOWN: Duration = Duration::from_secs(1);
+
 /// The pause after a failed attempt; it doubles with each that follows, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -135,16 +138,18 @@ impl Flights {
     }
 
     /// Forgets the steps whose answers have come back, which are those that are not open any more,
-    /// and those whose answers should have. `open` is `None` when not all open steps are known.
+    /// and those whose answers should have. `open` is `None` when not all open steps are known. A
+    /// step may have been taken before the rows show it, so one that they do not show is forgotten
+    /// a while later.
     pub fn forget(&self, open: Option<&HashSet<Uuid>>, now: Instant) {
         self.lock().by_id.retain(|id, flight| {
             let is_gone = open.is_some_and(|open| !open.contains(id));
-            match flight.phase {
-                Phase::Attempt => true,
-                _ if is_gone => false,
-                Phase::Pause { until, .. } => now.saturating_duration_since(until) < FORGOTTEN,
-                Phase::Recorded(at) => now.saturating_duration_since(at) < RETURN,
-            }
+            let (since, limit) = match flight.phase {
+                Phase::Attempt => return true,
+                Phase::Pause { until, .. } => (until, FORGOTTEN),
+                Phase::Recorded(at) => (at, RETURN),
+            };
+            now.saturating_duration_since(since) < if is_gone { SHOWN } else { limit }
         });
     }
 
@@ -257,6 +262,8 @@ mod tests {
         flights.forget(None, now + 2 * RETURN);
         flights.begin(id, false, now).unwrap().recorded();
         flights.forget(Some(&HashSet::new()), now);
+        assert!(flights.begin(id, false, now).is_none(), "the rows may show it later");
+        flights.forget(Some(&HashSet::new()), now + 2 * SHOWN);
         assert!(flights.begin(id, false, now).is_some());
     }
 
@@ -278,7 +285,7 @@ mod tests {
             assert!(pause < LONGEST_PAUSE + Duration::from_secs(60), "{pause:?}");
             before = pause;
         }
-        flights.forget(Some(&HashSet::new()), now);
+        flights.forget(Some(&HashSet::new()), now + Duration::from_secs(7_200));
         assert_eq!(flights.waiting().0, 0, "it is not to be done any more");
     }
 

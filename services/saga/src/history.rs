@@ -13,6 +13,9 @@ use crate::{ids, kind};
 /// The steps of a saga in their order, with their answers; from all events of its stream, encoded.
 pub(crate) fn steps(saga: &SagaRow, events: &[Bytes]) -> Result<Vec<SagaStep>, String> {
     let kind = kind::find(&saga.kind).ok_or("there is no such kind of saga")?;
+    if events.len() as i64 != saga.version {
+        return Err(format!("the log has {} of {} events", events.len(), saga.version));
+    }
     let (mut state, mut steps) = (Vec::new(), Vec::<SagaStep>::new());
     for bytes in events {
         let record = RecordedEvent::decode(bytes.clone()).map_err(|error| error.to_string())?;

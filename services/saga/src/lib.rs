@@ -42,8 +42,9 @@ use projection::Sagas;
 use sender::Sender;
 use service::SagaServer;
 
-/// How long the rows of sagas may lag behind while nobody asks: how long a saga may have to wait for
-/// its first step, and for one that does not follow from an answer. The others are taken at once.
+/// How long the rows of sagas rest between two batches while nobody asks: so long a saga may have to
+/// wait for its first step, and for one that does not follow from an answer. The others are taken at
+/// once.
 const REST: Duration = Duration::from_millis(10);
 
 /// How the runtime is run.

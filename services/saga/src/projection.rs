@@ -137,13 +137,13 @@ impl Projection for Sagas {
             ended_time    INTEGER,
             due_time      INTEGER,
             refusal       BLOB,
-            position      INTEGER PRIMARY KEY,
+            position      INTEGER NOT NULL,
             step_position INTEGER,
             step_version  INTEGER NOT NULL,
             step_event_id TEXT NOT NULL,
             step_time     INTEGER NOT NULL
         );
-        CREATE INDEX sagas_by_kind_and_status ON sagas (kind, status);
+        CREATE INDEX sagas_by_kind_and_status ON sagas (kind, status, position);
         CREATE INDEX sagas_due ON sagas (due_time) WHERE due_time IS NOT NULL;
         CREATE INDEX sagas_with_step ON sagas (step_position) WHERE step_position IS NOT NULL;
         CREATE TABLE starts (
@@ -291,7 +291,6 @@ fn advance(event: &Recorded<SagaEvent>, own: &Own, tables: &mut Tables) -> Resul
         step_time: 0,
     });
     match folded.awaited {
-        None => saga.step_position = None,
         Some(awaited) if awaited.version == event.version => {
             saga.step_position = Some(event.position_i64());
             saga.step_version = event.version_i64();
@@ -299,7 +298,8 @@ fn advance(event: &Recorded<SagaEvent>, own: &Own, tables: &mut Tables) -> Resul
             saga.step_time = event.time_ns;
         }
         // It has waited for this step since an earlier event.
-        Some(_) => {}
+        Some(awaited) if i64::try_from(awaited.version) == Ok(saga.step_version) => {}
+        _ => saga.step_position = None,
     }
     saga.status = i64::from(i32::from(folded.status));
     saga.version = event.version_i64();

@@ -1,6 +1,7 @@
 //! `daybook.v1.SagaService`: shows and steers the sagas.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use daybook_bus::source::LogReader;
 use daybook_contract::actor;
@@ -27,6 +28,9 @@ use crate::{history, kind, select};
 
 /// How many sagas a page has when the request does not say.
 const DEFAULT_PAGE: u32 = 50;
+
+/// How long the log may take to say what a saga has done.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The service.
 #[derive(Clone)]
@@ -67,19 +71,20 @@ impl SagaServer {
         Ok((saga, position))
     }
 
-    /// What a saga has done until a version of its stream, which is in the log; without the log, what
-    /// it waits for, and why that is all.
-    async fn steps(&self, saga: &SagaRow) -> Result<(Vec<SagaStep>, String), Error> {
-        let read = self.log.read_stream(saga.stream.clone(), 1, count(saga.version)).await;
-        let (steps, problem) = match read {
-            Ok(events) => (history::steps(saga, &events), String::new()),
-            Err(error) => (Ok(history::open_step(saga).into_iter().collect()), error.to_string()),
+    /// What a saga has done until a version of its stream, which is in the log. When the log does
+    /// not say: what the saga waits for, and why that is all.
+    async fn steps(&self, saga: &SagaRow) -> (Vec<SagaStep>, String) {
+        let read = self.log.read_stream(saga.stream.clone(), 1, count(saga.version));
+        let steps = match tokio::time::timeout(PATIENCE, read).await {
+            Ok(Ok(events)) => history::steps(saga, &events),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("the log cannot be reached: it does not answer".to_owned()),
         };
-        let steps = steps.map_err(|problem| {
-            let text = format!("the steps of {} cannot be read: {problem}", saga.stream);
-            Error::new(ErrorReason::Internal, text)
-        })?;
-        Ok((steps.into_iter().map(|step| self.with_trouble(step)).collect(), problem))
+        let (steps, problem) = match steps {
+            Ok(steps) => (steps, String::new()),
+            Err(problem) => (history::open_step(saga).into_iter().collect(), problem),
+        };
+        (steps.into_iter().map(|step| self.with_trouble(step)).collect(), problem)
     }
 
     fn with_trouble(&self, step: SagaStep) -> SagaStep {
@@ -134,7 +139,7 @@ impl SagaService for SagaServer {
         let request = request.into_inner();
         read::check(&request, request.read.as_ref(), |_| {})?;
         let (row, position) = self.find(&request.stream, request.read.as_ref()).await?;
-        let (steps, problem) = self.steps(&row).await?;
+        let (steps, problem) = self.steps(&row).await;
         let saga = Some(saga(row));
         Ok(Response::new(GetSagaResponse { saga, steps, position, problem }))
     }

@@ -62,14 +62,14 @@ impl Projection for Transfers {
             amount_minor    INTEGER NOT NULL,
             status          INTEGER NOT NULL,
             version         INTEGER NOT NULL,
-            position        INTEGER PRIMARY KEY,
+            position        INTEGER NOT NULL,
             ended_time      INTEGER,
             updated_time    INTEGER NOT NULL,
             state           BLOB NOT NULL
         );
-        CREATE INDEX transfers_by_status ON transfers (status);
-        CREATE INDEX transfers_by_sender ON transfers (from_account_id, status);
-        CREATE INDEX transfers_by_recipient ON transfers (to_account_id, status);";
+        CREATE INDEX transfers_by_status ON transfers (status, position);
+        CREATE INDEX transfers_by_sender ON transfers (from_account_id, status, position);
+        CREATE INDEX transfers_by_recipient ON transfers (to_account_id, status, position);";
     type Tables = Tables;
     type Event = Event;
 

@@ -1,7 +1,7 @@
 //! The rest of a projection that nobody asks. A transaction costs much the same for one event as
 //! for a hundred, so after a batch the projection lets more events come.
 //!
-//! Law: no answer is older than without resting. Whoever looks at the rows asks first; that ends
+//! Law: no answer is older than without resting. Whoever looks at the rows for an answer asks first; that ends
 //! the rest, and the question is answered when everything is applied that was there when it came.
 //! While it is asked again and again, the projection does not rest at all.
 

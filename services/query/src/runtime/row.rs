@@ -134,8 +134,8 @@ impl<R: Row> Slot<R> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
     Select,
-    /// Rows that are new; what is there already stays. The statement cannot fail half-way, for which
-    /// SQLite would copy each page.
+    /// Rows that are new; what is there already stays. There is no way back from the middle of the
+    /// statement, for which SQLite would copy each page: an error ends the transaction.
     Insert,
     /// With these columns when the row is there; an index over the others is not touched.
     Upsert(u64),
@@ -235,7 +235,9 @@ fn statement<R: Row>(kind: Kind, rows: usize) -> String {
             format!("DELETE FROM {table} WHERE ({key_list}) IN (VALUES {})", tuples(keys.len()))
         }
         Kind::Insert => {
-            format!("INSERT OR IGNORE INTO {table} ({columns}) VALUES {}", tuples(R::COLUMNS.len()))
+            let rows = tuples(R::COLUMNS.len());
+            let stays = format!("ON CONFLICT ({key_list}) DO NOTHING");
+            format!("INSERT OR FAIL INTO {table} ({columns}) VALUES {rows} {stays}")
         }
         Kind::Upsert(changed) => {
             let is_changed = |at: usize| changed & (1 << at.min(63)) != 0;
@@ -701,7 +703,8 @@ mod tests {
         assert_eq!(tables.words.rows(), 2);
         let writes = tables.words.writes().0;
         assert_eq!(writes.len(), 2, "one statement of each size");
-        let sql = "INSERT OR IGNORE INTO words (word, language, count) VALUES (?, ?, ?)";
+        let sql = "INSERT OR FAIL INTO words (word, language, count) VALUES (?, ?, ?) \
+                   ON CONFLICT (word, language) DO NOTHING";
         assert_eq!(writes[0].sql.as_ref(), sql);
         tables.words.written();
         assert!(tables.words.writes().0.is_empty());

@@ -331,9 +331,7 @@ impl<P: Projection> Runner<P> {
                 // Whether there is something must not depend on how much this task has done.
                 batch = unconstrained(feed.next()), if !waiting && !rests => match batch {
                     Ok(batch) => {
-                        // Whoever asks is answered with what there is.
-                        let gathers = questions.is_none();
-                        let batch = self.apply(batch, &mut feed, gathers).await?;
+                        let batch = self.apply(batch, &mut feed).await?;
                         self.pause = FIRST_PAUSE;
                         self.shared.update(|progress| {
                             progress.disconnected = false;
@@ -362,26 +360,27 @@ impl<P: Projection> Runner<P> {
         }
     }
 
-    /// Applies a batch in one transaction; and when it is one of many, those after it as well, as
-    /// far as they come soon. Answers with the last.
-    async fn apply(
-        &mut self,
-        mut batch: Batch,
-        feed: &mut Feed,
-        gathers: bool,
-    ) -> Result<Batch, Error> {
-        let environment = self.environment.clone();
+    /// Applies a batch in one transaction; and when it is one of many, those after it as well, for
+    /// a while and until somebody asks. Answers with the last.
+    async fn apply(&mut self, mut batch: Batch, feed: &mut Feed) -> Result<Batch, Error> {
+        let (environment, shared) = (self.environment.clone(), self.shared.clone());
         let (log, settings) = (environment.log.as_ref(), &environment.settings);
         let until = Instant::now() + settings.gathering;
-        while self.engine().gather(&batch, log).await?
-            && gathers
-            && is_behind(&batch, settings.batch_size)
-            && let Some(next) = tokio::select! {
+        loop {
+            let has_room = self.engine().gather(&batch, log).await?;
+            let goes_on = has_room
+                && is_behind(&batch, settings.batch_size)
+                && Instant::now() < until
+                && shared.rest.open_questions().is_none();
+            if !goes_on {
+                break;
+            }
+            let next = tokio::select! {
                 biased;
                 _ = stopped(&mut self.stop) => None,
                 next = unconstrained(feed.next_until(until)) => next,
-            }
-        {
+            };
+            let Some(next) = next else { break };
             batch = next;
         }
         self.engine().settle().await?;

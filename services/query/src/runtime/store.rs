@@ -445,7 +445,8 @@ async fn indexes(
     let mut indexes = Vec::new();
     for table in tables {
         let sql = "SELECT name, sql FROM sqlite_schema
-                   WHERE type = 'index' AND tbl_name = ? AND sql IS NOT NULL ORDER BY rowid";
+                   WHERE type = 'index' AND tbl_name = ? AND sql LIKE 'CREATE INDEX%'
+                   ORDER BY rowid";
         indexes.extend(sqlx::query_as(sql).bind(table.name).fetch_all(&mut *connection).await?);
     }
     Ok(indexes)

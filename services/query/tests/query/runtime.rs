@@ -315,6 +315,19 @@ async fn who_gathers_stops_at_once_and_loses_nothing() {
     assert_eq!(dump(&dir, "sums", "sums").await, ["'a' 500 500"]);
 }
 
+/// A source that always has the next batch must not be followed without a commit.
+#[tokio::test]
+async fn who_gathers_commits_after_a_while_however_fast_the_source_is() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    let host = far_behind(&dir, &log, Duration::ZERO).await;
+    let before = stored(&dir, "sums", "commits").await;
+    log.hold_at(None);
+    until_position(&host, 1_001).await;
+    let commits = stored(&dir, "sums", "commits").await - before;
+    assert!(commits >= 3, "{commits} transactions for the batches that were left");
+    host.shutdown().await;
+}
+
 /// A number of the stored checkpoint of a projection.
 async fn stored(dir: &tempfile::TempDir, projection: &str, column: &str) -> i64 {
     let file = live_file(dir, projection);
