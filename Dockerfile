@@ -21,6 +21,8 @@ RUN groupadd --system --gid 10001 daybook \
     && install -d -o daybook -g daybook -m 0750 /data
 COPY --from=build /out/daybook /usr/local/bin/daybook
 USER 10001:10001
+# Where SQLite sorts the entries of an index that is made anew: there may be more than memory for them.
+ENV SQLITE_TMPDIR=/data
 VOLUME /data
 EXPOSE 50051 50052 50053 8088
 STOPSIGNAL SIGTERM

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use daybook_client::Daybook as Client;
 use daybook_contract::daybook::v1::saga_service_client::SagaServiceClient;
 use daybook_contract::daybook::v1::{
-    GetSagaRequest, ReadContext, RecordedEvent, RetrySagaRequest, Saga, SagaStatus, SagaStep,
+    GetSagaRequest, ReadContext, RetrySagaRequest, Saga, SagaStatus, SagaStep,
 };
 use daybook_contract::orders::v1::{OrderStatus, StartFulfilmentRequest};
 use daybook_testing::{Broker, Daybook as Process, eventually, http_get, unique};
@@ -564,9 +564,8 @@ async fn a_saga_is_carried_on_while_its_rows_stand_still() {
     for (id, _, end) in transfers {
         let ends = || async {
             let all = everything(&client).await;
-            let is_end =
-                |event: &RecordedEvent| event.aggregate_id == id && event.event_name == end;
-            all.iter().any(is_end).then_some(())
+            let mut ends = all.iter().filter(|event| event.event_name == end);
+            ends.any(|event| event.aggregate_id == id).then_some(())
         };
         eventually(PATIENCE, ends).await;
         let stream = format!("bank.transfer-{id}");
