@@ -6,6 +6,7 @@ use std::sync::Arc;
 use daybook_bus::source::{self, Batch, LogReader, Source, SourceFactory};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::history::other_history;
@@ -37,6 +38,9 @@ pub(crate) struct Feed {
     lost: bool,
     /// What came after the batch that was returned last.
     failed: Option<Error>,
+    /// Whether the source could not be opened when it was last tried.
+    unopened: bool,
+    reached: Arc<Notify>,
 }
 
 enum State {
@@ -58,7 +62,23 @@ impl Feed {
     ) -> Self {
         let batch_size = batch_size.max(1);
         let state = State::Closed;
-        Self { factory, log, batch_size, committed, state, lost: false, failed: None }
+        let (reached, unopened) = (Arc::default(), false);
+        Self {
+            factory,
+            log,
+            batch_size,
+            committed,
+            state,
+            lost: false,
+            failed: None,
+            unopened,
+            reached,
+        }
+    }
+
+    /// Says that the source could be opened after it could not. It may have nothing new then.
+    pub fn reached(&self) -> Arc<Notify> {
+        self.reached.clone()
     }
 
     /// Says what has been committed.
@@ -108,7 +128,12 @@ impl Feed {
             match &mut self.state {
                 State::Closed => self.state = State::Opening(self.open()),
                 State::Opening(opening) => {
-                    let (source, until) = opening.await?;
+                    let opened = opening.await;
+                    let was_out_of_reach = std::mem::replace(&mut self.unopened, opened.is_err());
+                    let (source, until) = opened?;
+                    if was_out_of_reach {
+                        self.reached.notify_one();
+                    }
                     self.lost &= until.is_some();
                     self.state = State::Open { source, until };
                 }

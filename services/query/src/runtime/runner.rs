@@ -295,6 +295,7 @@ impl<P: Projection> Runner<P> {
         let committed = self.engine().checkpoint().clone();
         let factory = self.environment.factory.clone();
         let mut feed = Feed::new(factory, log.clone(), settings.batch_size, committed);
+        let reached = feed.reached();
         let mut answer = self.ask_log();
         let mut resume_at: Option<Instant> = None;
         let mut rest_until: Option<Instant> = None;
@@ -326,16 +327,15 @@ impl<P: Projection> Runner<P> {
                     }
                     answer = self.ask_log();
                 }
+                () = reached.notified() => self.connected(),
                 _ = sleep_until(resume_at), if !paused && resume_at.is_some() => resume_at = None,
                 () = rest.over(rest_until), if rests => rest_until = None,
                 // Whether there is something must not depend on how much this task has done.
                 batch = unconstrained(feed.next()), if !waiting && !rests => match batch {
                     Ok(batch) => {
                         let batch = self.apply(batch, &mut feed).await?;
-                        self.pause = FIRST_PAUSE;
+                        self.connected();
                         self.shared.update(|progress| {
-                            progress.disconnected = false;
-                            progress.problem.clear();
                             progress.head = progress.head.max(batch.head).max(batch.position);
                         });
                         self.publish();
@@ -399,6 +399,15 @@ impl<P: Projection> Runner<P> {
             progress.quarantined = engine.quarantined();
             progress.last_event_ns = checkpoint.last_event_ns;
             progress.changes += u64::from(changed);
+        });
+    }
+
+    /// The source is there (again).
+    fn connected(&mut self) {
+        self.pause = FIRST_PAUSE;
+        self.shared.update(|progress| {
+            progress.disconnected = false;
+            progress.problem.clear();
         });
     }
 

@@ -1,8 +1,10 @@
 //! Exactly once, whatever the source does; crashes, errors, pauses.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use daybook_bus::source::{Cursor, Error as SourceError, Source, SourceFactory};
 use daybook_contract::bank::v1::GetAccountRequest;
 use daybook_contract::bank::v1::query_service_server::QueryService;
 use daybook_contract::daybook::v1::projection_service_server::ProjectionService;
@@ -12,6 +14,8 @@ use daybook_contract::daybook::v1::{
 use daybook_contract::error::Error;
 use daybook_query::runtime::{Host, OpenError, Settings};
 use daybook_query::{BankQueries, ProjectionServer};
+use futures::FutureExt;
+use futures::future::{BoxFuture, ready};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Executor};
 use tonic::Request;
@@ -234,6 +238,43 @@ async fn a_restart_goes_on_where_the_last_one_ended() {
     log.append("a00", deposited(usd(1)));
     until_position(&host, 121).await;
     assert_eq!(dump(&dir, "sums", "sums").await, expected(&log));
+    host.shutdown().await;
+}
+
+/// A source that cannot be opened for a while.
+#[derive(Clone)]
+struct Shut(Topic, Arc<AtomicBool>);
+
+impl SourceFactory for Shut {
+    fn kind(&self) -> &'static str {
+        self.0.kind()
+    }
+
+    fn open(&self, cursor: &Cursor) -> BoxFuture<'_, Result<Box<dyn Source>, SourceError>> {
+        if !self.1.load(Ordering::SeqCst) {
+            return self.0.open(cursor);
+        }
+        let (source_name, problem) = ("Kafka".to_owned(), "shut".to_owned());
+        ready(Err(SourceError::Unavailable { source_name, problem })).boxed()
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_can_be_opened_again_is_there_also_without_news() {
+    let (dir, log, topic) = (tempfile::tempdir().unwrap(), Log::new(), Topic::new(1));
+    topic.write(0, log.append("a00", opened("A", usd(1))));
+    topic.watermarks(1);
+    let shut = Shut(topic, Arc::default());
+    let host = run(&dir, &shut, &log, start_sums::<NONE, 1>);
+    until_position(&host, 1).await;
+    host.shutdown().await;
+    drop(host);
+    shut.1.store(true, Ordering::SeqCst);
+    let host = run(&dir, &shut, &log, start_sums::<NONE, 1>);
+    until(&host, "sums", |status| status.state() == ProjectionState::Disconnected).await;
+    shut.1.store(false, Ordering::SeqCst);
+    until(&host, "sums", |status| status.state() == ProjectionState::Live).await;
+    assert_eq!(handle(&host, "sums").status().problem, "");
     host.shutdown().await;
 }
 
