@@ -2,7 +2,8 @@
 //! records the answers in the sagas' own streams.
 //!
 //! What is to be done is in the rows of a projection ([`projection`]), which follow from events
-//! alone; what is being done is in memory. The request ids of steps are derived from the saga and the
+//! alone; what is being done is in memory. A saga that was taken up there is carried on without
+//! waiting for its rows. The request ids of steps are derived from the saga and the
 //! step (`ids.rs`), so that the log gives a step that is sent again its first answer; what is sent to
 //! a saga's own stream changes nothing the second time, since its state knows what it waits for. Hence a
 //! process that is killed, stopped for an hour, or run twice has no effect twice.
