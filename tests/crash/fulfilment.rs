@@ -452,22 +452,39 @@ async fn waits(client: &Client, stream: &str) -> String {
     eventually(PATIENCE, waits).await
 }
 
+/// A shop whose sagas send their commands through a gate.
+struct Gated {
+    _processes: [Process; 2],
+    _site: Site,
+    sagas: Site,
+    gate: Gate,
+    client: Client,
+}
+
+impl Gated {
+    async fn start() -> Self {
+        let site = Site::new();
+        let gate = Gate::before(site.ports).await;
+        let sagas = Site { ports: gate.ports, ..Site::new() };
+        let processes = [site.start("command", &[]), sagas.start("saga", &[])];
+        let client = sagas.client();
+        shop(&client).await;
+        Self { _processes: processes, _site: site, sagas, gate, client }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_that_waits_is_seen_tried_again_and_undone_by_hand() {
-    let site = Site::new();
-    let gate = Gate::before(site.ports).await;
-    let sagas = Site { ports: gate.ports, ..Site::new() };
-    let _processes = [site.start("command", &[]), sagas.start("saga", &[])];
-    let client = sagas.client();
-    shop(&client).await;
+    let shop = Gated::start().await;
+    let Gated { gate, sagas, client, .. } = &shop;
     gate.close("inventory.v1.ReserveStockRequest");
     for id in ["later", "given-up"] {
-        order(&client, id, "ada", (1, 1), 0).await;
-        let problem = waits(&client, &format!("orders.fulfilment-{id}")).await;
+        order(client, id, "ada", (1, 1), 0).await;
+        let problem = waits(client, &format!("orders.fulfilment-{id}")).await;
         assert!(problem.contains("the gate is closed"), "{problem}");
     }
     let says = |args: &[&str], code: i32, part: &str| {
-        let (actual, text) = daybook(&sagas, args);
+        let (actual, text) = daybook(sagas, args);
         assert!(actual == code && text.contains(part), "{args:?}: {actual} {text}");
     };
     let (later, given_up) = ("orders.fulfilment-later", "orders.fulfilment-given-up");
@@ -479,7 +496,7 @@ async fn a_step_that_waits_is_seen_tried_again_and_undone_by_hand() {
 
     // It may have had its effect: until that is known, nothing is undone.
     says(&["saga", "compensate", given_up, "--reason", "changed their mind"], 0, "version");
-    let (saga, steps) = get(&client, given_up).await;
+    let (saga, steps) = get(client, given_up).await;
     assert_eq!((saga.status(), saga.open_steps, steps.len()), (SagaStatus::Compensating, 1, 1));
     says(&["saga", "list", "--status", "compensating"], 0, given_up);
     gate.open();
@@ -488,7 +505,7 @@ async fn a_step_that_waits_is_seen_tried_again_and_undone_by_hand() {
     }
     says(&["saga", "watch", later], 0, "FulfilmentCompleted");
     says(&["saga", "watch", given_up], 3, "changed their mind");
-    let effects = effects(&client).await;
+    let effects = effects(client).await;
     assert_eq!(
         effects["given-up"],
         ["StockReserved ball", "ReservationReleased ball", "OrderCancelled given-up"]
@@ -517,53 +534,45 @@ async fn transfer(client: &Client, id: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_without_an_answer_holds_up_nobody_else() {
-    let site = Site::new();
-    let gate = Gate::before(site.ports).await;
-    let sagas = Site { ports: gate.ports, ..Site::new() };
-    let _processes = [site.start("command", &[]), sagas.start("saga", &[])];
-    let client = sagas.client();
-    shop(&client).await;
+    let shop = Gated::start().await;
+    let Gated { gate, client, .. } = &shop;
     gate.silence("orders.v1.PayOrderRequest");
-    order(&client, "silent", "ada", (1, 1), 0).await;
+    order(client, "silent", "ada", (1, 1), 0).await;
     // One of them may wait behind the step until its deadline; then it goes alone.
     for n in 0..5 {
-        transfer(&client, &format!("t{n}")).await;
+        transfer(client, &format!("t{n}")).await;
     }
-    let (_, steps) = saga(&client, "silent").await;
+    let (_, steps) = saga(client, "silent").await;
     let failed = steps.last().unwrap().failed_attempts;
     assert!(failed <= 2, "five transfers took as long as {failed} deadlines");
-    let problem = waits(&client, "orders.fulfilment-silent").await;
+    let problem = waits(client, "orders.fulfilment-silent").await;
     assert!(problem.contains("DeadlineExceeded"), "{problem}");
-    transfer(&client, "later").await;
+    transfer(client, "later").await;
     gate.open();
-    let ended = || async { ended(&client).await.contains("silent").then_some(()) };
+    let ended = || async { ended(client).await.contains("silent").then_some(()) };
     eventually(PATIENCE, ended).await;
     let expected = ["PaymentSent ada", "OrderPaid silent", "PaymentSettled ada"];
-    assert_eq!(effects(&client).await["silent"][2..], expected);
+    assert_eq!(effects(client).await["silent"][2..], expected);
 }
 
 /// The rows say where a saga is taken up; from there on it does not wait for them, on the way
 /// forward and back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_saga_is_carried_on_while_its_rows_stand_still() {
-    let site = Site::new();
-    let gate = Gate::before(site.ports).await;
-    let sagas = Site { ports: gate.ports, ..Site::new() };
-    let _processes = [site.start("command", &[]), sagas.start("saga", &[])];
-    let client = sagas.client();
-    shop(&client).await;
+    let shop = Gated::start().await;
+    let Gated { gate, client, .. } = &shop;
     gate.close("bank.v1.SendTransferRequest");
     let transfers =
         [("arrives", "bob", "TransferCompleted"), ("returns", "no", "TransferReturned")];
     for (id, to, _) in transfers {
         client.transfer("ada", to, usd(1)).transfer_id(id).await.unwrap();
-        waits(&client, &format!("bank.transfer-{id}")).await;
+        waits(client, &format!("bank.transfer-{id}")).await;
     }
     client.projections().pause("sagas").await.unwrap();
     gate.open();
     for (id, _, end) in transfers {
         let ends = || async {
-            let all = everything(&client).await;
+            let all = everything(client).await;
             let mut ends = all.iter().filter(|event| event.event_name == end);
             ends.any(|event| event.aggregate_id == id).then_some(())
         };
@@ -574,9 +583,9 @@ async fn a_saga_is_carried_on_while_its_rows_stand_still() {
         assert_eq!((shown.saga.unwrap().version, shown.steps.len()), (1, 1));
     }
     client.projections().resume("sagas").await.unwrap();
-    let all = everything(&client).await;
+    let all = everything(client).await;
     for (id, ..) in transfers {
-        let (saga, steps) = get(&client, &format!("bank.transfer-{id}")).await;
+        let (saga, steps) = get(client, &format!("bank.transfer-{id}")).await;
         assert!(saga.ended_time.is_some() && saga.version == 4, "{saga:?}");
         // Each step says which event it follows from, whoever found out.
         let of_saga = all.iter().filter(|event| event.aggregate_id == id);
@@ -623,19 +632,15 @@ async fn ten_thousand_steps_that_fail_again_and_again_hold_up_nobody_else() {
 /// What a person asks for is recorded as done by that person.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_steers_a_saga_by_hand_is_named_in_the_log() {
-    let site = Site::new();
-    let gate = Gate::before(site.ports).await;
-    let sagas = Site { ports: gate.ports, ..Site::new() };
-    let _processes = [site.start("command", &[]), sagas.start("saga", &[])];
-    let client = sagas.client();
-    shop(&client).await;
+    let shop = Gated::start().await;
+    let Gated { gate, sagas, client, .. } = &shop;
     gate.close("inventory.v1.ReserveStockRequest");
     for id in ["given-up", "later"] {
-        order(&client, id, "ada", (1, 1), 0).await;
-        waits(&client, &format!("orders.fulfilment-{id}")).await;
+        order(client, id, "ada", (1, 1), 0).await;
+        waits(client, &format!("orders.fulfilment-{id}")).await;
     }
     let says = |args: &[&str]| {
-        let (code, text) = daybook(&sagas, &[args, &["--actor", "grace"]].concat());
+        let (code, text) = daybook(sagas, &[args, &["--actor", "grace"]].concat());
         assert_eq!(code, 0, "{args:?}: {text}");
     };
     says(&["saga", "compensate", "orders.fulfilment-given-up", "--reason", "a mistake"]);
@@ -643,7 +648,7 @@ async fn who_steers_a_saga_by_hand_is_named_in_the_log() {
     sleep(Duration::from_secs(10)).await;
     gate.open();
     says(&["saga", "retry", "orders.fulfilment-later"]);
-    let both = || async { (ended(&client).await.len() == 2).then_some(()) };
+    let both = || async { (ended(client).await.len() == 2).then_some(()) };
     eventually(PATIENCE, both).await;
     let by = |name: &str, id: &str, log: &[daybook_client::StoredEvent]| -> Vec<String> {
         let of = |event: &&daybook_client::StoredEvent| {
@@ -652,7 +657,7 @@ async fn who_steers_a_saga_by_hand_is_named_in_the_log() {
         let metadata = log.iter().filter(of).map(|event| event.metadata.clone().unwrap());
         metadata.map(|metadata| metadata.actor).collect()
     };
-    let log = everything(&client).await;
+    let log = everything(client).await;
     assert_eq!(by("FulfilmentCancelled", "given-up", &log), ["grace"]);
     assert_eq!(by("OrderPaid", "later", &log), ["saga"], "nobody asked for this step");
     let of_later = |event: &daybook_client::StoredEvent| {
