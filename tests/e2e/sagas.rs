@@ -122,6 +122,21 @@ async fn the_projections_of_one_process_are_in_one_place() {
 }
 
 #[tokio::test]
+async fn a_saga_begins_before_its_row_is_there() {
+    let site = Site::new();
+    let _server = site.start("dev", &[]);
+    let client = site.client();
+    two_accounts(&client).await;
+    client.projections().pause("sagas").await.unwrap();
+    client.transfer("ada", "bob", usd(1)).transfer_id("t").await.unwrap();
+    let completed = || async {
+        let log = everything(&client).await;
+        log.iter().any(|event| event.event_name == "TransferCompleted").then_some(())
+    };
+    eventually(PATIENCE, completed).await;
+}
+
+#[tokio::test]
 async fn a_transfer_arrives_or_comes_back_over_kafka() {
     let broker = Broker::shared().await;
     let prefix = format!("{}-", unique("transfers"));

@@ -8,21 +8,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use daybook_contract::actor;
 use daybook_contract::contract::{AggregateState, CommandSet, Dispatch, Violations};
-use daybook_contract::daybook::v1::step_answer::Outcome;
 use daybook_contract::daybook::v1::{
     CommandContext, CommandReceipt, ErrorReason, EventMetadata, StepAnswer,
 };
 use daybook_contract::error::Error;
 use daybook_kernel::{Aggregate, Context, Saga, StreamName, step_id};
 use daybook_log::{Decider, EventLog, Folder, Receipt, RequestKey, Submission};
-use futures::FutureExt;
-use futures::future::{BoxFuture, ready};
 use prost_types::Timestamp;
 use sha2::{Digest, Sha256};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use crate::decide::{self, Awaits, Given, SagaRead, TYPE_URL_PREFIX};
+use crate::decide::{self, Awaits, Given, Recorded, SagaRead, TYPE_URL_PREFIX};
 use crate::from_log;
 
 /// The version of the UUIDs that are the request ids of steps; see [`step_id`].
@@ -49,20 +46,20 @@ struct Routes {
 /// How the commands of an aggregate are decided.
 struct Route<C> {
     /// Makes the decider for a command that is given some states.
-    decider: fn(C, Given, Context) -> Box<dyn Decider>,
-    /// The answer in a command by which a saga records one; `None` for another aggregate.
-    recorded: Option<fn(&mut C) -> Option<&mut StepAnswer>>,
+    decider: fn(C, Given<C>, Context) -> Box<dyn Decider>,
+    /// Of a saga; `None` for another aggregate.
+    recorded: Option<Recorded<C>>,
 }
 
 /// Takes commands by their type name.
 trait Decoder: Send + Sync {
-    fn decode<'a>(
-        &'a self,
+    fn decode(
+        &self,
         type_name: &str,
         bytes: Bytes,
-        actor: &'a str,
-        bus: &'a CommandBus,
-    ) -> Option<BoxFuture<'a, Result<Submission, Error>>>;
+        actor: &str,
+        bus: &CommandBus,
+    ) -> Option<Result<Submission, Error>>;
 }
 
 /// Registers aggregates, then becomes a bus.
@@ -81,7 +78,7 @@ impl daybook_kernel::Registry for Builder {
 
 impl daybook_kernel::SagaRegistry for Builder {
     fn saga<S: Saga>(&mut self) {
-        let recorded = Some(S::recorded as fn(&mut S::Command) -> Option<&mut StepAnswer>);
+        let recorded = Some(S::recorded as Recorded<S::Command>);
         let route = Route::<S::Command> { decider: decide::decider::<S>, recorded };
         self.routes.typed.insert(S::State::AGGREGATE, Box::new(route));
         self.routes.sagas.insert(S::State::AGGREGATE, decide::awaits::<S>);
@@ -112,7 +109,7 @@ impl CommandBus {
     }
 
     /// Turns a command in an Any into a submission, checked by the rules of the contract.
-    pub(crate) async fn submission(
+    pub(crate) fn submission(
         &self,
         command: Option<prost_types::Any>,
         actor: &str,
@@ -126,7 +123,7 @@ impl CommandBus {
         let bytes = Bytes::from(command.value);
         for decoder in &self.routes.decoders {
             if let Some(submission) = decoder.decode(name, bytes.clone(), actor, self) {
-                return submission.await;
+                return submission;
             }
         }
         let message = format!(
@@ -146,11 +143,7 @@ impl CommandBus {
     }
 
     /// Checks a command and fills in what the caller left to the server.
-    async fn prepare<C: CommandSet>(
-        &self,
-        mut command: C,
-        actor: &str,
-    ) -> Result<Submission, Error> {
+    fn prepare<C: CommandSet>(&self, mut command: C, actor: &str) -> Result<Submission, Error> {
         let route = self.route::<C>()?;
         let mut violations = Violations::default();
         command.validate(&mut violations);
@@ -170,14 +163,12 @@ impl CommandBus {
             command_id: caller.request_id.clone(),
             actor: actor.to_owned(),
         };
-        if let Some(answer) = route.recorded.and_then(|recorded| recorded(&mut command)) {
-            self.take_from_log(answer, &stream).await?;
-        }
+        let recorded = route.recorded.and_then(|recorded| recorded(&mut command));
+        let answer_of = recorded.map(|answer| step(&stream, answer));
         let step_of = caller.is_step().then(|| self.sagas(&command, &indexes, &caller));
-        let decider = (route.decider)(command, Given { reads: indexes, step_of }, cx);
-        let mut submission = caller.submission(stream, actor, decider);
-        submission.reads = reads;
-        Ok(submission)
+        let given = Given { reads: indexes, step_of, answer: route.recorded };
+        let decider = (route.decider)(command, given, cx);
+        Ok(Submission { reads, answer_of, ..caller.submission(stream, actor, decider) })
     }
 
     /// The sagas among the states that a command is given, of which it may be a step. A step expects
@@ -194,22 +185,6 @@ impl CommandBus {
         });
         given.collect()
     }
-
-    /// Puts the answer that the log has to a step of a saga in the place of the one that was sent.
-    async fn take_from_log(&self, answer: &mut StepAnswer, saga: &StreamName) -> Result<(), Error> {
-        let id = step_id(&saga.to_string(), answer.version, answer.index.into());
-        let id = Uuid::parse_str(&id).expect("the id of a step is a UUID");
-        let answered =
-            self.log.answered(&id).await.map_err(|error| Error::from(&from_log(error)))?;
-        let answered = answered.ok_or_else(|| decide::not_answered(&saga.to_string(), answer))?;
-        answer.outcome = Some(match answered {
-            Ok(receipt) => {
-                Outcome::Receipt(CommandReceipt { replayed: false, ..to_receipt(receipt) })
-            }
-            Err(failure) => Outcome::Refusal(decide::step_refusal(&failure)),
-        });
-        Ok(())
-    }
 }
 
 impl Dispatch for CommandBus {
@@ -218,7 +193,7 @@ impl Dispatch for CommandBus {
         request: Request<C>,
     ) -> Result<Response<CommandReceipt>, Status> {
         let actor = actor::of(request.metadata())?;
-        let submission = self.prepare(request.into_inner(), &actor).await?;
+        let submission = self.prepare(request.into_inner(), &actor)?;
         let receipt = self.log.submit(submission).await.map_err(from_log)?;
         Ok(Response::new(to_receipt(receipt)))
     }
@@ -244,6 +219,12 @@ pub(crate) fn to_receipt(receipt: Receipt) -> CommandReceipt {
 fn stream(aggregate: &str, id: &str) -> Result<StreamName, Error> {
     StreamName::new(aggregate, id)
         .map_err(|error| Error::new(ErrorReason::InvalidRequest, error.to_string()))
+}
+
+/// The request id of the step of a saga that an answer is to.
+fn step(saga: &StreamName, answer: &StepAnswer) -> Uuid {
+    let id = step_id(&saga.to_string(), answer.version, answer.index.into());
+    Uuid::parse_str(&id).expect("the id of a step is a UUID")
 }
 
 /// A stream that a decision reads, and how its state is made.
@@ -317,6 +298,7 @@ impl Caller {
         Submission {
             stream,
             reads: Vec::new(),
+            answer_of: None,
             expected_version: self.context.expected_version,
             request: self.request,
             metadata: EventMetadata {
@@ -351,20 +333,20 @@ fn fingerprint(type_name: &str, content: &[u8], expected_version: Option<u64>) -
 struct TypedDecoder<A>(PhantomData<fn() -> A>);
 
 impl<A: Aggregate> Decoder for TypedDecoder<A> {
-    fn decode<'a>(
-        &'a self,
+    fn decode(
+        &self,
         type_name: &str,
         bytes: Bytes,
-        actor: &'a str,
-        bus: &'a CommandBus,
-    ) -> Option<BoxFuture<'a, Result<Submission, Error>>> {
+        actor: &str,
+        bus: &CommandBus,
+    ) -> Option<Result<Submission, Error>> {
         let command = A::Command::decode(type_name, bytes)?;
         Some(match command {
-            Ok(command) => bus.prepare(command, actor).boxed(),
+            Ok(command) => bus.prepare(command, actor),
             Err(error) => {
                 let message = format!("command.value is not a {type_name}: {error}");
                 let error = Error::new(ErrorReason::InvalidRequest, message.as_str());
-                ready(Err(error.with_violation("command.value", message))).boxed()
+                Err(error.with_violation("command.value", message))
             }
         })
     }

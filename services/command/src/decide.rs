@@ -4,15 +4,17 @@ use std::marker::PhantomData;
 
 use bytes::Bytes;
 use daybook_contract::contract::{AggregateState, CommandSet, EventError, EventSet};
+use daybook_contract::daybook::v1::step_answer::Outcome;
 use daybook_contract::daybook::v1::{
-    ErrorReason, Failure, RecordedEvent, StepAnswer, StepRefusal, recorded_event,
+    CommandReceipt, ErrorReason, Failure, RecordedEvent, StepAnswer, StepRefusal, recorded_event,
 };
 use daybook_contract::error::Error;
 use daybook_kernel::{Aggregate, Context, Rejection, RejectionKind, Saga, Step};
-use daybook_log::{Claim, Decider, Folder, NewEvent, Payload, State};
+use daybook_log::{Claim, Decider, Facts, Folder, NewEvent, Payload, Receipt, State};
 use prost::Message;
-use prost_types::Timestamp;
 use tonic::{Code, Status};
+
+use crate::bus::to_receipt;
 
 /// What stands before the name of a message in an Any.
 pub(crate) const TYPE_URL_PREFIX: &str = "type.googleapis.com/";
@@ -20,20 +22,26 @@ pub(crate) const TYPE_URL_PREFIX: &str = "type.googleapis.com/";
 /// One decision of an aggregate.
 struct Decide<A: Aggregate> {
     command: A::Command,
-    given: Given,
+    given: Given<A::Command>,
     is_out_of_turn: bool,
     cx: Context,
     decided: Vec<A::Event>,
 }
 
-/// The states that a command is given.
-pub(crate) struct Given {
+/// What a command is given.
+pub(crate) struct Given<C> {
     /// The reads of the command that have a key; the others keep the default state.
     pub reads: Vec<usize>,
     /// Set when the request id is kept for steps: the sagas among them. The command is decided only
     /// as the step that one of them waits for.
     pub step_of: Option<Vec<SagaRead>>,
+    /// Where [`Facts::answer`] goes, without which the command is not decided; `None` when it
+    /// records no answer.
+    pub answer: Option<Recorded<C>>,
 }
+
+/// The answer in a command by which a saga records one.
+pub(crate) type Recorded<C> = fn(&mut C) -> Option<&mut StepAnswer>;
 
 /// Whether a saga with this state and id waits for a step, sent under this request id.
 pub(crate) type Awaits = fn(&State, &str, &Step, &str) -> bool;
@@ -57,7 +65,7 @@ pub(crate) struct SagaRead {
 /// Makes the decider for a command.
 pub(crate) fn decider<A: Aggregate>(
     command: A::Command,
-    given: Given,
+    given: Given<A::Command>,
     cx: Context,
 ) -> Box<dyn Decider> {
     let (is_out_of_turn, decided) = (false, Vec::new());
@@ -74,19 +82,24 @@ pub(crate) fn not_awaited(request_id: &str) -> Error {
 }
 
 /// The answer to whoever records an answer that nobody gave.
-pub(crate) fn not_answered(saga: &str, answer: &StepAnswer) -> Error {
+fn not_answered(saga: &str, answer: &StepAnswer) -> Error {
     let version = answer.version;
     let message = format!("the log has no answer to the step after version {version} of {saga}");
     Error::new(ErrorReason::StepNotAnswered, message).with("stream", saga).with("version", version)
 }
 
-/// A refusal as a saga records it.
-pub(crate) fn step_refusal(failure: &Failure) -> StepRefusal {
-    let error = Error::from(&Status::from(failure));
-    StepRefusal {
-        code: failure.code,
-        reason: error.reason().to_owned(),
-        message: error.message().to_owned(),
+/// An answer of the log as a saga records it, the same however often it was given.
+fn step_outcome(answer: Result<Receipt, Box<Failure>>) -> Outcome {
+    match answer {
+        Ok(receipt) => Outcome::Receipt(CommandReceipt { replayed: false, ..to_receipt(receipt) }),
+        Err(failure) => {
+            let error = Error::from(&Status::from(&*failure));
+            Outcome::Refusal(StepRefusal {
+                code: failure.code,
+                reason: error.reason().to_owned(),
+                message: error.message().to_owned(),
+            })
+        }
     }
 }
 
@@ -109,13 +122,10 @@ impl<A: Aggregate> Decider for Decide<A> {
         Some(folder::<A>())
     }
 
-    fn decide(
-        &mut self,
-        state: Option<&State>,
-        reads: &[&State],
-        now: Timestamp,
-    ) -> Result<Vec<NewEvent>, Failure> {
+    fn decide(&mut self, facts: Facts<'_>) -> Result<Vec<NewEvent>, Failure> {
+        let Facts { state, reads, now, answer } = facts;
         self.cx.now = now;
+        self.is_out_of_turn = false;
         let Some(state) = state.and_then(|state| state.downcast_ref::<A::State>()) else {
             return Err(another_type(A::State::AGGREGATE));
         };
@@ -134,6 +144,16 @@ impl<A: Aggregate> Decider for Decide<A> {
             self.is_out_of_turn = !sagas.iter().any(waits);
             if self.is_out_of_turn {
                 return Err(not_awaited(request_id).into());
+            }
+        }
+        if let Some(recorded) = self.given.answer
+            && let Some(recorded) = recorded(&mut self.command)
+        {
+            recorded.outcome = answer.map(step_outcome);
+            self.is_out_of_turn = recorded.outcome.is_none();
+            if self.is_out_of_turn {
+                let saga = format!("{}-{}", A::State::AGGREGATE, self.cx.aggregate_id);
+                return Err(not_answered(&saga, recorded).into());
             }
         }
         self.decided = A::decide(state, &self.command, &self.cx)

@@ -73,7 +73,7 @@ impl command_service_server::CommandService for ExecuteServer {
         request: Request<ExecuteRequest>,
     ) -> Result<Response<CommandReceipt>, Status> {
         let actor = actor::of(request.metadata())?;
-        let submission = self.bus.submission(request.into_inner().command, &actor).await?;
+        let submission = self.bus.submission(request.into_inner().command, &actor)?;
         let receipt = self.bus.log().submit(submission).await.map_err(from_log)?;
         Ok(Response::new(to_receipt(receipt)))
     }
@@ -124,7 +124,7 @@ async fn feed(
 }
 
 async fn submit(bus: &CommandBus, actor: &str, request: ExecuteStreamRequest) -> Answer {
-    let submission = match bus.submission(request.command, actor).await {
+    let submission = match bus.submission(request.command, actor) {
         Ok(submission) => submission,
         Err(error) => return Answer::Refused(error.into()),
     };

@@ -1,8 +1,7 @@
 //! Appending events that no aggregate decides.
 
 use daybook_contract::daybook::v1::Failure;
-use daybook_log::{Claim, Decider, Folder, NewEvent, State};
-use prost_types::Timestamp;
+use daybook_log::{Claim, Decider, Facts, Folder, NewEvent, State};
 
 /// A decision that is taken already.
 pub(crate) struct Raw {
@@ -14,12 +13,7 @@ impl Decider for Raw {
         None
     }
 
-    fn decide(
-        &mut self,
-        _: Option<&State>,
-        _: &[&State],
-        _: Timestamp,
-    ) -> Result<Vec<NewEvent>, Failure> {
+    fn decide(&mut self, _: Facts<'_>) -> Result<Vec<NewEvent>, Failure> {
         Ok(std::mem::take(&mut self.events))
     }
 

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 
-use daybook_contract::daybook::v1::Failure;
 use prost_types::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -19,8 +18,8 @@ use crate::limits::{
     MAX_QUEUED_SUBMISSIONS, MAX_READ_EVENTS, PACKED_STREAM_BYTES, RECENT_BYTES,
 };
 use crate::sqlite::{self, Sqlite};
-use crate::storage::{Direction, Recall, StorageReader, StorageWriter, StoreInfo, StoredAnswer};
-use crate::writer::{Message, Start, Writer, receipt, stored_answer};
+use crate::storage::{Direction, StorageReader, StorageWriter, StoreInfo};
+use crate::writer::{Message, Start, Writer};
 use crate::{Error, Receipt, Record, Submission, event_id};
 
 /// How a log is opened.
@@ -133,7 +132,7 @@ impl Shared {
 
     /// The records up to a position, newest first: as many as a submission may have, if all of them
     /// are in memory.
-    fn recent_until(&self, position: u64) -> Option<Vec<Record>> {
+    pub(crate) fn recent_until(&self, position: u64) -> Option<Vec<Record>> {
         let recent = self.recent.read().unwrap_or_else(PoisonError::into_inner);
         let first = recent.records.front()?.position;
         let most = MAX_EVENTS_PER_SUBMISSION as u64;
@@ -213,31 +212,6 @@ impl EventLog {
         let message = Message::Submit(Box::new(submission), reply);
         self.inner.queue.send(message).await.map_err(|_| self.closed())?;
         Ok(Submitted { answer, log: self.clone() })
-    }
-
-    /// What was answered to a request: what it has done, or why it was refused; `None` when nothing
-    /// is kept of it.
-    pub async fn answered(
-        &self,
-        id: &Uuid,
-    ) -> Result<Option<Result<Receipt, Box<Failure>>>, Error> {
-        let reader = &self.inner.reader;
-        let row = match reader.recall(id) {
-            Recall::Stored(row) => Some(row),
-            Recall::New => None,
-            Recall::Unknown => reader.find_requests(&[*id]).await?.pop(),
-        };
-        let Some(row) = row else { return Ok(None) };
-        if let StoredAnswer::Recorded(position) = row.answer
-            && let Some(records) = self.inner.shared.recent_until(position)
-        {
-            return receipt(id, position, records).map(|receipt| Some(Ok(receipt)));
-        }
-        match stored_answer(reader.as_ref(), &row).await {
-            Ok(receipt) => Ok(Some(Ok(receipt))),
-            Err(Error::Refused { failure, .. }) => Ok(Some(Err(failure))),
-            Err(error) => Err(error),
-        }
     }
 
     fn closed(&self) -> Error {

@@ -23,6 +23,9 @@ pub struct Submission {
     pub expected_version: Option<u64>,
     /// Makes it idempotent; `None` when the caller gave no request id.
     pub request: Option<RequestKey>,
+    /// A request whose answer the decision is told. It may have been submitted right before: what is
+    /// decided on its answer is durable no sooner, and fails with it.
+    pub answer_of: Option<Uuid>,
     /// Goes into every event.
     pub metadata: EventMetadata,
     /// Takes the decision.
@@ -40,19 +43,13 @@ pub struct RequestKey {
 
 /// Takes one decision. The writer asks for it in the order of submissions, with the latest
 /// accepted states. It may ask again, before anything came of the first answer, when it had to look
-/// up who holds a claim: so `decide` depends on its arguments alone.
+/// up who holds a claim: so `decide` depends on its argument alone.
 pub trait Decider: Send {
     /// How the state of the stream is made; `None` when the decision needs none.
     fn folder(&self) -> Option<&'static dyn Folder>;
 
-    /// The events to append, or the answer that refuses them. `reads` are the states of
-    /// [`Submission::reads`], in their order. Must not block.
-    fn decide(
-        &mut self,
-        state: Option<&State>,
-        reads: &[&State],
-        now: Timestamp,
-    ) -> Result<Vec<NewEvent>, Failure>;
+    /// The events to append, or the answer that refuses them. Must not block.
+    fn decide(&mut self, facts: Facts<'_>) -> Result<Vec<NewEvent>, Failure>;
 
     /// Whether the answer that `decide` has refused with is kept under the request id, as answers
     /// are. If not, the same request is decided anew when it comes again.
@@ -66,6 +63,19 @@ pub trait Decider: Send {
     /// Folds what was decided into the state. Called after `decide` accepted, before the commit;
     /// if the commit fails, the state is thrown away.
     fn evolve(&mut self, state: &mut State);
+}
+
+/// What a decision is taken on.
+pub struct Facts<'a> {
+    /// The state of the stream; `None` when the decider needs none.
+    pub state: Option<&'a State>,
+    /// The states of [`Submission::reads`], in their order.
+    pub reads: &'a [&'a State],
+    /// When what is decided is recorded.
+    pub now: Timestamp,
+    /// What was answered to [`Submission::answer_of`], for the first time or again; `None` when
+    /// nothing is kept of it.
+    pub answer: Option<Result<Receipt, Box<Failure>>>,
 }
 
 /// Makes the state of a stream from its events.

@@ -1,18 +1,19 @@
 //! Carries out what the rows say is to be done: steps without an answer, sagas to be started,
-//! sagas to be woken.
+//! sagas to be woken; and the first step of a saga as soon as its first event is there.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daybook_bus::source::LogReader;
+use daybook_bus::Envelope;
+use daybook_bus::source::{LogReader, Record, SourceFactory};
 use daybook_contract::daybook::v1::step_answer::Outcome;
 use daybook_contract::daybook::v1::{
     CommandContext, CommandReceipt, ReadContext, StepAnswer, StepRefusal,
 };
 use daybook_kernel::Step;
-use daybook_query::runtime::Handle;
 use daybook_query::runtime::row::read_rows;
+use daybook_query::runtime::{EncodedEvent, Handle};
 use daybook_query::time;
 use futures::FutureExt;
 use sqlx::sqlite::SqliteConnection;
@@ -47,6 +48,7 @@ const WARN_AFTER: u32 = 5;
 
 pub(crate) struct Executor {
     sagas: Handle,
+    factory: Arc<dyn SourceFactory>,
     log: Arc<dyn LogReader>,
     share: Share,
     sender: Sender,
@@ -95,6 +97,8 @@ struct Task {
 }
 
 enum TaskKind {
+    /// The record of the first event of a saga.
+    Begun(Arc<Record>),
     Step(Box<OpenStep>),
     Start(Box<StartRow>),
     Wake(Box<SagaRow>),
@@ -115,26 +119,50 @@ struct OpenStep {
 impl Executor {
     pub fn new(
         sagas: Handle,
+        factory: Arc<dyn SourceFactory>,
         log: Arc<dyn LogReader>,
         sender: Sender,
         flights: Arc<Flights>,
         share: Share,
     ) -> Self {
-        Self { sagas, log, share, sender, flights }
+        Self { sagas, factory, log, share, sender, flights }
     }
 
     /// Works until it is told to stop.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
-        let mut tasks = JoinSet::new();
+        let (mut tasks, mut begun) = (JoinSet::new(), JoinSet::new());
+        let work = async {
+            self.catch_up().await;
+            tokio::join!(self.work(&mut tasks), self.follow(&mut begun));
+        };
         tokio::select! {
-            () = self.work(&mut tasks) => {}
+            () = work => {}
             _ = stop.wait_for(|stop| *stop) => {}
         }
         tasks.shutdown().await;
+        begun.shutdown().await;
+    }
+
+    /// Takes the first step of every saga when its first event comes. What is missed here, the rows
+    /// will show.
+    async fn follow(&self, tasks: &mut JoinSet<()>) {
+        loop {
+            let opened = match self.sagas.cursor().await {
+                Ok(cursor) => self.factory.open(&cursor).await.ok(),
+                Err(_) => None,
+            };
+            if let Some(mut source) = opened {
+                while let Ok(batch) = source.next().await {
+                    let begun = batch.records.of(daybook_domain::SAGA_AGGREGATES);
+                    self.take_up(begun.filter_map(Task::begun), None, tasks);
+                    reap(tasks);
+                }
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
     }
 
     async fn work(&self, tasks: &mut JoinSet<()>) {
-        self.catch_up().await;
         let mut seen = 0;
         let mut reached = 0;
         let mut page = Place::default();
@@ -158,11 +186,7 @@ impl Executor {
                 self.measure().await;
                 page_at = Instant::now() + INTERVAL;
             }
-            while let Some(ended) = tasks.try_join_next() {
-                if let Err(error) = ended {
-                    error!(%error, "a step panicked and will be taken up again");
-                }
-            }
+            reap(tasks);
             if is_cut {
                 continue;
             }
@@ -248,6 +272,15 @@ impl Executor {
             self.sagas.glance(|connection| metrics::select(connection).boxed()).await
         {
             metrics::set(&counts, &oldest, self.flights.waiting().0);
+        }
+    }
+}
+
+/// Lets go of the tasks that have ended.
+fn reap(tasks: &mut JoinSet<()>) {
+    while let Some(ended) = tasks.try_join_next() {
+        if let Err(error) = ended {
+            error!(%error, "a step panicked and will be taken up again");
         }
     }
 }
@@ -381,9 +414,36 @@ impl Share {
 }
 
 impl Task {
+    /// The first step of a saga, if this is the record of its first event.
+    fn begun(record: &Arc<Record>) -> Option<Self> {
+        let event = record.event().filter(|event| event.version == 1)?;
+        kind::find(event.aggregate_type())?;
+        let stream = event.stream().to_owned();
+        let id = ids::step(&stream, event.version, 0);
+        let (since_ns, kind) = (time::now_ns(), TaskKind::Begun(Arc::clone(record)));
+        Some(Self { id, stream, since_ns, kind })
+    }
+
     fn step(stream: String, since_ns: i64, step: OpenStep) -> Self {
         let id = ids::step(&stream, step.version, 0);
         Self { id, stream, since_ns, kind: TaskKind::Step(Box::new(step)) }
+    }
+}
+
+impl OpenStep {
+    /// The step that follows from the first event of a saga.
+    fn first(event: &Envelope) -> Option<Self> {
+        let kind = kind::find(event.aggregate_type())?;
+        let first = EncodedEvent {
+            aggregate_type: event.aggregate_type(),
+            name: event.event_name()?,
+            version: event.event_version,
+            bytes: event.message.clone()?,
+        };
+        let folded = kind.fold(event.aggregate_id(), &[], &kind.decode(first).ok()?).ok()?;
+        folded.awaited.filter(|awaited| awaited.version == event.version)?;
+        let (version, event_id) = (event.version, event.event_id()?.to_owned());
+        Some(Self { version, event_id, saga_version: version, state: folded.state })
     }
 }
 
@@ -427,6 +487,10 @@ impl Worker {
     /// Does one thing, and says what follows from it, as far as that is known here.
     async fn carry_out(&self, task: Task) -> Result<Option<Task>, Failure> {
         match task.kind {
+            TaskKind::Begun(record) => match record.event().and_then(OpenStep::first) {
+                Some(step) => self.step(task.id, task.stream, step).await,
+                None => Ok(None),
+            },
             TaskKind::Step(step) => self.step(task.id, task.stream, *step).await,
             TaskKind::Start(row) => {
                 let (type_name, request) = (row.type_name, row.request);
@@ -444,8 +508,9 @@ impl Worker {
         }
     }
 
-    /// Sends the command of a step, then has its answer recorded, which the log knows. The step that
-    /// follows is found by the saga's own rules, if the saga stands where they expect it.
+    /// Sends the command of a step, and the one that has its answer recorded, which the log knows.
+    /// The step that follows is found by the saga's own rules, if the saga stands where they expect
+    /// it.
     async fn step(
         &self,
         id: Uuid,
@@ -459,10 +524,14 @@ impl Worker {
         let awaited = awaited.ok_or_else(|| fault("the saga does not say what its step is"))?;
         let context = context(saga_id, &step.event_id);
         let of_step = CommandContext { request_id: id.to_string(), ..context.clone() };
-        let outcome = self.send(&outgoing(awaited.step, of_step)).await?;
+        let command = outgoing(awaited.step, of_step);
         let answer = StepAnswer { version: step.version, index: 0, outcome: None };
         let record = outgoing(kind.record(saga_id, answer.clone()), context);
-        let recorded = self.to_itself(&record).await?;
+        let (outcome, recorded) = match self.way {
+            // What follows it on the line is decided after it, and written with it.
+            Way::Line => futures::try_join!(self.send(&command), self.to_itself(&record))?,
+            Way::Alone => (self.send(&command).await?, self.to_itself(&record).await?),
+        };
         let answer = StepAnswer { outcome: Some(outcome), ..answer };
         let now = time::timestamp(time::now_ns());
         let Some(advanced) = kind.advance(saga_id, &step.state, answer, now) else {

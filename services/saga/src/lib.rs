@@ -2,8 +2,8 @@
 //! records the answers in the sagas' own streams.
 //!
 //! What is to be done is in the rows of a projection ([`projection`]), which follow from events
-//! alone; what is being done is in memory. A saga that was taken up there is carried on without
-//! waiting for its rows. The request ids of steps are derived from the saga and the
+//! alone; what is being done is in memory. A saga is taken up when its first event comes, or from its
+//! row, and carried on without waiting for rows. The request ids of steps are derived from the saga and the
 //! step (`ids.rs`), so that the log gives a step that is sent again its first answer; what is sent to
 //! a saga's own stream changes nothing the second time, since its state knows what it waits for. Hence a
 //! process that is killed, stopped for an hour, or run twice has no effect twice.
@@ -24,7 +24,6 @@ mod service;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use daybook_bus::source::{LogReader, SourceFactory};
 use daybook_contract::daybook::v1::ProjectionStatus;
@@ -42,11 +41,6 @@ use flights::Flights;
 use projection::Sagas;
 use sender::Sender;
 use service::SagaServer;
-
-/// How long the rows of sagas rest between two batches while nobody asks: so long a saga may have to
-/// wait for its first step, and for one that does not follow from an answer. The others are taken at
-/// once.
-const REST: Duration = Duration::from_millis(10);
 
 /// How the runtime is run.
 #[derive(Debug, Clone)]
@@ -88,10 +82,9 @@ impl SagaSide {
     ) -> Result<Self, OpenError> {
         let settings = runtime::Settings {
             batch_size: config.batch_size,
-            rest: REST,
             ..runtime::Settings::new(config.data_dir)
         };
-        let host = Host::open(settings, factory, log.clone(), |environment| {
+        let host = Host::open(settings, factory.clone(), log.clone(), |environment| {
             vec![start::<Sagas>(environment)]
         })?;
         let sagas = host.handles()[0].clone();
@@ -99,7 +92,7 @@ impl SagaSide {
         let sender = Sender::new(commands);
         let (stop, stopping) = watch::channel(false);
         let server = SagaServer::new(sagas.clone(), log.clone(), sender.clone(), flights.clone());
-        let executor = Executor::new(sagas, log, sender, flights.clone(), config.share);
+        let executor = Executor::new(sagas, factory, log, sender, flights.clone(), config.share);
         let executor = tokio::spawn(executor.run(stopping));
         Ok(Self { host, flights, server, stop, executor: tokio::sync::Mutex::new(Some(executor)) })
     }

@@ -1,11 +1,13 @@
 //! Answers to requests: what is kept of them, and how they are given once more.
 
+use bytes::Bytes;
 use daybook_contract::daybook::v1::execute_stream_response::Outcome as StoredOutcome;
 use daybook_contract::daybook::v1::{CommandReceipt, ExecuteStreamResponse};
 use prost::Message as _;
 use uuid::Uuid;
 
 use crate::limits::MAX_EVENTS_PER_SUBMISSION;
+use crate::log::Shared;
 use crate::storage::{Direction, RequestRow, StorageReader, StoredAnswer};
 use crate::{Error, Receipt, Record, RequestKey};
 
@@ -45,37 +47,52 @@ pub(super) fn to_store(outcome: &Result<Receipt, Error>) -> Option<StoredAnswer>
 }
 
 /// The first answer to a request, from what is stored.
-pub(crate) async fn stored_answer(
+pub(super) async fn stored_answer(
     reader: &dyn StorageReader,
     row: &RequestRow,
 ) -> Result<Receipt, Error> {
-    let position = match &row.answer {
-        StoredAnswer::Recorded(position) => *position,
-        StoredAnswer::Other(bytes) => {
-            let decoded = ExecuteStreamResponse::decode(bytes.clone());
-            return match decoded.ok().and_then(|stored| stored.outcome) {
-                Some(StoredOutcome::Receipt(receipt)) => Ok(Receipt {
-                    version: receipt.version,
-                    position: receipt.position,
-                    aggregate_id: receipt.aggregate_id,
-                    event_ids: Vec::new(),
-                    recorded_time: receipt.recorded_time.unwrap_or_default(),
-                    replayed: true,
-                }),
-                Some(StoredOutcome::Failure(failure)) => {
-                    Err(Error::Refused { failure: Box::new(failure), replayed: true })
-                }
-                None => Err(Error::Read { problem: "a stored answer is damaged".to_owned() }),
-            };
+    match &row.answer {
+        StoredAnswer::Recorded(position) => {
+            let most = MAX_EVENTS_PER_SUBMISSION;
+            let records = reader.read_all(*position, Direction::Backward, most).await?;
+            receipt(&row.id, *position, records)
         }
-    };
-    let records = reader.read_all(position, Direction::Backward, MAX_EVENTS_PER_SUBMISSION).await?;
-    receipt(&row.id, position, records)
+        StoredAnswer::Other(bytes) => kept(bytes),
+    }
+}
+
+/// The first answer to a request, if what it is made of is in memory.
+pub(super) fn recent_answer(shared: &Shared, row: &RequestRow) -> Option<Result<Receipt, Error>> {
+    match &row.answer {
+        StoredAnswer::Recorded(position) => {
+            Some(receipt(&row.id, *position, shared.recent_until(*position)?))
+        }
+        StoredAnswer::Other(bytes) => Some(kept(bytes)),
+    }
+}
+
+/// The answer that was kept as it is.
+fn kept(bytes: &Bytes) -> Result<Receipt, Error> {
+    let decoded = ExecuteStreamResponse::decode(bytes.clone());
+    match decoded.ok().and_then(|stored| stored.outcome) {
+        Some(StoredOutcome::Receipt(receipt)) => Ok(Receipt {
+            version: receipt.version,
+            position: receipt.position,
+            aggregate_id: receipt.aggregate_id,
+            event_ids: Vec::new(),
+            recorded_time: receipt.recorded_time.unwrap_or_default(),
+            replayed: true,
+        }),
+        Some(StoredOutcome::Failure(failure)) => {
+            Err(Error::Refused { failure: Box::new(failure), replayed: true })
+        }
+        None => Err(Error::Read { problem: "a stored answer is damaged".to_owned() }),
+    }
 }
 
 /// The receipt of a request from the records up to its last, newest first: the events of one request
 /// follow one another and carry its id.
-pub(crate) fn receipt(id: &Uuid, position: u64, records: Vec<Record>) -> Result<Receipt, Error> {
+fn receipt(id: &Uuid, position: u64, records: Vec<Record>) -> Result<Receipt, Error> {
     let mut events = Vec::new();
     for record in &records {
         let event = record.decode()?;

@@ -33,9 +33,10 @@ use crate::limits::{
 use crate::log::{Shared, StreamCache};
 use crate::record::{self, Envelope};
 use crate::storage::{ClaimKey, EventRow, Group, Recall, RequestRow, StorageReader, StorageWriter};
-use crate::{Error, Folder, NewEvent, Receipt, Record, RequestKey, State, Submission, event_id};
-pub(crate) use answers::{receipt, stored_answer};
-use answers::{replayed, reused, to_store};
+use crate::{
+    Error, Facts, Folder, NewEvent, Receipt, Record, RequestKey, State, Submission, event_id,
+};
+use answers::{recent_answer, replayed, reused, stored_answer, to_store};
 use claims::{Claims, Unsettled};
 use load::{Cold, Loaded};
 use streams::Streams;
@@ -51,7 +52,8 @@ const PUBLISHED_DELAY: Duration = Duration::from_secs(1);
 /// What is said of a command whose domain has a fault.
 const PANICKED: &str = "the code of the domain panicked; its message is in the server's log";
 
-type Reply = oneshot::Sender<Result<Receipt, Error>>;
+type Outcome = Result<Receipt, Error>;
+type Reply = oneshot::Sender<Outcome>;
 
 /// The name of a stream.
 type Name = Arc<str>;
@@ -76,7 +78,9 @@ struct Job {
     streams: Vec<Name>,
     /// What it claimed when it could not be decided, because the holders were not known.
     claims: Vec<ClaimKey>,
-    /// How many requests had been answered when its own was looked up.
+    /// The durable answer to the request whose answer it is told, as it was looked up.
+    answer: Option<Outcome>,
+    /// How many requests had been answered when its own, and that one, were looked up.
     looked_up_at: u64,
 }
 
@@ -86,7 +90,7 @@ impl Job {
         let streams = std::iter::once(&submission.stream).chain(reads);
         let streams = streams.map(|name| Name::from([name.category(), "-", name.id()].concat()));
         let (streams, claims) = (streams.collect(), Vec::new());
-        Self { number, submission, reply, streams, claims, looked_up_at: 0 }
+        Self { number, submission, reply, streams, claims, answer: None, looked_up_at: 0 }
     }
 
     /// The stream that it may append to.
@@ -105,7 +109,7 @@ impl Job {
 
 /// What a decided job will be told once its group is durable.
 struct Pending {
-    outcome: Result<Receipt, Error>,
+    outcome: Outcome,
     reply: Reply,
     /// Set when the answer is kept under the request id.
     request: Option<RequestKey>,
@@ -134,6 +138,11 @@ impl Batch {
     /// The pending job of a request.
     fn request(&mut self, id: &Uuid) -> Option<&mut Pending> {
         self.requests.get(id).and_then(|at| self.pending.get_mut(*at))
+    }
+
+    /// What a request will be told.
+    fn outcome(&self, id: &Uuid) -> Option<&Outcome> {
+        Some(&self.pending.get(*self.requests.get(id)?)?.outcome)
     }
 }
 
@@ -350,15 +359,25 @@ impl Writer {
         self.look_up(jobs);
     }
 
-    /// Finds out whether requests have an answer already; what is certain is not looked up.
+    /// Finds out whether requests have an answer already, and what was answered to those whose answer
+    /// is to be told; what is certain is not looked up.
     fn look_up(&mut self, mut jobs: Vec<Job>) {
-        let mut unknown = Vec::new();
+        let (mut unknown, mut coming) = (Vec::new(), HashSet::new());
+        if jobs.iter().any(|job| job.submission.answer_of.is_some()) {
+            coming.extend(jobs.iter().filter_map(|job| Some(job.submission.request?.id)));
+        }
         for job in &mut jobs {
             job.looked_up_at = self.answered;
             if let Some(request) = job.submission.request
                 && self.reader.recall(&request.id) == Recall::Unknown
             {
                 unknown.push(request.id);
+            }
+            if let Some(id) = job.submission.answer_of
+                && !coming.contains(&id)
+                && self.told(job).is_none()
+            {
+                unknown.push(id);
             }
         }
         if unknown.is_empty() && self.lookups.is_empty() {
@@ -367,10 +386,16 @@ impl Writer {
         }
         let reader = self.reader.clone();
         self.lookups.push_back(Box::pin(async move {
-            let found = match unknown.is_empty() {
-                true => Ok(Vec::new()),
-                false => reader.find_requests(&unknown).await,
-            };
+            if unknown.is_empty() {
+                return (jobs, Ok(Vec::new()));
+            }
+            let found = reader.find_requests(&unknown).await;
+            for job in &mut jobs {
+                let is_told = |row: &&RequestRow| Some(row.id) == job.submission.answer_of;
+                if let Some(row) = found.iter().flatten().find(is_told) {
+                    job.answer = Some(stored_answer(reader.as_ref(), row).await);
+                }
+            }
             (jobs, found)
         }));
     }
@@ -544,26 +569,50 @@ impl Writer {
         self.trim();
     }
 
-    /// Answers a request that was answered since it was looked up, or that is about to be.
+    /// Answers a request that was answered since it was looked up, or that is about to be; and looks
+    /// up again what may have an answer since that is not at hand.
     fn replay_recent(&mut self, job: Job) -> Option<Job> {
-        let Some(request) = job.submission.request else { return Some(job) };
-        let committing = self.committing.as_mut().map(|committing| &mut committing.batch);
-        let pending = self.open.request(&request.id);
-        if let Some(pending) = pending.or_else(|| committing?.request(&request.id)) {
-            pending.again.push((request, job.reply));
-            return None;
-        }
-        match self.reader.recall(&request.id) {
-            Recall::Stored(row) => {
-                self.answer_as_stored(job, row);
-                None
+        let is_long_ago = self.answered - job.looked_up_at > RECENT_REQUESTS;
+        let mut is_certain = true;
+        if let Some(request) = job.submission.request {
+            let committing = self.committing.as_mut().map(|committing| &mut committing.batch);
+            let pending = self.open.request(&request.id);
+            if let Some(pending) = pending.or_else(|| committing?.request(&request.id)) {
+                pending.again.push((request, job.reply));
+                return None;
             }
-            Recall::Unknown if self.answered - job.looked_up_at > RECENT_REQUESTS => {
-                self.look_up(vec![job]);
-                None
+            match self.reader.recall(&request.id) {
+                Recall::Stored(row) => {
+                    self.answer_as_stored(job, row);
+                    return None;
+                }
+                Recall::Unknown => is_certain = !is_long_ago,
+                Recall::New => {}
             }
-            Recall::New | Recall::Unknown => Some(job),
         }
+        if let Some(id) = job.submission.answer_of
+            && self.told(&job).is_none()
+        {
+            let is_stored = matches!(self.reader.recall(&id), Recall::Stored(_));
+            is_certain &= !is_long_ago && !is_stored;
+        }
+        if is_certain {
+            return Some(job);
+        }
+        self.look_up(vec![job]);
+        None
+    }
+
+    /// The answer that a job is told, if it is at hand: it was just decided, or is in memory.
+    fn told(&self, job: &Job) -> Option<Outcome> {
+        let id = job.submission.answer_of?;
+        let committing = || self.committing.as_ref()?.batch.outcome(&id);
+        let pending = || self.open.outcome(&id).or_else(committing).cloned();
+        let recent = || match self.reader.recall(&id) {
+            Recall::Stored(row) => recent_answer(&self.shared, &row),
+            Recall::New | Recall::Unknown => None,
+        };
+        job.answer.clone().or_else(pending).or_else(recent)
     }
 
     fn decide(&mut self, mut job: Job) {
@@ -699,8 +748,15 @@ impl Writer {
             .iter()
             .map(|stream| Some(&self.streams.peek(stream)?.state.as_ref()?.state))
             .collect();
-        let (state, reads) = (states[0], states[1..].iter().flatten().copied().collect::<Vec<_>>());
-        let decide = || job.submission.decider.decide(state, &reads, now);
+        let reads: Vec<_> = states[1..].iter().flatten().copied().collect();
+        let answer = match self.told(job) {
+            None => None,
+            Some(Ok(receipt)) => Some(Ok(receipt)),
+            Some(Err(Error::Refused { failure, .. })) => Some(Err(failure)),
+            Some(Err(error)) => return Err(error.into()),
+        };
+        let facts = Facts { state: states[0], reads: &reads, now, answer };
+        let decide = || job.submission.decider.decide(facts);
         match catch_unwind(AssertUnwindSafe(decide)) {
             Ok(Err(failure)) if !job.submission.decider.keeps_refusal() => {
                 Err(Error::OutOfTurn { failure: Box::new(failure) }.into())

@@ -3,10 +3,10 @@
 use daybook_contract::daybook::v1::{EventMetadata, Failure, RecordedEvent, recorded_event};
 use daybook_kernel::StreamName;
 use daybook_log::{
-    Claim, ClaimChange, Config, Decider, Error, EventLog, Folder, NewEvent, Payload, Receipt,
-    RequestKey, State, StreamCache, Submission,
+    Claim, ClaimChange, Config, Decider, Error, EventLog, Facts, Folder, NewEvent, Payload,
+    Receipt, RequestKey, State, StreamCache, Submission,
 };
-use prost_types::Timestamp;
+
 use uuid::Uuid;
 
 /// What a test wants the counter to do.
@@ -24,6 +24,9 @@ pub enum Ask {
     Claim(Vec<(ClaimChange, String)>),
     /// Add the sums of the counters that are read.
     AddReads,
+    /// Add the version in the receipt of another request, or -1 for one that was refused; refused
+    /// without an answer to it.
+    AddAnswer,
 }
 
 /// Hardly any memory: streams are read, or unpacked, again and again.
@@ -72,14 +75,9 @@ impl Decider for Counter {
         Some(&Sum)
     }
 
-    fn decide(
-        &mut self,
-        state: Option<&State>,
-        reads: &[&State],
-        _: Timestamp,
-    ) -> Result<Vec<NewEvent>, Failure> {
+    fn decide(&mut self, facts: Facts<'_>) -> Result<Vec<NewEvent>, Failure> {
         let number = |state: &State| *state.downcast_ref::<i64>().unwrap();
-        let sum = number(state.unwrap());
+        let sum = number(facts.state.unwrap());
         let padding = match &self.ask {
             Ask::Panic => panic!("a fault of the domain"),
             Ask::Poison => {
@@ -94,8 +92,19 @@ impl Decider for Counter {
                 self.decided = vec![0; changes.len()];
                 0
             }
+            Ask::AddAnswer => {
+                let Some(answer) = facts.answer else {
+                    return Err(Failure {
+                        code: 9,
+                        message: "no answer".into(),
+                        ..Failure::default()
+                    });
+                };
+                self.decided = vec![answer.map_or(-1, |receipt| receipt.version as i64)];
+                0
+            }
             Ask::AddReads => {
-                self.decided = vec![reads.iter().map(|read| number(read)).sum()];
+                self.decided = vec![facts.reads.iter().map(|read| number(read)).sum()];
                 0
             }
             Ask::Add(numbers) if sum + numbers.iter().sum::<i64>() < 0 => {
@@ -155,6 +164,7 @@ pub fn submission(id: impl std::fmt::Display, ask: Ask, request: Option<Uuid>) -
         stream: stream(id),
         reads: Vec::new(),
         expected_version: None,
+        answer_of: None,
         request: request.map(|id| RequestKey { id, fingerprint }),
         metadata: EventMetadata {
             request_id: request.unwrap_or_else(Uuid::now_v7).to_string(),
@@ -200,6 +210,16 @@ pub async fn add_reads(
     let reads = reads.iter().map(|read| (stream(read), &Sum as &'static dyn Folder));
     let reads = reads.collect();
     log.submit(Submission { reads, ..submission(id, Ask::AddReads, None) }).await
+}
+
+/// Submits what the answer to a request says.
+pub async fn add_answer(
+    log: &EventLog,
+    id: impl std::fmt::Display,
+    answer_of: Uuid,
+) -> Result<Receipt, Error> {
+    let answer_of = Some(answer_of);
+    log.submit(Submission { answer_of, ..submission(id, Ask::AddAnswer, None) }).await
 }
 
 pub async fn add_as(

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use daybook_log::sqlite::{self, Options};
 use daybook_log::storage::{Group, StorageWriter};
-use daybook_log::{Error, EventLog, StreamCache};
+use daybook_log::{Error, EventLog, StreamCache, Submission};
 use futures::future::{BoxFuture, join_all};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::fixture::{Ask, add, add_as, add_reads, all_events, submission};
+use crate::fixture::{Ask, add, add_answer, add_as, add_reads, all_events, open, submission};
+use crate::reads::added;
 
 /// A storage whose second commit takes until it is told to go on, and may then fail.
 struct Held {
@@ -80,6 +81,10 @@ async fn what_is_decided_on_top_of_a_group_that_fails_fails_with_it() {
                 log.submit(submission("a", Ask::Add(vec![-99]), None)),
                 log.submit(repeated),
                 log.submit(submission("b", Ask::Add(vec![1]), Some(Uuid::now_v7()))),
+                log.submit(Submission {
+                    answer_of: Some(id),
+                    ..submission("b", Ask::AddAnswer, None)
+                }),
             ]);
             (answers.await, add_reads(&log, "b", &["a"]).await)
         }
@@ -89,7 +94,7 @@ async fn what_is_decided_on_top_of_a_group_that_fails_fails_with_it() {
     go_on.notify_one();
     assert_eq!(first.await.unwrap(), Err(fault.clone()));
     let (answers, later) = on_top.await.unwrap();
-    assert_eq!(answers, vec![Err(fault); 4], "even the refusal was decided on what failed");
+    assert_eq!(answers, vec![Err(fault); 5], "even the refusal was decided on what failed");
     assert_eq!(later.unwrap().version, 2, "what comes after is decided anew");
     assert!(add(&log, "a", -6).await.is_err(), "nothing of them is in the state");
     let again = add_as(&log, "a", 10, id).await.unwrap();
@@ -130,4 +135,54 @@ async fn what_is_decided_while_a_group_commits_goes_into_the_next() {
     assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
     assert_eq!(cold.unwrap().version, 1);
     assert_eq!(all_events(&log).await.len(), 4);
+}
+
+#[tokio::test]
+async fn an_answer_is_told_to_what_is_decided_on_it_before_and_after_it_is_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, go_on) = held(&dir, None).await;
+    let (_, _) = tokio::join!(add(&log, "a", 5), add(&log, "b", 5));
+    let [first, next, refused] = [(); 3].map(|()| Uuid::now_v7());
+    let under_way = tokio::spawn({
+        let log = log.clone();
+        async move { add_as(&log, "a", 10, first).await }
+    });
+    taken_up().await;
+    // Of the group that commits, and of the one that is open.
+    let on_top = tokio::spawn({
+        let log = log.clone();
+        async move {
+            tokio::join!(
+                add_answer(&log, "b", first),
+                add_answer(&log, "b", next),
+                add_as(&log, "a", 1, next),
+                add_answer(&log, "b", next),
+                add_as(&log, "a", -99, refused),
+                add_answer(&log, "b", refused),
+            )
+        }
+    });
+    taken_up().await;
+    assert!(!under_way.is_finished() && !on_top.is_finished(), "told before it is durable");
+    go_on.notify_one();
+    assert_eq!(under_way.await.unwrap().unwrap().version, 2);
+    let (of_first, too_early, next_added, of_next, no, of_refused) = on_top.await.unwrap();
+    for (told, expected) in [(of_first, 2), (of_next, 3), (of_refused, -1)] {
+        assert_eq!(added(&log, told.unwrap()).await, expected);
+    }
+    next_added.unwrap();
+    assert!(matches!(no, Err(Error::Refused { .. })), "{no:?}");
+    let Err(Error::Refused { failure, .. }) = too_early else { panic!("{too_early:?}") };
+    assert_eq!(failure.message, "no answer");
+    // From the memory of what was recorded last, then from the tables.
+    tell_all(&log, [(first, 2), (next, 3), (refused, -1)]).await;
+    log.close().await;
+    tell_all(&open(&dir).await, [(first, 2), (next, 3), (refused, -1)]).await;
+}
+
+async fn tell_all(log: &EventLog, answers: [(Uuid, i64); 3]) {
+    for (id, expected) in answers {
+        let told = add_answer(log, "b", id).await.unwrap();
+        assert_eq!(added(log, told).await, expected);
+    }
 }

@@ -7,7 +7,7 @@ use crate::fixture::{Ask, LITTLE, add, add_reads, all_events, open, submission};
 use crate::writer_laws::faulty;
 
 /// What the event of a receipt adds.
-async fn added(log: &EventLog, receipt: Receipt) -> i64 {
+pub async fn added(log: &EventLog, receipt: Receipt) -> i64 {
     let event = log.get(receipt.position).await.unwrap().unwrap().decode().unwrap();
     let Some(daybook_contract::daybook::v1::recorded_event::Payload::Raw(raw)) = event.payload
     else {

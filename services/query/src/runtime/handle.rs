@@ -4,16 +4,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use daybook_bus::source::Cursor;
 use daybook_contract::daybook::v1::{
     ErrorReason, ProjectionState, ProjectionStatus, ReadContext, RebuildStage, RebuildStatus,
 };
 use daybook_contract::error::Error;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::engine::Retried;
 use super::rest::Rest;
+use super::store;
 use crate::time;
 
 /// How long a query waits for its `min_position` when it does not say.
@@ -248,6 +251,12 @@ impl Handle {
                 return Ok(answer);
             }
         }
+    }
+
+    /// The place in the source that the rows reflect.
+    pub async fn cursor(&self) -> Result<Cursor, Error> {
+        let (checkpoint, _) = self.glance(|rows| store::checkpoint(rows).boxed()).await?;
+        Ok(checkpoint.cursor)
     }
 
     /// `None` when another generation has taken over meanwhile.

@@ -363,32 +363,7 @@ impl Store {
 
     /// The checkpoint.
     pub async fn checkpoint(&mut self) -> Result<Checkpoint, sqlx::Error> {
-        let row = sqlx::query(
-            "SELECT position, applied_events, last_event_time, log_position, partitions,
-             commits, anchor_position, anchor_event_id FROM checkpoint",
-        )
-        .fetch_one(&mut self.connection)
-        .await?;
-        let stored = StoredPartitions::decode(row.try_get::<Vec<u8>, _>(4)?.as_slice())
-            .map_err(|error| sqlx::Error::Decode(error.into()))?;
-        let partitions = stored.partitions.into_iter().map(|p| PartitionCursor {
-            topic: p.topic,
-            partition: p.partition,
-            next_offset: p.next_offset,
-            watermark: p.watermark,
-            last_record: p.last_record,
-        });
-        Ok(Checkpoint {
-            position: from_i64(row.try_get(0)?),
-            applied_events: from_i64(row.try_get(1)?),
-            last_event_ns: row.try_get(2)?,
-            cursor: Cursor {
-                log_position: from_i64(row.try_get(3)?),
-                partitions: partitions.collect(),
-            },
-            commits: from_i64(row.try_get(5)?),
-            anchor: Anchor { position: from_i64(row.try_get(6)?), event_id: row.try_get(7)? },
-        })
+        checkpoint(&mut self.connection).await
     }
 
     /// Writes the checkpoint that follows the one that was read last; within a transaction.
@@ -435,6 +410,38 @@ impl Store {
     pub fn connection(&mut self) -> &mut SqliteConnection {
         &mut self.connection
     }
+}
+
+/// The checkpoint in a file.
+pub(crate) async fn checkpoint(
+    connection: &mut SqliteConnection,
+) -> Result<Checkpoint, sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT position, applied_events, last_event_time, log_position, partitions,
+         commits, anchor_position, anchor_event_id FROM checkpoint",
+    )
+    .fetch_one(connection)
+    .await?;
+    let stored = StoredPartitions::decode(row.try_get::<Vec<u8>, _>(4)?.as_slice())
+        .map_err(|error| sqlx::Error::Decode(error.into()))?;
+    let partitions = stored.partitions.into_iter().map(|p| PartitionCursor {
+        topic: p.topic,
+        partition: p.partition,
+        next_offset: p.next_offset,
+        watermark: p.watermark,
+        last_record: p.last_record,
+    });
+    Ok(Checkpoint {
+        position: from_i64(row.try_get(0)?),
+        applied_events: from_i64(row.try_get(1)?),
+        last_event_ns: row.try_get(2)?,
+        cursor: Cursor {
+            log_position: from_i64(row.try_get(3)?),
+            partitions: partitions.collect(),
+        },
+        commits: from_i64(row.try_get(5)?),
+        anchor: Anchor { position: from_i64(row.try_get(6)?), event_id: row.try_get(7)? },
+    })
 }
 
 /// The names of the indexes of some tables, and the statements that make them.
