@@ -200,17 +200,18 @@ impl Executor {
     /// Waits until the rows reflect the log as it is now. What was answered long ago would
     /// otherwise be sent again, to no effect.
     async fn catch_up(&self) {
-        loop {
-            if let Ok(head) = self.log.head().await {
-                let read = ReadContext {
-                    min_position: head,
-                    max_wait: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
-                    ..Default::default()
-                };
-                if self.sagas.read(Some(&read), |_| async { Ok(()) }.boxed()).await.is_ok() {
-                    return;
-                }
+        let head = loop {
+            match self.log.head().await {
+                Ok(head) => break head,
+                Err(_) => tokio::time::sleep(INTERVAL).await,
             }
+        };
+        let read = ReadContext {
+            min_position: head,
+            max_wait: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
+            ..Default::default()
+        };
+        while self.sagas.read(Some(&read), |_| async { Ok(()) }.boxed()).await.is_err() {
             tokio::time::sleep(INTERVAL).await;
         }
     }

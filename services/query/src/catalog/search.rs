@@ -12,11 +12,11 @@ use crate::runtime::row::read_rows;
 
 /// The most matches that are ranked, the oldest products first: each costs some 2 µs, and whoever
 /// finds more than these has to say more words anyway.
-const MATCHES: u32 = 2_000;
+const MATCHES: u32 = 1_000;
 
 /// The most matches whose price is looked at, the oldest products first: each costs half a µs, and
 /// another 2 µs when its price is right.
-const PRICED_MATCHES: u32 = 5_000;
+const PRICED_MATCHES: u32 = 3_000;
 
 /// Goes through the matches once, the oldest first, one more than are ranked, and reads the products
 /// of a page only. A word in the name counts as much as ten in the description. The first column says
@@ -197,7 +197,7 @@ mod tests {
         let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
         connection.execute(ProductSearch::SCHEMA).await.unwrap();
         let insert = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT ?)
-            INSERT INTO products SELECT 'p' || n, n, iif(n = 1999, 'Tea', 'Pot'), 'For tea',
+            INSERT INTO products SELECT 'p' || n, n, iif(n = 999, 'Tea', 'Pot'), 'For tea',
             'USD', n FROM n";
         sqlx::query(insert).bind(number).execute(&mut connection).await.unwrap();
         connection
@@ -225,28 +225,28 @@ mod tests {
 
     #[tokio::test]
     async fn of_very_many_matches_the_oldest_are_found_and_the_answer_says_so() {
-        let mut connection = teas(5_010).await;
+        let mut connection = teas(3_010).await;
         let (best, more) = page(&mut connection, &tea(), 0, 3).await;
-        assert_eq!((best.join(" ").as_str(), more), ("p1999 p1 p2", true));
-        let (last, more) = page(&mut connection, &tea(), 1_998, 3).await;
-        assert_eq!((last.join(" ").as_str(), more), ("p1998 p2000", true));
-        let (beyond, more) = page(&mut connection, &tea(), 2_000, 3).await;
+        assert_eq!((best.join(" ").as_str(), more), ("p999 p1 p2", true));
+        let (last, more) = page(&mut connection, &tea(), 998, 3).await;
+        assert_eq!((last.join(" ").as_str(), more), ("p998 p1000", true));
+        let (beyond, more) = page(&mut connection, &tea(), 1_000, 3).await;
         assert_eq!((beyond.len(), more), (0, true));
         // With a price, older ones that cost something else are no hindrance, up to a limit.
-        let dear = SearchProductsRequest { min_price: cents(4_999), ..tea() };
+        let dear = SearchProductsRequest { min_price: cents(2_999), ..tea() };
         let (ids, more) = page(&mut connection, &dear, 0, 50).await;
-        assert_eq!((ids.join(" ").as_str(), more), ("p4999 p5000", true), "ten were not looked at");
+        assert_eq!((ids.join(" ").as_str(), more), ("p2999 p3000", true), "ten were not looked at");
     }
 
     #[tokio::test]
     async fn up_to_the_limits_everything_is_found_and_nothing_else_is_said() {
-        let mut connection = teas(2_000).await;
-        let (last, more) = page(&mut connection, &tea(), 1_999, 3).await;
-        assert_eq!((last.join(" ").as_str(), more), ("p2000", false));
-        let mut connection = teas(5_000).await;
+        let mut connection = teas(1_000).await;
+        let (last, more) = page(&mut connection, &tea(), 999, 3).await;
+        assert_eq!((last.join(" ").as_str(), more), ("p1000", false));
+        let mut connection = teas(3_000).await;
         let dear = SearchProductsRequest { min_price: cents(101), ..tea() };
-        let (last, more) = page(&mut connection, &dear, 4_899, 3).await;
-        assert_eq!((last.join(" ").as_str(), more), ("p5000", false));
+        let (last, more) = page(&mut connection, &dear, 2_899, 3).await;
+        assert_eq!((last.join(" ").as_str(), more), ("p3000", false));
     }
 
     #[tokio::test]
