@@ -41,7 +41,7 @@ crate::rows! {
 
 impl Projection for ProductSearch {
     const NAME: &'static str = "product_search";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const AGGREGATES: &'static [&'static str] = &["catalog.product"];
     const SCHEMA: &'static str = "
         CREATE TABLE products (
@@ -58,7 +58,7 @@ impl Projection for ProductSearch {
         CREATE VIRTUAL TABLE words USING fts5 (
             name, description,
             content = 'products', content_rowid = 'product_no',
-            tokenize = 'unicode61 remove_diacritics 2', prefix = '1 2 3'
+            tokenize = 'unicode61 remove_diacritics 2', prefix = '1 2 3 4 5 6'
         );
         CREATE TRIGGER product_comes AFTER INSERT ON products BEGIN
             INSERT INTO words (rowid, name, description)
