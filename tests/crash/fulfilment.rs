@@ -555,8 +555,7 @@ async fn a_step_without_an_answer_holds_up_nobody_else() {
     assert_eq!(effects(client).await["silent"][2..], expected);
 }
 
-/// The rows say where a saga is taken up; from there on it does not wait for them, on the way
-/// forward and back.
+/// Once a saga is taken up, it does not wait for its rows, on the way forward and back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_saga_is_carried_on_while_its_rows_stand_still() {
     let shop = Gated::start().await;

@@ -17,6 +17,7 @@ mod orders;
 mod reading;
 mod readme;
 mod restored;
+mod saga_beginnings;
 mod sagas;
 mod serving;
 mod shop;

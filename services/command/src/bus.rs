@@ -8,22 +8,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use daybook_contract::actor;
 use daybook_contract::contract::{AggregateState, CommandSet, Dispatch, Violations};
-use daybook_contract::daybook::v1::{
-    CommandContext, CommandReceipt, ErrorReason, EventMetadata, StepAnswer,
-};
+use daybook_contract::daybook::v1::{CommandReceipt, ErrorReason, StepAnswer};
 use daybook_contract::error::Error;
 use daybook_kernel::{Aggregate, Context, Saga, StreamName, step_id};
-use daybook_log::{Decider, EventLog, Folder, Receipt, RequestKey, Submission};
+use daybook_log::{Decider, EventLog, Folder, Submission};
 use prost_types::Timestamp;
-use sha2::{Digest, Sha256};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use crate::decide::{self, Awaits, Given, Recorded, SagaRead, TYPE_URL_PREFIX};
+use crate::answers::to_receipt;
+use crate::caller::Caller;
+use crate::decide::{self, Awaits, Given, Recording, SagaRead, TYPE_URL_PREFIX};
 use crate::from_log;
-
-/// The version of the UUIDs that are the request ids of steps; see [`step_id`].
-const STEP_ID_VERSION: usize = 8;
 
 /// Routes commands to aggregates. Clones are the same bus.
 #[derive(Clone)]
@@ -48,7 +44,7 @@ struct Route<C> {
     /// Makes the decider for a command that is given some states.
     decider: fn(C, Given<C>, Context) -> Box<dyn Decider>,
     /// Of a saga; `None` for another aggregate.
-    recorded: Option<Recorded<C>>,
+    recording: Option<Recording<C>>,
 }
 
 /// Takes commands by their type name.
@@ -69,7 +65,7 @@ pub struct Builder {
 
 impl daybook_kernel::Registry for Builder {
     fn aggregate<A: Aggregate>(&mut self) {
-        let route = Route::<A::Command> { decider: decide::decider::<A>, recorded: None };
+        let route = Route::<A::Command> { decider: decide::decider::<A>, recording: None };
         self.routes.typed.insert(A::State::AGGREGATE, Box::new(route));
         self.routes.folders.insert(A::State::AGGREGATE, decide::folder::<A>());
         self.routes.decoders.push(Box::new(TypedDecoder::<A>(PhantomData)));
@@ -78,8 +74,8 @@ impl daybook_kernel::Registry for Builder {
 
 impl daybook_kernel::SagaRegistry for Builder {
     fn saga<S: Saga>(&mut self) {
-        let recorded = Some(S::recorded as Recorded<S::Command>);
-        let route = Route::<S::Command> { decider: decide::decider::<S>, recorded };
+        let recording = Some(decide::recording::<S>());
+        let route = Route::<S::Command> { decider: decide::decider::<S>, recording };
         self.routes.typed.insert(S::State::AGGREGATE, Box::new(route));
         self.routes.sagas.insert(S::State::AGGREGATE, decide::awaits::<S>);
     }
@@ -160,13 +156,14 @@ impl CommandBus {
         let cx = Context {
             aggregate_id: stream.id().to_owned(),
             now: Timestamp::default(),
-            command_id: caller.request_id.clone(),
+            command_id: caller.request_id().to_owned(),
             actor: actor.to_owned(),
         };
-        let recorded = route.recorded.and_then(|recorded| recorded(&mut command));
-        let answer_of = recorded.map(|answer| step(&stream, answer));
+        let recording = route.recording;
+        let recorded = recording.and_then(|recording| (recording.recorded)(&mut command));
+        let answer_of = recorded.map(|answer| step_request_id(&stream, answer));
         let step_of = caller.is_step().then(|| self.sagas(&command, &indexes, &caller));
-        let given = Given { reads: indexes, step_of, answer: route.recorded };
+        let given = Given { reads: indexes, step_of, recording };
         let decider = (route.decider)(command, given, cx);
         Ok(Submission { reads, answer_of, ..caller.submission(stream, actor, decider) })
     }
@@ -174,7 +171,7 @@ impl CommandBus {
     /// The sagas among the states that a command is given, of which it may be a step. A step expects
     /// no version.
     fn sagas<C: CommandSet>(&self, command: &C, given: &[usize], caller: &Caller) -> Vec<SagaRead> {
-        if caller.context.expected_version.is_some() {
+        if caller.expects_version() {
             return Vec::new();
         }
         let reads = command.reads();
@@ -204,25 +201,13 @@ fn not_registered(aggregate: &str) -> Error {
     Error::new(ErrorReason::NotSupported, message)
 }
 
-/// The receipt as a caller sees it.
-pub(crate) fn to_receipt(receipt: Receipt) -> CommandReceipt {
-    CommandReceipt {
-        aggregate_id: receipt.aggregate_id,
-        version: receipt.version,
-        position: receipt.position,
-        event_ids: receipt.event_ids,
-        replayed: receipt.replayed,
-        recorded_time: Some(receipt.recorded_time),
-    }
-}
-
 fn stream(aggregate: &str, id: &str) -> Result<StreamName, Error> {
     StreamName::new(aggregate, id)
         .map_err(|error| Error::new(ErrorReason::InvalidRequest, error.to_string()))
 }
 
 /// The request id of the step of a saga that an answer is to.
-fn step(saga: &StreamName, answer: &StepAnswer) -> Uuid {
+fn step_request_id(saga: &StreamName, answer: &StepAnswer) -> Uuid {
     let id = step_id(&saga.to_string(), answer.version, answer.index.into());
     Uuid::parse_str(&id).expect("the id of a step is a UUID")
 }
@@ -245,89 +230,6 @@ fn reads(
         Ok((index, (stream, *folder)))
     });
     reads.collect::<Result<Vec<_>, Error>>().map(|reads| reads.into_iter().unzip())
-}
-
-/// What a CommandContext says, checked.
-pub(crate) struct Caller {
-    request_id: String,
-    request: Option<RequestKey>,
-    context: CommandContext,
-}
-
-impl Caller {
-    /// Checks a context. `content` is the encoded request without its context.
-    pub(crate) fn new(
-        context: CommandContext,
-        type_name: &str,
-        content: impl FnOnce() -> Vec<u8>,
-    ) -> Result<Self, Error> {
-        if !context.branch_id.is_empty() {
-            return Err(not_supported("context.branch_id", "branches are"));
-        }
-        if context.request_id.is_empty() {
-            // Nobody can repeat a request whose id only the server knows: nothing to remember.
-            return Ok(Self { request_id: Uuid::now_v7().to_string(), request: None, context });
-        }
-        let id: Uuid = context.request_id.parse().map_err(|_| {
-            let message = format!("{:?} is not a UUID", context.request_id);
-            Error::new(ErrorReason::InvalidRequest, message.as_str())
-                .with_violation("context.request_id", message)
-        })?;
-        let fingerprint = fingerprint(type_name, &content(), context.expected_version);
-        let request = Some(RequestKey { id, fingerprint });
-        Ok(Self { request_id: id.to_string(), request, context })
-    }
-
-    /// The request id.
-    pub(crate) fn request_id(&self) -> &str {
-        &self.request_id
-    }
-
-    /// Whether the request id is one of those that are kept for the steps of sagas.
-    pub(crate) fn is_step(&self) -> bool {
-        self.request.is_some_and(|request| request.id.get_version_num() == STEP_ID_VERSION)
-    }
-
-    /// The submission of a decision about a stream.
-    pub(crate) fn submission(
-        self,
-        stream: StreamName,
-        actor: &str,
-        decider: Box<dyn Decider>,
-    ) -> Submission {
-        Submission {
-            stream,
-            reads: Vec::new(),
-            answer_of: None,
-            expected_version: self.context.expected_version,
-            request: self.request,
-            metadata: EventMetadata {
-                actor: actor.to_owned(),
-                correlation_id: self.context.correlation_id,
-                causation_id: self.context.causation_id,
-                request_id: self.request_id,
-            },
-            decider,
-        }
-    }
-}
-
-/// The answer to a field that is in the contract but not built yet.
-fn not_supported(field: &str, what: &str) -> Error {
-    let message = format!("{field}: {what} not supported yet; leave the field out");
-    Error::new(ErrorReason::NotSupported, message).with("field", field)
-}
-
-/// What makes two requests the same: type, content and expected version. Tracing ids do not count.
-fn fingerprint(type_name: &str, content: &[u8], expected_version: Option<u64>) -> [u8; 16] {
-    let mut hash = Sha256::new();
-    hash.update(type_name);
-    hash.update([0, u8::from(expected_version.is_some())]);
-    hash.update(expected_version.unwrap_or_default().to_be_bytes());
-    hash.update(content);
-    let mut short = [0; 16];
-    short.copy_from_slice(&hash.finalize()[..16]);
-    short
 }
 
 struct TypedDecoder<A>(PhantomData<fn() -> A>);

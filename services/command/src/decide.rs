@@ -4,17 +4,17 @@ use std::marker::PhantomData;
 
 use bytes::Bytes;
 use daybook_contract::contract::{AggregateState, CommandSet, EventError, EventSet};
-use daybook_contract::daybook::v1::step_answer::Outcome;
 use daybook_contract::daybook::v1::{
-    CommandReceipt, ErrorReason, Failure, RecordedEvent, StepAnswer, StepRefusal, recorded_event,
+    ErrorReason, Failure, RecordedEvent, StepAnswer, recorded_event,
 };
 use daybook_contract::error::Error;
 use daybook_kernel::{Aggregate, Context, Rejection, RejectionKind, Saga, Step};
-use daybook_log::{Claim, Decider, Facts, Folder, NewEvent, Payload, Receipt, State};
+use daybook_log::{Answer, Claim, Decider, Facts, Folder, NewEvent, Payload, State};
 use prost::Message;
-use tonic::{Code, Status};
+use tonic::Code;
 
-use crate::bus::to_receipt;
+use crate::answers::step_outcome;
+use crate::caller::fingerprint;
 
 /// What stands before the name of a message in an Any.
 pub(crate) const TYPE_URL_PREFIX: &str = "type.googleapis.com/";
@@ -35,13 +35,40 @@ pub(crate) struct Given<C> {
     /// Set when the request id is kept for steps: the sagas among them. The command is decided only
     /// as the step that one of them waits for.
     pub step_of: Option<Vec<SagaRead>>,
-    /// Where [`Facts::answer`] goes, without which the command is not decided; `None` when it
-    /// records no answer.
-    pub answer: Option<Recorded<C>>,
+    /// How the command records an answer; `None` when it is not one of a saga.
+    pub recording: Option<Recording<C>>,
 }
 
-/// The answer in a command by which a saga records one.
-pub(crate) type Recorded<C> = fn(&mut C) -> Option<&mut StepAnswer>;
+/// How a saga records an answer.
+#[derive(Debug)]
+pub(crate) struct Recording<C> {
+    /// The answer in a command by which a saga records one. Without one of the log, the command is not
+    /// decided.
+    pub recorded: fn(&mut C) -> Option<&mut StepAnswer>,
+    /// What a saga with this state and id wants answered, as the fingerprint of the request; `None`
+    /// when it does not wait for this answer.
+    pub awaited: fn(&State, &str, &StepAnswer) -> Option<[u8; 16]>,
+}
+
+impl<C> Clone for Recording<C> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<C> Copy for Recording<C> {}
+
+/// How this kind of saga records an answer.
+pub(crate) fn recording<S: Saga>() -> Recording<S::Command> {
+    Recording {
+        recorded: S::recorded,
+        awaited: |state, id, answer| {
+            let awaited = S::awaited(id, state.downcast_ref::<S::State>()?)?;
+            let Step { type_name, request, .. } = &awaited.step;
+            awaited.is_answered_by(answer).then(|| fingerprint(type_name, request, None))
+        },
+    }
+}
 
 /// Whether a saga with this state and id waits for a step, sent under this request id.
 pub(crate) type Awaits = fn(&State, &str, &Step, &str) -> bool;
@@ -88,21 +115,6 @@ fn not_answered(saga: &str, answer: &StepAnswer) -> Error {
     Error::new(ErrorReason::StepNotAnswered, message).with("stream", saga).with("version", version)
 }
 
-/// An answer of the log as a saga records it, the same however often it was given.
-fn step_outcome(answer: Result<Receipt, Box<Failure>>) -> Outcome {
-    match answer {
-        Ok(receipt) => Outcome::Receipt(CommandReceipt { replayed: false, ..to_receipt(receipt) }),
-        Err(failure) => {
-            let error = Error::from(&Status::from(&*failure));
-            Outcome::Refusal(StepRefusal {
-                code: failure.code,
-                reason: error.reason().to_owned(),
-                message: error.message().to_owned(),
-            })
-        }
-    }
-}
-
 /// How the state of an aggregate is made.
 pub(crate) fn folder<A: Aggregate>() -> &'static dyn Folder {
     &Fold::<A>(PhantomData)
@@ -126,7 +138,8 @@ impl<A: Aggregate> Decider for Decide<A> {
         let Facts { state, reads, now, answer } = facts;
         self.cx.now = now;
         self.is_out_of_turn = false;
-        let Some(state) = state.and_then(|state| state.downcast_ref::<A::State>()) else {
+        let any = state;
+        let Some(state) = any.and_then(|state| state.downcast_ref::<A::State>()) else {
             return Err(another_type(A::State::AGGREGATE));
         };
         for (index, state) in self.given.reads.iter().zip(reads) {
@@ -146,14 +159,17 @@ impl<A: Aggregate> Decider for Decide<A> {
                 return Err(not_awaited(request_id).into());
             }
         }
-        if let Some(recorded) = self.given.answer
-            && let Some(recorded) = recorded(&mut self.command)
+        if let Some(recording) = self.given.recording
+            && let Some(recorded) = (recording.recorded)(&mut self.command)
         {
-            recorded.outcome = answer.map(step_outcome);
+            let id = &self.cx.aggregate_id;
+            let awaited = any.and_then(|state| (recording.awaited)(state, id, recorded));
+            // What was answered to another command under the id of the step is no answer to it.
+            let is_to_it = |answer: &Answer| awaited.is_none_or(|it| it == answer.fingerprint);
+            recorded.outcome = answer.filter(is_to_it).map(step_outcome);
             self.is_out_of_turn = recorded.outcome.is_none();
             if self.is_out_of_turn {
-                let saga = format!("{}-{}", A::State::AGGREGATE, self.cx.aggregate_id);
-                return Err(not_answered(&saga, recorded).into());
+                return Err(not_answered(&format!("{}-{id}", A::State::AGGREGATE), recorded).into());
             }
         }
         self.decided = A::decide(state, &self.command, &self.cx)

@@ -23,7 +23,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::bus::{Caller, to_receipt};
+use crate::answers::to_receipt;
+use crate::caller::Caller;
 use crate::raw::Raw;
 use crate::streams::OpenStreams;
 use crate::{CommandBus, from_log, stopping};

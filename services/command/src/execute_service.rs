@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::bus::to_receipt;
+use crate::answers::to_receipt;
 use crate::streams::OpenStreams;
 use crate::{CommandBus, from_log};
 

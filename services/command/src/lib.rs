@@ -2,7 +2,9 @@
 //! over the event log, and the outbox for the publisher. It knows aggregates by their traits
 //! alone; which ones there are is registered by the composition root.
 
+mod answers;
 mod bus;
+mod caller;
 mod claims;
 mod decide;
 mod errors;

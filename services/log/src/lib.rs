@@ -24,4 +24,4 @@ pub use error::Error;
 pub use log::{Config, EventLog, StreamCache, Submitted};
 pub use record::{NewEvent, Payload, Record};
 pub use storage::Direction;
-pub use submission::{Decider, Facts, Folder, Receipt, RequestKey, State, Submission};
+pub use submission::{Answer, Decider, Facts, Folder, Receipt, RequestKey, State, Submission};

@@ -23,8 +23,9 @@ pub struct Submission {
     pub expected_version: Option<u64>,
     /// Makes it idempotent; `None` when the caller gave no request id.
     pub request: Option<RequestKey>,
-    /// A request whose answer the decision is told. It may have been submitted right before: what is
-    /// decided on its answer is durable no sooner, and fails with it.
+    /// A request whose answer the decision is told. It may have been submitted before and not be
+    /// durable yet: what is decided on its answer is durable no sooner, and fails with it. It is
+    /// decided first if the two have a stream in common.
     pub answer_of: Option<Uuid>,
     /// Goes into every event.
     pub metadata: EventMetadata,
@@ -73,9 +74,17 @@ pub struct Facts<'a> {
     pub reads: &'a [&'a State],
     /// When what is decided is recorded.
     pub now: Timestamp,
-    /// What was answered to [`Submission::answer_of`], for the first time or again; `None` when
-    /// nothing is kept of it.
-    pub answer: Option<Result<Receipt, Box<Failure>>>,
+    /// What was answered to [`Submission::answer_of`]; `None` when nothing is kept of it.
+    pub answer: Option<Answer>,
+}
+
+/// What was answered to a request, for the first time or again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// What it asked for, as in its [`RequestKey`].
+    pub fingerprint: [u8; 16],
+    /// What it has done, or why it was refused.
+    pub outcome: Result<Receipt, Box<Failure>>,
 }
 
 /// Makes the state of a stream from its events.

@@ -2,6 +2,7 @@
 //! sagas to be woken; and the first step of a saga as soon as its first event is there.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use sqlx::sqlite::SqliteConnection;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tonic::Code;
+use tonic::{Code, Status};
 use tracing::{error, warn};
 use uuid::Uuid;
 
@@ -97,7 +98,8 @@ struct Task {
 }
 
 enum TaskKind {
-    /// The record of the first event of a saga.
+    /// The record of the first event of a saga. Its rules are asked in the task: a fault in them
+    /// stops that alone.
     Begun(Arc<Record>),
     Step(Box<OpenStep>),
     Start(Box<StartRow>),
@@ -144,21 +146,43 @@ impl Executor {
     }
 
     /// Takes the first step of every saga when its first event comes. What is missed here, the rows
-    /// will show.
+    /// will show; what is in them, or was seen before, may come again.
     async fn follow(&self, tasks: &mut JoinSet<()>) {
+        let (mut seen, mut told) = (0, String::new());
         loop {
-            let opened = match self.sagas.cursor().await {
-                Ok(cursor) => self.factory.open(&cursor).await.ok(),
-                Err(_) => None,
+            let problem = match self.follow_source(&mut seen, tasks).await {
+                Ok(never) => match never {},
+                Err(problem) => problem,
             };
-            if let Some(mut source) = opened {
-                while let Ok(batch) = source.next().await {
-                    let begun = batch.records.of(daybook_domain::SAGA_AGGREGATES);
-                    self.take_up(begun.filter_map(Task::begun), None, tasks);
-                    reap(tasks);
-                }
+            if problem != told {
+                warn!(%problem, "sagas begin later, by their rows");
+                told = problem;
             }
             tokio::time::sleep(INTERVAL).await;
+        }
+    }
+
+    /// Follows the source that the rows are made from, from their place in it, until it fails.
+    async fn follow_source(
+        &self,
+        seen: &mut u64,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<Infallible, String> {
+        let (cursor, position) = self.sagas.cursor().await.map_err(|error| error.to_string())?;
+        *seen = position.max(*seen);
+        let opened = self.factory.open(&cursor).await;
+        let mut source = opened.map_err(|error| error.to_string())?;
+        loop {
+            let batch = source.next().await.map_err(|error| error.to_string())?;
+            // While the rows stand still because somebody wants it so, no saga begins. Nor when there
+            // is hardly a place left: the rows say who has waited longest.
+            if !self.sagas.is_paused() && self.flights.has_room() {
+                let events = batch.records.of(daybook_domain::SAGA_AGGREGATES);
+                let begun = events.filter_map(|record| Task::begun(record, *seen));
+                self.take_up(begun, None, tasks);
+            }
+            reap(tasks);
+            *seen = batch.position.max(*seen);
         }
     }
 
@@ -206,13 +230,17 @@ impl Executor {
                 Err(_) => tokio::time::sleep(INTERVAL).await,
             }
         };
-        let read = ReadContext {
+        let mut read = ReadContext {
             min_position: head,
             max_wait: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
             ..Default::default()
         };
         while self.sagas.read(Some(&read), |_| async { Ok(()) }.boxed()).await.is_err() {
             tokio::time::sleep(INTERVAL).await;
+            // It may be an older copy now.
+            if let Ok(head) = self.log.head().await {
+                read.min_position = head.min(read.min_position);
+            }
         }
     }
 
@@ -415,9 +443,9 @@ impl Share {
 }
 
 impl Task {
-    /// The first step of a saga, if this is the record of its first event.
-    fn begun(record: &Arc<Record>) -> Option<Self> {
-        let event = record.event().filter(|event| event.version == 1)?;
+    /// The first step of a saga, if this is the record of its first event, after a position.
+    fn begun(record: &Arc<Record>, after: u64) -> Option<Self> {
+        let event = record.event().filter(|it| it.version == 1 && it.position > after)?;
         kind::find(event.aggregate_type())?;
         let stream = event.stream().to_owned();
         let id = ids::step(&stream, event.version, 0);
@@ -529,8 +557,11 @@ impl Worker {
         let answer = StepAnswer { version: step.version, index: 0, outcome: None };
         let record = outgoing(kind.record(saga_id, answer.clone()), context);
         let (outcome, recorded) = match self.way {
-            // What follows it on the line is decided after it, and written with it.
-            Way::Line => futures::try_join!(self.send(&command), self.to_itself(&record))?,
+            // What comes right after it is written with it.
+            Way::Line => {
+                let (answer, recorded) = self.sender.send_both(&command, &record).await;
+                (answered(answer)?, self.accepted(answered(recorded)?)?)
+            }
             Way::Alone => (self.send(&command).await?, self.to_itself(&record).await?),
         };
         let answer = StepAnswer { outcome: Some(outcome), ..answer };
@@ -557,7 +588,12 @@ impl Worker {
     /// Sends a command to the saga's own stream. It has no request id: the saga knows by itself what
     /// it has recorded, and what is refused today may be right tomorrow.
     async fn to_itself(&self, command: &Outgoing) -> Result<CommandReceipt, Failure> {
-        match self.send(command).await? {
+        self.accepted(self.send(command).await?)
+    }
+
+    /// What was refused by the saga's own stream has failed.
+    fn accepted(&self, outcome: Outcome) -> Result<CommandReceipt, Failure> {
+        match outcome {
             Outcome::Receipt(receipt) => Ok(receipt),
             Outcome::Refusal(StepRefusal { reason, message, .. }) => {
                 Err(Failure { problem: format!("{reason}: {message}"), way: self.way })
@@ -565,21 +601,26 @@ impl Worker {
         }
     }
 
-    /// Sends a command once. It has failed when it has no outcome.
+    /// Sends a command once.
     async fn send(&self, command: &Outgoing) -> Result<Outcome, Failure> {
         let answer = match self.way {
             Way::Line => self.sender.send(command).await,
             Way::Alone => self.sender.call(command, &self.actor).await,
         };
-        outcome(answer).map_err(|status| {
-            let way = match status.code() {
-                Code::DeadlineExceeded => Way::Alone,
-                _ => Way::Line,
-            };
-            let (code, text) = (status.code(), status.message());
-            Failure { problem: format!("{code:?}: {text}"), way }
-        })
+        answered(answer)
     }
+}
+
+/// The outcome of a command. It has failed when it has none.
+fn answered(answer: Result<CommandReceipt, Status>) -> Result<Outcome, Failure> {
+    outcome(answer).map_err(|status| {
+        let way = match status.code() {
+            Code::DeadlineExceeded => Way::Alone,
+            _ => Way::Line,
+        };
+        let (code, text) = (status.code(), status.message());
+        Failure { problem: format!("{code:?}: {text}"), way }
+    })
 }
 
 fn fault(problem: &str) -> Failure {

@@ -126,6 +126,11 @@ impl Flights {
         Some(Attempt { flights: self.clone(), id, way, has_ended: false })
     }
 
+    /// Whether there are places for sagas that begin beside those for sagas that have waited.
+    pub fn has_room(&self) -> bool {
+        self.lock().attempts < MAX_ATTEMPTS / 2
+    }
+
     /// When each of these may be tried again, so that those who have waited longest come first:
     /// `None` when it was not tried yet.
     pub fn due(&self, ids: impl Iterator<Item = Uuid>) -> Vec<Option<Instant>> {

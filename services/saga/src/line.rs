@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How often it is looked how long an answer is owed.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// The commands on the line at once: enough for a group of the log and the next one.
+/// The commands on the line at once, or one more: enough for a group of the log.
 const WINDOW: usize = 1024;
 
 /// Who sends the commands of sagas.
@@ -46,7 +46,7 @@ pub(crate) const ACTOR: &str = "saga";
 /// The way onto the line. Clones lead to the same one.
 #[derive(Clone)]
 pub(crate) struct Line {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<Commands>,
     client: CommandServiceClient<Channel>,
 }
 
@@ -57,6 +57,9 @@ struct Command {
     request: ExecuteStreamRequest,
     answer: oneshot::Sender<Answer>,
 }
+
+/// One command, or two of which the second is decided right after the first.
+type Commands = Vec<Command>;
 
 /// Who waits for an answer, and since when, in the order of their commands.
 type Waiting = VecDeque<(Instant, oneshot::Sender<Answer>)>;
@@ -73,19 +76,22 @@ impl Line {
 
     /// Sends a command once.
     pub async fn send(&self, command: Any) -> Answer {
-        let request = ExecuteStreamRequest { command: Some(command) };
-        let size = request.encoded_len();
-        if size > MAX_MESSAGE_BYTES {
-            // The other side would end the line, and with it all others.
-            let text = format!("a command of {size} bytes exceeds {MAX_MESSAGE_BYTES} bytes");
-            return Err(Status::out_of_range(text));
+        let (command, answered) = on_line(command)?;
+        self.commands.send(vec![command]).await.map_err(|_| ended())?;
+        answered.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// Sends two commands once, of which the second comes to its turn right after the first.
+    pub async fn send_both(&self, first: Any, second: Any) -> (Answer, Answer) {
+        let (first, second) = match (on_line(first), on_line(second)) {
+            (Ok(first), Ok(second)) => (first, second),
+            (Err(problem), _) | (_, Err(problem)) => return (Err(problem.clone()), Err(problem)),
+        };
+        if self.commands.send(vec![first.0, second.0]).await.is_err() {
+            return (Err(ended()), Err(ended()));
         }
-        let (answer, answered) = oneshot::channel();
-        let sent = self.commands.send(Command { request, answer }).await;
-        match sent {
-            Ok(()) => answered.await.unwrap_or_else(|_| Err(ended())),
-            Err(_) => Err(ended()),
-        }
+        let answer = |answered: Result<Answer, _>| answered.unwrap_or_else(|_| Err(ended()));
+        (answer(first.1.await), answer(second.1.await))
     }
 
     /// Sends a command once, beside the line, in the name of an actor; an empty one for nobody's.
@@ -103,6 +109,19 @@ impl Line {
     }
 }
 
+/// A command for the line, and where its answer comes.
+fn on_line(command: Any) -> Result<(Command, oneshot::Receiver<Answer>), Status> {
+    let request = ExecuteStreamRequest { command: Some(command) };
+    let size = request.encoded_len();
+    if size > MAX_MESSAGE_BYTES {
+        // The other side would end the line, and with it all others.
+        let text = format!("a command of {size} bytes exceeds {MAX_MESSAGE_BYTES} bytes");
+        return Err(Status::out_of_range(text));
+    }
+    let (answer, answered) = oneshot::channel();
+    Ok((Command { request, answer }, answered))
+}
+
 fn ended() -> Status {
     Status::unavailable("the line to the command service has ended")
 }
@@ -114,11 +133,11 @@ fn overdue() -> Status {
 struct Worker {
     client: CommandServiceClient<Channel>,
     /// The commands to send; `None` when another line takes them.
-    queue: Option<mpsc::Receiver<Command>>,
+    queue: Option<mpsc::Receiver<Commands>>,
 }
 
-/// The next command, when this line still takes them.
-async fn next(queue: &mut Option<mpsc::Receiver<Command>>) -> Option<Command> {
+/// The next commands, when this line still takes them.
+async fn next(queue: &mut Option<mpsc::Receiver<Commands>>) -> Option<Commands> {
     match queue {
         Some(queue) => queue.recv().await,
         None => std::future::pending().await,
@@ -141,16 +160,18 @@ impl Worker {
             }
             // They would only find out the same, one after the other.
             let queued = |queue: &mut mpsc::Receiver<_>| queue.try_recv().ok();
-            while let Some(Command { answer, .. }) = self.queue.as_mut().and_then(queued) {
-                let _ = answer.send(Err(problem.clone()));
+            while let Some(commands) = self.queue.as_mut().and_then(queued) {
+                for Command { answer, .. } in commands {
+                    let _ = answer.send(Err(problem.clone()));
+                }
             }
         }
     }
 
     /// Sends commands and hands on their answers, which come in the order of the commands. `Ok`
     /// when there will be no more commands.
-    async fn stream(&mut self, first: Command, waiting: &mut Waiting) -> Result<(), Status> {
-        let (requests, outgoing) = mpsc::channel(WINDOW);
+    async fn stream(&mut self, first: Commands, waiting: &mut Waiting) -> Result<(), Status> {
+        let (requests, outgoing) = mpsc::channel(WINDOW + 1);
         send(first, &requests, waiting)?;
         let mut call = Request::new(ReceiverStream::new(outgoing));
         call.metadata_mut().insert(actor::HEADER, MetadataValue::from_static(ACTOR));
@@ -160,8 +181,8 @@ impl Worker {
         loop {
             tokio::select! {
                 answer = answers.message() => answered(answer?, waiting)?,
-                command = next(&mut self.queue), if waiting.len() < WINDOW => match command {
-                    Some(command) => send(command, &requests, waiting)?,
+                commands = next(&mut self.queue), if waiting.len() < WINDOW => match commands {
+                    Some(commands) => send(commands, &requests, waiting)?,
                     None => return Ok(()),
                 },
                 _ = look.tick() => {
@@ -189,12 +210,15 @@ impl Worker {
 }
 
 fn send(
-    command: Command,
+    commands: Commands,
     requests: &mpsc::Sender<ExecuteStreamRequest>,
     waiting: &mut Waiting,
 ) -> Result<(), Status> {
-    waiting.push_back((Instant::now(), command.answer));
-    requests.try_send(command.request).map_err(|_| ended())
+    let now = Instant::now();
+    let (asked, waits): (Vec<_>, Vec<_>) =
+        commands.into_iter().map(|command| (command.request, (now, command.answer))).unzip();
+    waiting.extend(waits);
+    asked.into_iter().try_for_each(|request| requests.try_send(request).map_err(|_| ended()))
 }
 
 /// Hands an answer to who has waited longest.
@@ -294,6 +318,25 @@ mod tests {
         }
         let refused = line.send(command("refuse", 1)).await.unwrap_err();
         assert_eq!(Error::from(&refused).reason(), "INVALID_REQUEST");
+    }
+
+    #[tokio::test]
+    async fn of_two_commands_each_gets_its_own_answer() {
+        let line = line().await;
+        let answers = (0..WINDOW).map(|n| {
+            let (first, second) = (format!("{n}"), format!("{n} again"));
+            let line = line.clone();
+            async move {
+                let (a, b) = line.send_both(command(&first, 1), command(&second, 1)).await;
+                assert_eq!((a.unwrap().aggregate_id, b.unwrap().aggregate_id), (first, second));
+            }
+        });
+        futures::future::join_all(answers).await;
+        let (a, b) = line.send_both(command("refuse", 1), command("next", 1)).await;
+        assert_eq!(Error::from(&a.unwrap_err()).reason(), "INVALID_REQUEST");
+        assert_eq!(b.unwrap().aggregate_id, "next");
+        let (a, b) = line.send_both(command("0", 1), command("large", MAX_MESSAGE_BYTES)).await;
+        assert_eq!([a, b].map(|answer| answer.unwrap_err().code()), [Code::OutOfRange; 2]);
     }
 
     #[tokio::test]

@@ -46,6 +46,15 @@ impl Sender {
         self.line.send(command.to_any()).await
     }
 
+    /// Sends two commands of a saga once, of which the second comes to its turn right after the first.
+    pub async fn send_both(
+        &self,
+        first: &Outgoing,
+        second: &Outgoing,
+    ) -> (Result<CommandReceipt, Status>, Result<CommandReceipt, Status>) {
+        self.line.send_both(first.to_any(), second.to_any()).await
+    }
+
     /// Sends a command once and beside all others, in the name of an actor; an empty one for
     /// nobody's.
     pub async fn call(&self, command: &Outgoing, actor: &str) -> Result<CommandReceipt, Status> {

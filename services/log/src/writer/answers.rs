@@ -1,15 +1,18 @@
 //! Answers to requests: what is kept of them, and how they are given once more.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use daybook_contract::daybook::v1::execute_stream_response::Outcome as StoredOutcome;
 use daybook_contract::daybook::v1::{CommandReceipt, ExecuteStreamResponse};
+use futures::future::join_all;
 use prost::Message as _;
 use uuid::Uuid;
 
 use crate::limits::MAX_EVENTS_PER_SUBMISSION;
 use crate::log::Shared;
 use crate::storage::{Direction, RequestRow, StorageReader, StoredAnswer};
-use crate::{Error, Receipt, Record, RequestKey};
+use crate::{Answer, Error, Receipt, Record, RequestKey};
 
 /// The answer to an id that was used for something else.
 pub(super) fn reused(request: &RequestKey) -> Error {
@@ -62,13 +65,39 @@ pub(super) async fn stored_answer(
 }
 
 /// The first answer to a request, if what it is made of is in memory.
-pub(super) fn recent_answer(shared: &Shared, row: &RequestRow) -> Option<Result<Receipt, Error>> {
-    match &row.answer {
+pub(super) fn recent_answer(shared: &Shared, row: &RequestRow) -> Option<Told> {
+    let outcome = match &row.answer {
         StoredAnswer::Recorded(position) => {
-            Some(receipt(&row.id, *position, shared.recent_until(*position)?))
+            receipt(&row.id, *position, shared.recent_until(*position)?)
         }
-        StoredAnswer::Other(bytes) => Some(kept(bytes)),
-    }
+        StoredAnswer::Other(bytes) => kept(bytes),
+    };
+    Some(told(row.fingerprint, outcome))
+}
+
+/// What a decision is told of a request, or why that cannot be read.
+pub(super) type Told = Result<Answer, Error>;
+
+/// The answer to a request with this fingerprint.
+pub(super) fn told(fingerprint: [u8; 16], outcome: Result<Receipt, Error>) -> Told {
+    let outcome = match outcome {
+        Ok(receipt) => Ok(receipt),
+        Err(Error::Refused { failure, .. }) => Err(failure),
+        Err(error) => return Err(error),
+    };
+    Ok(Answer { fingerprint, outcome })
+}
+
+/// The answers to requests, from what is stored.
+pub(super) async fn stored_answers(
+    reader: &dyn StorageReader,
+    rows: impl Iterator<Item = &RequestRow>,
+) -> HashMap<Uuid, Told> {
+    let answers =
+        rows.map(
+            |row| async move { (row.id, told(row.fingerprint, stored_answer(reader, row).await)) },
+        );
+    join_all(answers).await.into_iter().collect()
 }
 
 /// The answer that was kept as it is.

@@ -1,6 +1,6 @@
 //! The writer: one task that takes every decision, in order, and commits them in groups.
 //!
-//! The way of a submission: queue → look-up of its request id → (if a stream that it needs is not
+//! The way of a submission: queue → look-up of its request id, and of the one whose answer it is told → (if a stream that it needs is not
 //! in memory: waits until the stream is loaded) → decided against the latest accepted states (if
 //! it claims something whose holder is not in memory: waits again) → committed with its group →
 //! answered. Nothing is answered before the commit, not even a refusal, since it was decided on
@@ -36,7 +36,9 @@ use crate::storage::{ClaimKey, EventRow, Group, Recall, RequestRow, StorageReade
 use crate::{
     Error, Facts, Folder, NewEvent, Receipt, Record, RequestKey, State, Submission, event_id,
 };
-use answers::{recent_answer, replayed, reused, stored_answer, to_store};
+use answers::{
+    Told, recent_answer, replayed, reused, stored_answer, stored_answers, to_store, told,
+};
 use claims::{Claims, Unsettled};
 use load::{Cold, Loaded};
 use streams::Streams;
@@ -52,8 +54,7 @@ const PUBLISHED_DELAY: Duration = Duration::from_secs(1);
 /// What is said of a command whose domain has a fault.
 const PANICKED: &str = "the code of the domain panicked; its message is in the server's log";
 
-type Outcome = Result<Receipt, Error>;
-type Reply = oneshot::Sender<Outcome>;
+type Reply = oneshot::Sender<Result<Receipt, Error>>;
 
 /// The name of a stream.
 type Name = Arc<str>;
@@ -78,10 +79,12 @@ struct Job {
     streams: Vec<Name>,
     /// What it claimed when it could not be decided, because the holders were not known.
     claims: Vec<ClaimKey>,
-    /// The durable answer to the request whose answer it is told, as it was looked up.
-    answer: Option<Outcome>,
-    /// How many requests had been answered when its own, and that one, were looked up.
+    /// How many requests had been answered when it was looked up.
     looked_up_at: u64,
+    /// What was looked up of the request whose answer it is told.
+    stored: Option<Told>,
+    /// What it is told, since it was taken up to be decided.
+    told: Option<Told>,
 }
 
 impl Job {
@@ -89,8 +92,9 @@ impl Job {
         let reads = submission.reads.iter().map(|(stream, _)| stream);
         let streams = std::iter::once(&submission.stream).chain(reads);
         let streams = streams.map(|name| Name::from([name.category(), "-", name.id()].concat()));
-        let (streams, claims) = (streams.collect(), Vec::new());
-        Self { number, submission, reply, streams, claims, answer: None, looked_up_at: 0 }
+        let (streams, claims, looked_up_at) = (streams.collect(), Vec::new(), 0);
+        let (stored, told) = (None, None);
+        Self { number, submission, reply, streams, claims, looked_up_at, stored, told }
     }
 
     /// The stream that it may append to.
@@ -109,7 +113,7 @@ impl Job {
 
 /// What a decided job will be told once its group is durable.
 struct Pending {
-    outcome: Outcome,
+    outcome: Result<Receipt, Error>,
     reply: Reply,
     /// Set when the answer is kept under the request id.
     request: Option<RequestKey>,
@@ -140,9 +144,10 @@ impl Batch {
         self.requests.get(id).and_then(|at| self.pending.get_mut(*at))
     }
 
-    /// What a request will be told.
-    fn outcome(&self, id: &Uuid) -> Option<&Outcome> {
-        Some(&self.pending.get(*self.requests.get(id)?)?.outcome)
+    /// What a request will be answered.
+    fn answer(&self, id: &Uuid) -> Option<Told> {
+        let pending = self.pending.get(*self.requests.get(id)?)?;
+        Some(told(pending.request?.fingerprint, pending.outcome.clone()))
     }
 }
 
@@ -359,13 +364,10 @@ impl Writer {
         self.look_up(jobs);
     }
 
-    /// Finds out whether requests have an answer already, and what was answered to those whose answer
-    /// is to be told; what is certain is not looked up.
+    /// Finds out whether requests have an answer already, and what is told of others; what is certain
+    /// is not looked up.
     fn look_up(&mut self, mut jobs: Vec<Job>) {
-        let (mut unknown, mut coming) = (Vec::new(), HashSet::new());
-        if jobs.iter().any(|job| job.submission.answer_of.is_some()) {
-            coming.extend(jobs.iter().filter_map(|job| Some(job.submission.request?.id)));
-        }
+        let mut unknown = Vec::new();
         for job in &mut jobs {
             job.looked_up_at = self.answered;
             if let Some(request) = job.submission.request
@@ -374,12 +376,14 @@ impl Writer {
                 unknown.push(request.id);
             }
             if let Some(id) = job.submission.answer_of
-                && !coming.contains(&id)
-                && self.told(job).is_none()
+                && self.answer_at_hand(&id).is_none()
             {
                 unknown.push(id);
             }
         }
+        // A request, and what is told its answer, often come together.
+        unknown.sort_unstable();
+        unknown.dedup();
         if unknown.is_empty() && self.lookups.is_empty() {
             self.ready_or_wait(jobs);
             return;
@@ -390,11 +394,13 @@ impl Writer {
                 return (jobs, Ok(Vec::new()));
             }
             let found = reader.find_requests(&unknown).await;
+            let told: HashSet<Uuid> =
+                jobs.iter().filter_map(|job| job.submission.answer_of).collect();
+            let rows = found.iter().flatten().filter(|row| told.contains(&row.id));
+            let answers = stored_answers(reader.as_ref(), rows).await;
             for job in &mut jobs {
-                let is_told = |row: &&RequestRow| Some(row.id) == job.submission.answer_of;
-                if let Some(row) = found.iter().flatten().find(is_told) {
-                    job.answer = Some(stored_answer(reader.as_ref(), row).await);
-                }
+                let id = job.submission.answer_of;
+                job.stored = id.and_then(|id| answers.get(&id).cloned());
             }
             (jobs, found)
         }));
@@ -556,7 +562,7 @@ impl Writer {
         while !self.open.is_full()
             && let Some(job) = self.ready.pop_front()
         {
-            let Some(job) = self.replay_recent(job) else { continue };
+            let Some(job) = self.bring_up_to_date(job) else { continue };
             let mut cold = false;
             for (index, stream) in job.streams.iter().enumerate() {
                 cold |= !self.streams.has(stream, job.folder(index));
@@ -569,11 +575,12 @@ impl Writer {
         self.trim();
     }
 
-    /// Answers a request that was answered since it was looked up, or that is about to be; and looks
-    /// up again what may have an answer since that is not at hand.
-    fn replay_recent(&mut self, job: Job) -> Option<Job> {
+    /// What has happened since a job was looked up: its request was answered, or is about to be, and
+    /// then so is the job; or the one whose answer it is told was. What was answered and is not at
+    /// hand is looked up again.
+    fn bring_up_to_date(&mut self, mut job: Job) -> Option<Job> {
         let is_long_ago = self.answered - job.looked_up_at > RECENT_REQUESTS;
-        let mut is_certain = true;
+        let mut look_up_again = false;
         if let Some(request) = job.submission.request {
             let committing = self.committing.as_mut().map(|committing| &mut committing.batch);
             let pending = self.open.request(&request.id);
@@ -586,33 +593,30 @@ impl Writer {
                     self.answer_as_stored(job, row);
                     return None;
                 }
-                Recall::Unknown => is_certain = !is_long_ago,
+                Recall::Unknown => look_up_again = is_long_ago,
                 Recall::New => {}
             }
         }
-        if let Some(id) = job.submission.answer_of
-            && self.told(&job).is_none()
-        {
-            let is_stored = matches!(self.reader.recall(&id), Recall::Stored(_));
-            is_certain &= !is_long_ago && !is_stored;
+        if let Some(id) = job.submission.answer_of {
+            job.told = job.stored.clone().or_else(|| self.answer_at_hand(&id));
+            let is_stored = || matches!(self.reader.recall(&id), Recall::Stored(_));
+            look_up_again |= job.told.is_none() && (is_long_ago || is_stored());
         }
-        if is_certain {
+        if !look_up_again {
             return Some(job);
         }
         self.look_up(vec![job]);
         None
     }
 
-    /// The answer that a job is told, if it is at hand: it was just decided, or is in memory.
-    fn told(&self, job: &Job) -> Option<Outcome> {
-        let id = job.submission.answer_of?;
-        let committing = || self.committing.as_ref()?.batch.outcome(&id);
-        let pending = || self.open.outcome(&id).or_else(committing).cloned();
-        let recent = || match self.reader.recall(&id) {
+    /// What was answered to a request just now, or so recently that it is in memory.
+    fn answer_at_hand(&self, id: &Uuid) -> Option<Told> {
+        let committing = || self.committing.as_ref()?.batch.answer(id);
+        let recent = || match self.reader.recall(id) {
             Recall::Stored(row) => recent_answer(&self.shared, &row),
             Recall::New | Recall::Unknown => None,
         };
-        job.answer.clone().or_else(pending).or_else(recent)
+        self.open.answer(id).or_else(committing).or_else(recent)
     }
 
     fn decide(&mut self, mut job: Job) {
@@ -749,12 +753,7 @@ impl Writer {
             .map(|stream| Some(&self.streams.peek(stream)?.state.as_ref()?.state))
             .collect();
         let reads: Vec<_> = states[1..].iter().flatten().copied().collect();
-        let answer = match self.told(job) {
-            None => None,
-            Some(Ok(receipt)) => Some(Ok(receipt)),
-            Some(Err(Error::Refused { failure, .. })) => Some(Err(failure)),
-            Some(Err(error)) => return Err(error.into()),
-        };
+        let answer = job.told.take().transpose()?;
         let facts = Facts { state: states[0], reads: &reads, now, answer };
         let decide = || job.submission.decider.decide(facts);
         match catch_unwind(AssertUnwindSafe(decide)) {

@@ -6,7 +6,6 @@ use daybook_log::{
     Claim, ClaimChange, Config, Decider, Error, EventLog, Facts, Folder, NewEvent, Payload,
     Receipt, RequestKey, State, StreamCache, Submission,
 };
-
 use uuid::Uuid;
 
 /// What a test wants the counter to do.
@@ -40,7 +39,8 @@ struct Counter {
     decided: Vec<i64>,
 }
 
-struct Sum;
+/// How the state of a counter is made.
+pub struct Sum;
 
 /// The content type of an event on which the fold panics.
 const FAULTY: &str = "application/fault";
@@ -100,7 +100,7 @@ impl Decider for Counter {
                         ..Failure::default()
                     });
                 };
-                self.decided = vec![answer.map_or(-1, |receipt| receipt.version as i64)];
+                self.decided = vec![answer.outcome.map_or(-1, |receipt| receipt.version as i64)];
                 0
             }
             Ask::AddReads => {

@@ -10,7 +10,9 @@ use futures::future::{BoxFuture, join_all};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::fixture::{Ask, add, add_answer, add_as, add_reads, all_events, open, submission};
+use crate::fixture::{
+    Ask, Sum, add, add_answer, add_as, add_reads, all_events, open, stream, submission,
+};
 use crate::reads::added;
 
 /// A storage whose second commit takes until it is told to go on, and may then fail.
@@ -185,4 +187,32 @@ async fn tell_all(log: &EventLog, answers: [(Uuid, i64); 3]) {
         let told = add_answer(log, "b", id).await.unwrap();
         assert_eq!(added(log, told).await, expected);
     }
+}
+
+/// As when a step and the record of its answer are sent once more after a restart, with nothing in
+/// memory: neither the answer nor the streams.
+#[tokio::test]
+async fn an_answer_is_told_whatever_has_to_be_loaded_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (Uuid::now_v7(), Uuid::now_v7());
+    let log = open(&dir).await;
+    add(&log, "b", 5).await.unwrap();
+    add_as(&log, "a", 10, old).await.unwrap();
+    log.close().await;
+    let log = open(&dir).await;
+    // What is told the answer reads the stream that is answered about, and so comes after it.
+    let after = |of| Submission {
+        answer_of: Some(of),
+        reads: vec![(stream("a"), &Sum)],
+        ..submission("b", Ask::AddAnswer, None)
+    };
+    let (again, of_old, added_new, of_new) = tokio::join!(
+        add_as(&log, "a", 10, old),
+        log.submit(after(old)),
+        add_as(&log, "a", 7, new),
+        log.submit(after(new)),
+    );
+    assert!(again.unwrap().replayed && !added_new.unwrap().replayed);
+    assert_eq!(added(&log, of_old.unwrap()).await, 1);
+    assert_eq!(added(&log, of_new.unwrap()).await, 2);
 }

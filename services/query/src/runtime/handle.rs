@@ -253,10 +253,16 @@ impl Handle {
         }
     }
 
-    /// The place in the source that the rows reflect.
-    pub async fn cursor(&self) -> Result<Cursor, Error> {
-        let (checkpoint, _) = self.glance(|rows| store::checkpoint(rows).boxed()).await?;
-        Ok(checkpoint.cursor)
+    /// A place in the source, and the position that the rows reflect. The source may give what is in
+    /// them again from there, and leaves nothing out.
+    pub async fn cursor(&self) -> Result<(Cursor, u64), Error> {
+        let (checkpoint, position) = self.glance(|rows| store::checkpoint(rows).boxed()).await?;
+        Ok((checkpoint.cursor, position))
+    }
+
+    /// Whether somebody has paused the projection.
+    pub fn is_paused(&self) -> bool {
+        self.shared.progress.borrow().paused
     }
 
     /// `None` when another generation has taken over meanwhile.
