@@ -1,11 +1,11 @@
 //! The writer: one task that takes every decision, in order, and commits them in groups.
 //!
-//! The way of a submission: queue → look-up of its request id, and of the one whose answer it is told → (if a stream that it needs is not
-//! in memory: waits until the stream is loaded) → decided against the latest accepted states (if
-//! it claims something whose holder is not in memory: waits again) → committed with its group →
-//! answered. Nothing is answered before the commit, not even a refusal, since it was decided on
-//! what the group adds. While one group commits, the next is decided; if the commit fails, so does
-//! everything that was decided on top of it.
+//! The way of a submission: queue → look-up of its request id, and of the one whose answer it is told
+//! → (if a stream that it needs is not in memory: waits until the stream is loaded) → decided against
+//! the latest accepted states (if it claims something whose holder is not in memory: waits again) →
+//! committed with its group → answered. Nothing is answered before the commit, not even a refusal,
+//! since it was decided on what the group adds. While one group commits, the next is decided; if the
+//! commit fails, so does everything that was decided on top of it.
 
 mod answers;
 mod claims;
@@ -562,7 +562,7 @@ impl Writer {
         while !self.open.is_full()
             && let Some(job) = self.ready.pop_front()
         {
-            let Some(job) = self.bring_up_to_date(job) else { continue };
+            let Some(job) = self.take_up(job) else { continue };
             let mut cold = false;
             for (index, stream) in job.streams.iter().enumerate() {
                 cold |= !self.streams.has(stream, job.folder(index));
@@ -575,10 +575,10 @@ impl Writer {
         self.trim();
     }
 
-    /// What has happened since a job was looked up: its request was answered, or is about to be, and
-    /// then so is the job; or the one whose answer it is told was. What was answered and is not at
-    /// hand is looked up again.
-    fn bring_up_to_date(&mut self, mut job: Job) -> Option<Job> {
+    /// Takes up a job to decide it: by now its request may have been answered, or be about to, and then
+    /// it is answered the same; and the answer that it is told may be there. What was answered since it
+    /// was looked up and is not at hand is looked up again.
+    fn take_up(&mut self, mut job: Job) -> Option<Job> {
         let is_long_ago = self.answered - job.looked_up_at > RECENT_REQUESTS;
         let mut look_up_again = false;
         if let Some(request) = job.submission.request {
