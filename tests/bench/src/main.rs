@@ -9,6 +9,9 @@
 
 mod bank;
 mod big;
+mod ceilings;
+mod durable;
+mod kafka;
 mod load;
 mod machine;
 mod mixes;
@@ -41,6 +44,13 @@ const WARM_UP: Duration = Duration::from_secs(1);
 
 /// The argument with which this program is the ceiling instead.
 const NOOP_SERVER: &str = "noop-server";
+
+/// The argument with which this program is the ceiling of whatever is durable; see [`durable`].
+const DURABLE_SERVER: &str = "durable-server";
+
+/// The argument with which this program reads a topic and does nothing with it: a broker and the
+/// topic follow.
+const CONSUMER: &str = "consumer";
 
 /// The argument with which this program is the plain design instead; its directory follows.
 const PLAIN_SERVER: &str = "plain-server";
@@ -90,10 +100,15 @@ struct Cli {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let mut arguments = std::env::args().skip(1);
-    match (arguments.next().as_deref(), arguments.next()) {
-        (Some(NOOP_SERVER), _) => return noop::serve().await,
-        (Some(PLAIN_SERVER), Some(directory)) => return plain::serve(directory.as_ref()).await,
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [NOOP_SERVER] => return noop::serve().await,
+        [PLAIN_SERVER, directory] => return plain::serve(directory.as_ref()).await,
+        [DURABLE_SERVER, directory, ..] => {
+            let (medium, sink) = durable::arguments(&arguments[2..])?;
+            return durable::serve(directory.as_ref(), medium, sink).await;
+        }
+        [CONSUMER, brokers, topic] => return kafka::consume(brokers, topic),
         _ => {}
     }
     let cli = Cli::parse();

@@ -16,7 +16,7 @@ use crate::bank::{
 use crate::load::{self, Client};
 use crate::projections::{published, reached};
 use crate::report::Row;
-use crate::scenarios::{Bench, EVENLY, MANY_CLIENTS};
+use crate::scenarios::{Bench, EVENLY, Kafka, MANY_CLIENTS};
 use crate::servers::System;
 use crate::spread::Spread;
 
@@ -96,9 +96,27 @@ impl Bench {
         let embedded = self.programs.single("dev")?;
         self.publish_in(&embedded, "projections", false).await?;
         drop(embedded);
-        let Some(kafka) = self.kafka().await else { return Ok(()) };
+        let Some(kafka) = self.kafka().await? else { return Ok(()) };
+        self.publish_alone(&kafka).await?;
         let whole = self.programs.over_kafka(&kafka.bootstrap)?;
         self.publish_in(&whole, "Kafka and projections", true).await
+    }
+
+    /// The ceiling of what publishes: commands made durable, published and consumed, and nothing
+    /// else.
+    async fn publish_alone(&mut self, kafka: &Kafka) -> Result<()> {
+        let durable = self.durable_over(kafka).await?;
+        for clients in [MANY_CLIENTS, 256] {
+            let (mut own, mut ceiling) = (Vec::new(), Vec::new());
+            for _ in 0..self.windows {
+                ceiling.push(self.noop_deposits(clients).await?);
+                own.push(self.durable_deposits(&durable, clients).await?);
+            }
+            let (own, ceiling) = (self.summary(own), self.summary(ceiling));
+            let name = format!("durable in SQLite and Kafka alone, {clients} clients");
+            self.row(Row::beside(name, own, "no-op unary", ceiling));
+        }
+        Ok(())
     }
 
     async fn publish_in(&mut self, whole: &System, what: &str, publishes: bool) -> Result<()> {

@@ -40,7 +40,8 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 struct Noop;
 
-fn receipt() -> CommandReceipt {
+/// An answer of the usual size.
+pub fn receipt() -> CommandReceipt {
     CommandReceipt {
         aggregate_id: "bench-00042".to_owned(),
         version: 42,

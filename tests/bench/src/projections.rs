@@ -13,6 +13,7 @@ use daybook_testing::{Ports, free_port, unique};
 use tonic::transport::Channel;
 
 use crate::bank::{connect, fill, open_accounts};
+use crate::kafka::Reading;
 use crate::scenarios::Bench;
 
 /// The events that a reader is behind.
@@ -29,19 +30,15 @@ impl Bench {
     /// from Kafka.
     pub async fn catch_up(&mut self) -> Result<()> {
         let rate = self.catch_up_over(None).await?;
-        self.rate_of("catch-up from the log", rate);
-        let Some(kafka) = self.kafka().await else { return Ok(()) };
+        self.figure("catch-up from the log, three projections", rate, "events/s");
+        let Some(kafka) = self.kafka().await? else { return Ok(()) };
         let rate = self.catch_up_over(Some(&kafka.bootstrap)).await?;
-        self.rate_of("catch-up from Kafka", rate);
+        self.figure("catch-up from Kafka, three projections", rate, "events/s");
+        self.floor("catch-up from Kafka", "≥ 100,000 events/s", rate, rate >= 100_000.0);
         Ok(())
     }
 
-    fn rate_of(&mut self, what: &str, rate: f64) {
-        let projections = "three projections";
-        self.figure(&format!("{what}, {projections}"), rate, "events/s");
-    }
-
-    async fn catch_up_over(&self, brokers: Option<&str>) -> Result<f64> {
+    async fn catch_up_over(&mut self, brokers: Option<&str>) -> Result<f64> {
         let data = self.programs.fresh()?;
         let prefix = format!("{}-", unique("bench"));
         let mut flags = vec!["--topic-prefix", &prefix];
@@ -59,8 +56,10 @@ impl Bench {
         reached(&ports.query_url(), opened).await?;
         ensure!(query.terminate().success(), "the query process did not end well");
         let head = fill(&ports.command_url(), EVENTS).await?;
-        if brokers.is_some() {
+        if let Some(brokers) = brokers {
             published(&ports.command_url(), head).await?;
+            let alone = Reading::begin(brokers, &prefix)?.rate(head)?;
+            self.figure("records of the same topics read from Kafka alone", alone, "events/s");
         }
         let began = Instant::now();
         let query = self.programs.start("query", data.path(), beside, &query_flags).daybook;
@@ -70,6 +69,7 @@ impl Bench {
 
     /// Builds each projection of the bank anew.
     pub async fn rebuild(&mut self) -> Result<()> {
+        self.rows()?;
         let system = self.programs.single("dev")?;
         open_accounts(&system.ports.command_url()).await?;
         let head = fill(&system.ports.command_url(), EVENTS).await?;
@@ -91,7 +91,9 @@ impl Bench {
                 ensure!(began.elapsed() < PATIENCE, "the rebuild does not end");
             }
             let rate = head as f64 / began.elapsed().as_secs_f64();
-            self.figure(&format!("rebuild of {} and comparison", status.name), rate, "events/s");
+            let name = format!("rebuild of {} and comparison", status.name);
+            self.figure(&name, rate, "events/s");
+            self.floor(&name, "≥ 300,000 events/s", rate, rate >= 300_000.0);
         }
         Ok(())
     }

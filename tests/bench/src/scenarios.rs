@@ -12,6 +12,7 @@ use crate::bank::{
     ACCOUNTS, CommandPipe, Deposits, Random, Reads, WINDOW, Waiting, WriteAndRead, account,
     open_accounts,
 };
+use crate::kafka;
 use crate::load::{self, Times, Window};
 use crate::machine;
 use crate::noop;
@@ -41,6 +42,8 @@ pub enum Scenario {
     Disk,
     /// Deposits to 10,000 accounts by 1, 8, 64 and 256 clients.
     Unary,
+    /// The same beside servers that are durable and do nothing else: the ceilings of any design.
+    Ceilings,
     /// The same, beside UmaDB (when it is built) and the plain design.
     Peers,
     /// Deposits to one account, beside 10,000.
@@ -118,6 +121,7 @@ impl Bench {
         match scenario {
             Scenario::Disk => self.disk(),
             Scenario::Unary => self.unary().await,
+            Scenario::Ceilings => self.ceilings().await,
             Scenario::Peers => self.peers().await,
             Scenario::Hot => self.hot().await,
             Scenario::Stream => self.stream().await,
@@ -241,7 +245,7 @@ impl Bench {
     async fn visible(&mut self) -> Result<()> {
         let embedded = self.programs.single("dev")?;
         self.visible_in(embedded, "embedded", [3.0, 15.0]).await?;
-        let Some(kafka) = self.kafka().await else { return Ok(()) };
+        let Some(kafka) = self.kafka().await? else { return Ok(()) };
         let separate = self.programs.over_kafka(&kafka.bootstrap)?;
         self.visible_in(separate, "over Kafka", [8.0, 30.0]).await
     }
@@ -353,15 +357,17 @@ impl Bench {
     }
 
     /// The broker to measure with; `None` when none is wanted.
-    pub(crate) async fn kafka(&self) -> Option<Kafka> {
-        if let Some(bootstrap) = self.brokers.clone() {
-            return Some(Kafka { bootstrap, _started: None });
-        }
-        if !self.start_broker {
-            return None;
-        }
-        let started = Broker::start().await;
-        Some(Kafka { bootstrap: started.bootstrap.clone(), _started: Some(started) })
+    pub(crate) async fn kafka(&self) -> Result<Option<Kafka>> {
+        let kafka = match self.brokers.clone() {
+            Some(bootstrap) => Kafka { bootstrap, _started: None },
+            None if self.start_broker => {
+                let started = Broker::start_for_load().await;
+                Kafka { bootstrap: started.bootstrap.clone(), _started: Some(started) }
+            }
+            None => return Ok(None),
+        };
+        kafka::warm_up(&kafka.bootstrap).await?;
+        Ok(Some(kafka))
     }
 
     /// A command process with the accounts of a load.

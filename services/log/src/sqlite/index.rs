@@ -7,7 +7,7 @@
 //! are found, and new ones known to be new, without a look at the tables. After a start the
 //! generation to fill is read from the end of the log.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use uuid::Uuid;
@@ -19,8 +19,6 @@ use crate::storage::{Group, Recall, RequestRow, StoredAnswer};
 pub(super) struct Generation {
     /// The position of each version of a stream, by number.
     pub events: BTreeMap<(i64, u64), u64>,
-    /// The last version of each stream.
-    heads: HashMap<i64, u64>,
     pub requests: BTreeMap<Uuid, RequestRow>,
     /// The greatest id of its requests.
     greatest: Uuid,
@@ -31,8 +29,13 @@ pub(super) struct Generation {
 impl Generation {
     pub fn add_event(&mut self, stream_id: i64, version: u64, position: u64) {
         self.events.insert((stream_id, version), position);
-        self.heads.insert(stream_id, version);
         self.last = self.last.max(position);
+    }
+
+    /// The last version of a stream here.
+    fn head(&self, stream_id: i64) -> Option<u64> {
+        let last = self.events.range((stream_id, 0)..=(stream_id, u64::MAX)).next_back();
+        last.map(|((_, version), _)| *version)
     }
 
     pub fn add_request(&mut self, row: RequestRow) {
@@ -122,8 +125,8 @@ impl Index {
     /// The last version of a stream, if one of its events is in memory. It is then the last of all.
     pub fn last_version(&self, stream_id: i64) -> Option<u64> {
         let generations = self.read();
-        let merging = || generations.merging.as_ref()?.heads.get(&stream_id);
-        generations.filling.heads.get(&stream_id).or_else(merging).copied()
+        let merging = || generations.merging.as_ref()?.head(stream_id);
+        generations.filling.head(stream_id).or_else(merging)
     }
 
     /// The positions of the versions of a stream that are in memory, in the order of versions.

@@ -6,6 +6,7 @@
 //! any error the connection is dropped, a new one is opened, and the store is asked whether the
 //! group is in it.
 
+mod heads;
 mod index;
 mod raw;
 mod reader;

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tracing::warn;
 use uuid::Uuid;
 
+use super::heads::Heads;
 use super::index::{Generation, Index, beside_the_log, is_v7};
 use super::{BUSY_TIMEOUT, FILE_NAME, LEAST_SQLITE, Options, request_column, signed};
 use crate::Error;
@@ -46,7 +47,8 @@ impl SqliteWriter {
     pub(super) fn start(options: Options, index: Index, lock: File) -> Result<Self, String> {
         let connection = connect(&options).map_err(|error| error.to_string())?;
         let connection = Some(connection);
-        let store = Store { connection, options, index, merge: None, _lock: lock };
+        let heads = Heads::new();
+        let store = Store { connection, options, index, heads, merge: None, _lock: lock };
         let (orders, inbox) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("log-writer".to_owned())
@@ -135,6 +137,7 @@ struct Store {
     connection: Option<Connection>,
     options: Options,
     index: Index,
+    heads: Heads,
     /// How far the generation that is being merged is in the tables.
     merge: Option<Merge>,
     _lock: File,
@@ -169,7 +172,7 @@ impl Store {
         let rows = group.events.len() + group.requests.len();
         let error = match self.try_commit(group, MERGED_PER_ROW * rows) {
             Ok(()) => {
-                self.index.add(group);
+                self.take_up(group);
                 return Ok(());
             }
             Err(error) => error,
@@ -192,7 +195,7 @@ impl Store {
         }
         match self.was_committed(group) {
             Ok(true) => {
-                self.index.add(group);
+                self.take_up(group);
                 Ok(())
             }
             Ok(false) => Err(match failure {
@@ -205,17 +208,25 @@ impl Store {
         }
     }
 
+    /// Notes what is durable now.
+    fn take_up(&mut self, group: &Group) {
+        self.index.add(group);
+        for row in &group.events {
+            self.heads.set(row.stream_id, row.version);
+        }
+    }
+
     /// Writes a group, and merges some rows into the indexes by the way.
     fn try_commit(&mut self, group: &Group, rows_to_merge: usize) -> Result<(), Problem> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => none.insert(connect(&self.options)?),
         };
-        check_versions(connection, &self.index, group)?;
         if self.merge.is_none() {
             self.merge = self.index.to_merge(false).map(Merge::new);
         }
         connection.execute_batch("BEGIN IMMEDIATE")?;
+        check_versions(connection, &self.heads, &self.index, group)?;
         write(connection, group)?;
         let mut merge = self.merge.clone();
         if let Some(merge) = &mut merge {
@@ -363,14 +374,20 @@ fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
 
 /// Checks that each event follows the last of its stream. The index that would refuse a second
 /// event of a version is written later.
-fn check_versions(connection: &Connection, index: &Index, group: &Group) -> Result<(), Problem> {
+fn check_versions(
+    connection: &Connection,
+    heads: &Heads,
+    index: &Index,
+    group: &Group,
+) -> Result<(), Problem> {
     let mut last: BTreeMap<i64, u64> = group.streams.iter().map(|(id, _)| (*id, 0)).collect();
     let mut stored = connection.prepare_cached(
         "SELECT coalesce(max(version), 0) FROM stream_events WHERE stream_id = ?",
     )?;
     for EventRow { stream_id, version, .. } in &group.events {
         let in_group = last.get(stream_id).copied();
-        let before = match in_group.or_else(|| index.last_version(*stream_id)) {
+        let known = in_group.or_else(|| heads.get(*stream_id));
+        let before = match known.or_else(|| index.last_version(*stream_id)) {
             Some(before) => before,
             None => stored.query_row([stream_id], |row| row.get(0)).map(super::unsigned)?,
         };

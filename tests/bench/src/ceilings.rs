@@ -1,0 +1,166 @@
+//! Ceilings: servers and loops that do one part of the work and nothing else. No design on this
+//! machine can be faster than they are.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use daybook_testing::{TempDir, unique};
+use rusqlite::{Connection, params};
+
+use crate::bank::{ACCOUNTS, CommandPipe, Deposits, Random, WINDOW};
+use crate::durable::MediumKind;
+use crate::kafka;
+use crate::load::{self, Window};
+use crate::report::{Row, median};
+use crate::scenarios::{Bench, CLIENTS, EVENLY, Kafka};
+use crate::{CONSUMER, DURABLE_SERVER, noop};
+
+/// The rows that are written to see what SQLite takes.
+const ROWS: i64 = 400_000;
+
+/// The rows of a transaction, about as many as projections gather when they are far behind.
+const ROWS_AT_ONCE: usize = 20_000;
+
+/// Tables for movements of accounts: the least that keeps them, and one in which those of an account
+/// can be found.
+const TABLES: [(&str, &str); 2] = [
+    (
+        "rows at the end of a table",
+        "CREATE TABLE rows (position INTEGER PRIMARY KEY, account INTEGER NOT NULL,
+                            kind INTEGER NOT NULL, content BLOB NOT NULL)",
+    ),
+    (
+        "rows by account",
+        "CREATE TABLE rows (position INTEGER NOT NULL, account INTEGER NOT NULL,
+                            kind INTEGER NOT NULL, content BLOB NOT NULL,
+                            PRIMARY KEY (account, position)) WITHOUT ROWID",
+    ),
+];
+
+impl Bench {
+    /// Deposits, in turns with servers that make them durable and do nothing else.
+    pub async fn ceilings(&mut self) -> Result<()> {
+        let system = self.commands().await?;
+        let file = self.durable(MediumKind::File)?;
+        let sqlite = self.durable(MediumKind::Sqlite)?;
+        for clients in CLIENTS {
+            let [mut none, mut bytes, mut rows, mut own] = [(); 4].map(|()| Vec::new());
+            for _ in 0..self.windows {
+                none.push(self.noop_deposits(clients).await?);
+                bytes.push(self.durable_deposits(&file, clients).await?);
+                rows.push(self.durable_deposits(&sqlite, clients).await?);
+                own.push(self.deposits(&system, clients, &EVENLY).await?);
+            }
+            self.compare(&format!("{clients} clients"), "Deposit", [none, bytes, rows, own]);
+        }
+        let [mut none, mut bytes, mut rows, mut own] = [(); 4].map(|()| Vec::new());
+        for _ in 0..self.windows {
+            none.push(self.piped(&self.noop.url, &[self.noop.id()]).await?);
+            bytes.push(self.piped(&file.server.url, &file.ids()).await?);
+            rows.push(self.piped(&sqlite.server.url, &sqlite.ids()).await?);
+            own.push(self.piped(&system.ports.command_url(), &system.ids()).await?);
+        }
+        self.compare("1 stream", "ExecuteStream", [none, bytes, rows, own]);
+        Ok(())
+    }
+
+    /// What durability costs, and what daybook adds.
+    fn compare(&mut self, load: &str, what: &str, windows: [Vec<Window>; 4]) {
+        let [none, bytes, rows, own] = windows.map(|windows| self.summary(windows));
+        let beside = |name: &str, own, ceiling: &str, summary| {
+            Row::beside(format!("{name}, {load}"), own, ceiling, summary)
+        };
+        self.row(beside("durable in a file alone", bytes, "no-op", none.clone()));
+        self.row(beside("durable in SQLite alone", rows.clone(), "no-op", none));
+        self.row(beside(what, own, "durable in SQLite alone", rows));
+    }
+
+    async fn piped(&self, url: &str, ids: &[u32]) -> Result<Window> {
+        let pipes = CommandPipe::pipes(url, 1).await?;
+        load::pipelined(pipes, WINDOW, self.times, ids).await
+    }
+
+    /// A server that makes commands durable.
+    fn durable(&self, kind: MediumKind) -> Result<Durable> {
+        let data = self.programs.fresh()?;
+        let server = durable_server(&data, kind, &[])?;
+        Ok(Durable { server, consumer: None, _data: data })
+    }
+
+    /// The same with SQLite and a producer, and a process that reads what it publishes.
+    pub(crate) async fn durable_over(&self, broker: &Kafka) -> Result<Durable> {
+        let data = self.programs.fresh()?;
+        let topic = unique("bench-ceiling");
+        kafka::make_topic(&broker.bootstrap, &topic).await?;
+        let at = [broker.bootstrap.as_str(), &topic];
+        let consumer = Some(noop::Process::start([CONSUMER, at[0], at[1]])?);
+        let server = durable_server(&data, MediumKind::Sqlite, &at)?;
+        Ok(Durable { server, consumer, _data: data })
+    }
+
+    pub(crate) async fn durable_deposits(
+        &self,
+        durable: &Durable,
+        clients: usize,
+    ) -> Result<Window> {
+        let clients = Deposits::clients(&durable.server.url, clients, &EVENLY).await?;
+        load::closed(clients, self.times, &durable.ids()).await
+    }
+
+    /// How many rows SQLite takes, of the shape of a movement of an account.
+    pub(crate) fn rows(&mut self) -> Result<()> {
+        for (how, table) in TABLES {
+            let mut rates = Vec::new();
+            for _ in 0..self.windows {
+                rates.push(rows_a_second(self.programs.fresh()?.path(), table)?);
+            }
+            self.figure(&format!("SQLite alone, {how}"), median(rates), "rows/s");
+        }
+        Ok(())
+    }
+}
+
+/// Writes [`ROWS`] into a new table, in the order of their positions.
+fn rows_a_second(directory: &Path, table: &str) -> Result<f64> {
+    let connection = Connection::open(directory.join("rows.db"))?;
+    connection.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -16384;",
+    )?;
+    connection.execute_batch(table)?;
+    let mut insert = connection.prepare("INSERT INTO rows VALUES (?, ?, ?, ?)")?;
+    let mut random = Random::new(0);
+    let began = Instant::now();
+    for first in (0..ROWS).step_by(ROWS_AT_ONCE) {
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        for position in first..first + ROWS_AT_ONCE as i64 {
+            let account = random.below(ACCOUNTS) as i64;
+            insert.execute(params![position, account, 1, [0x5a_u8; 64]])?;
+        }
+        connection.execute_batch("COMMIT")?;
+    }
+    Ok(ROWS as f64 / began.elapsed().as_secs_f64())
+}
+
+/// A server that makes commands durable, and what reads what it publishes.
+pub(crate) struct Durable {
+    // Before the data: the processes end before their files go.
+    server: noop::Process,
+    consumer: Option<noop::Process>,
+    _data: TempDir,
+}
+
+impl Durable {
+    fn ids(&self) -> Vec<u32> {
+        std::iter::once(&self.server).chain(&self.consumer).map(noop::Process::id).collect()
+    }
+}
+
+fn durable_server(data: &TempDir, kind: MediumKind, more: &[&str]) -> Result<noop::Process> {
+    let value = kind.to_possible_value();
+    let name = value.as_ref().map_or("", |value| value.get_name());
+    let arguments = [OsStr::new(DURABLE_SERVER), data.path().as_os_str(), OsStr::new(name)];
+    noop::Process::start(arguments.into_iter().chain(more.iter().map(OsStr::new)))
+}

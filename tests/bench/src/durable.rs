@@ -1,0 +1,201 @@
+//! The ceiling of whatever is durable: the server that does nothing ([`crate::noop`]), which first
+//! makes the content of each command durable and then answers.
+//!
+//! It takes what has come meanwhile together, as daybook does, and waits for the disk once. It
+//! checks nothing, decides nothing and remembers nothing, and it writes less. So what is between it
+//! and the no-op server is what durability costs any design on this machine, and what is between it
+//! and daybook is what daybook adds. It runs as a process of its own
+//! (`daybook-bench durable-server DIR MEDIUM [BROKERS TOPIC]`).
+
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::mpsc;
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use daybook_contract::contract::{CommandSet, Dispatch};
+use daybook_contract::daybook::v1::command_service_server::{CommandService, CommandServiceServer};
+use daybook_contract::daybook::v1::execute_stream_response::Outcome;
+use daybook_contract::daybook::v1::{
+    CommandReceipt, ExecuteRequest, ExecuteStreamRequest, ExecuteStreamResponse,
+};
+use futures::{Stream, StreamExt};
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::bank::WINDOW;
+use crate::kafka::Sink;
+use crate::noop;
+
+/// The most commands that are made durable together, as in daybook.
+const MAX_GROUP: usize = 1024;
+
+/// The file is written from its beginning again when it has this many bytes, so that its size does
+/// not change and the disk has less to do.
+const FILE_BYTES: u64 = 64 << 20;
+
+/// What makes commands durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MediumKind {
+    /// Bytes in a file, and fdatasync.
+    File,
+    /// A row each in SQLite, with a WAL and synchronous=FULL.
+    Sqlite,
+}
+
+/// Serves the ceiling with data in a directory; what is durable also goes to Kafka if there is a
+/// sink.
+pub async fn serve(directory: &Path, kind: MediumKind, sink: Option<Sink>) -> Result<()> {
+    let mut medium = Medium::open(directory, kind)?;
+    let (queue, waiting) = mpsc::channel();
+    thread::spawn(move || {
+        while let Ok(first) = waiting.recv() {
+            let rest = waiting.try_iter().take(MAX_GROUP - 1);
+            let group: Vec<Waiting> = std::iter::once(first).chain(rest).collect();
+            if let Err(error) = medium.write(&group) {
+                // Who waits is told by the end of its channel.
+                eprintln!("the group is not durable: {error:#}");
+                continue;
+            }
+            for Waiting { content, durable } in group {
+                if let Some(sink) = &sink {
+                    sink.send(&content);
+                }
+                let _ = durable.send(());
+            }
+        }
+    });
+    let durable = Durable { queue };
+    let routes = daybook_contract::command_services(durable.clone())
+        .add_service(CommandServiceServer::new(durable));
+    noop::serve_routes(routes).await
+}
+
+/// A command on its way to the disk.
+struct Waiting {
+    content: Vec<u8>,
+    durable: oneshot::Sender<()>,
+}
+
+enum Medium {
+    File { file: File, at: u64 },
+    Sqlite(Connection),
+}
+
+impl Medium {
+    fn open(directory: &Path, kind: MediumKind) -> Result<Self> {
+        if kind == MediumKind::File {
+            let path = directory.join("durable");
+            let mut file = OpenOptions::new().create(true).truncate(true).write(true).open(path)?;
+            file.write_all(&vec![0; FILE_BYTES as usize])?;
+            file.sync_all()?;
+            return Ok(Self::File { file, at: 0 });
+        }
+        let connection = Connection::open(directory.join("durable.db"))?;
+        connection.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+             PRAGMA wal_autocheckpoint = 4000;
+             CREATE TABLE events (position INTEGER PRIMARY KEY, content BLOB NOT NULL);",
+        )?;
+        Ok(Self::Sqlite(connection))
+    }
+
+    /// Makes a group durable: it is when this returns.
+    fn write(&mut self, group: &[Waiting]) -> Result<()> {
+        match self {
+            Self::File { file, at } => {
+                let bytes: Vec<u8> =
+                    group.iter().flat_map(|waiting| &waiting.content).copied().collect();
+                if *at + bytes.len() as u64 > FILE_BYTES {
+                    *at = 0;
+                }
+                file.seek(SeekFrom::Start(*at))?;
+                file.write_all(&bytes)?;
+                file.sync_data()?;
+                *at += bytes.len() as u64;
+            }
+            Self::Sqlite(connection) => {
+                connection.execute_batch("BEGIN IMMEDIATE")?;
+                let sql = "INSERT INTO events (content) VALUES (?)";
+                let mut insert = connection.prepare_cached(sql)?;
+                for waiting in group {
+                    insert.execute([&waiting.content])?;
+                }
+                drop(insert);
+                connection.execute_batch("COMMIT")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone)]
+struct Durable {
+    queue: mpsc::Sender<Waiting>,
+}
+
+impl Durable {
+    async fn make_durable(&self, content: Vec<u8>) -> Result<CommandReceipt, Status> {
+        let (durable, is_durable) = oneshot::channel();
+        let ended = |_| Status::internal("it is not durable");
+        self.queue
+            .send(Waiting { content, durable })
+            .map_err(|_| Status::internal("it has ended"))?;
+        is_durable.await.map_err(ended)?;
+        Ok(noop::receipt())
+    }
+}
+
+impl Dispatch for Durable {
+    async fn dispatch<C: CommandSet>(
+        &self,
+        request: Request<C>,
+    ) -> Result<Response<CommandReceipt>, Status> {
+        Ok(Response::new(self.make_durable(request.into_inner().content()).await?))
+    }
+}
+
+#[tonic::async_trait]
+impl CommandService for Durable {
+    async fn execute(
+        &self,
+        request: Request<ExecuteRequest>,
+    ) -> Result<Response<CommandReceipt>, Status> {
+        let command = request.into_inner().command.unwrap_or_default();
+        Ok(Response::new(self.make_durable(command.value).await?))
+    }
+
+    type ExecuteStreamStream =
+        Pin<Box<dyn Stream<Item = Result<ExecuteStreamResponse, Status>> + Send>>;
+
+    async fn execute_stream(
+        &self,
+        request: Request<Streaming<ExecuteStreamRequest>>,
+    ) -> Result<Response<Self::ExecuteStreamStream>, Status> {
+        let durable = self.clone();
+        let answers = request.into_inner().map(move |request| {
+            let durable = durable.clone();
+            async move {
+                let command = request?.command.unwrap_or_default();
+                let receipt = durable.make_durable(command.value).await?;
+                Ok(ExecuteStreamResponse { outcome: Some(Outcome::Receipt(receipt)) })
+            }
+        });
+        Ok(Response::new(Box::pin(answers.buffered(WINDOW))))
+    }
+}
+
+/// What the arguments of the process say after its directory.
+pub fn arguments(more: &[String]) -> Result<(MediumKind, Option<Sink>)> {
+    let (kind, sink) = match more {
+        [kind] => (kind, None),
+        [kind, brokers, topic] => (kind, Some(Sink::open(brokers, topic)?)),
+        _ => bail!("this server is started by daybook-bench itself"),
+    };
+    let kind = MediumKind::from_str(kind, false).map_err(anyhow::Error::msg);
+    Ok((kind.context("the medium")?, sink))
+}

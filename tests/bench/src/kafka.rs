@@ -1,0 +1,136 @@
+//! Kafka with nothing around it: the ceiling of what publishes and consumes.
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use daybook_testing::unique;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::{Offset, TopicPartitionList};
+
+/// The partitions of a topic, as many as daybook makes.
+const PARTITIONS: i32 = 12;
+
+/// The records that a broker gets before it is measured.
+const WARM_UP: u64 = 300_000;
+
+/// How long the broker may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Makes a topic with as many partitions as those of daybook.
+pub async fn make_topic(brokers: &str, topic: &str) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> = client(brokers).create()?;
+    let new = NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1));
+    let made = admin.create_topics(&[new], &AdminOptions::new()).await?;
+    let failed = made.into_iter().find_map(Result::err);
+    ensure!(failed.is_none(), "the topic cannot be made: {failed:?}");
+    Ok(())
+}
+
+/// Lets a broker write and hand out some records, so that its code is compiled before it matters.
+pub async fn warm_up(brokers: &str) -> Result<()> {
+    let topic = unique("bench-warm-up");
+    make_topic(brokers, &topic).await?;
+    let sink = Sink::open(brokers, &topic)?;
+    for number in 0..WARM_UP {
+        let mut content = [0x5a; 400];
+        content[..8].copy_from_slice(&number.to_le_bytes());
+        sink.send(&content);
+        if number % 1_000 == 0 {
+            sink.producer.flush(PATIENCE)?;
+        }
+    }
+    sink.producer.flush(PATIENCE)?;
+    Reading::begin(brokers, &topic)?.rate(WARM_UP)?;
+    Ok(())
+}
+
+fn client(brokers: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("socket.nagle.disable", "true");
+    config
+}
+
+/// A producer with the settings of daybook's, which nobody waits for.
+pub struct Sink {
+    producer: ThreadedProducer<DefaultProducerContext>,
+    topic: String,
+}
+
+impl Sink {
+    /// Opens it.
+    pub fn open(brokers: &str, topic: &str) -> Result<Self> {
+        let producer = client(brokers)
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "1")
+            .set("queue.buffering.max.kbytes", "65536")
+            .create()?;
+        Ok(Self { producer, topic: topic.to_owned() })
+    }
+
+    /// Hands a record over; when there is no room for it, it is lost, which only makes the ceiling
+    /// higher.
+    pub fn send(&self, content: &[u8]) {
+        let record = BaseRecord::<[u8], [u8]>::to(&self.topic).key(content).payload(content);
+        let _ = self.producer.send(record);
+    }
+}
+
+/// Reads the topics of a prefix from their beginning.
+pub struct Reading {
+    consumer: BaseConsumer,
+}
+
+impl Reading {
+    /// Begins with the first record of every partition.
+    pub fn begin(brokers: &str, prefix: &str) -> Result<Self> {
+        let consumer: BaseConsumer = client(brokers)
+            .set("group.id", "daybook-bench")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("queued.min.messages", "20000")
+            .create()?;
+        let metadata = consumer.fetch_metadata(None, PATIENCE)?;
+        let mut partitions = TopicPartitionList::new();
+        for topic in metadata.topics().iter().filter(|topic| topic.name().starts_with(prefix)) {
+            for partition in topic.partitions() {
+                let (topic, partition) = (topic.name(), partition.id());
+                partitions.add_partition_offset(topic, partition, Offset::Beginning)?;
+            }
+        }
+        ensure!(partitions.count() > 0, "there are no topics {prefix}*");
+        consumer.assign(&partitions)?;
+        Ok(Self { consumer })
+    }
+
+    /// The rate at which so many records are read, and nothing done with them.
+    pub fn rate(&self, records: u64) -> Result<f64> {
+        let began = Instant::now();
+        let mut read = 0;
+        while read < records {
+            ensure!(began.elapsed() < PATIENCE, "there are {read} records, not {records}");
+            let Some(record) = self.consumer.poll(Duration::from_millis(100)) else { continue };
+            record.context("reading from Kafka")?;
+            read += 1;
+        }
+        Ok(records as f64 / began.elapsed().as_secs_f64())
+    }
+}
+
+/// Reads a topic as a process of its own, until standard input ends.
+pub fn consume(brokers: &str, topic: &str) -> Result<()> {
+    let reading = Reading::begin(brokers, topic)?;
+    println!("reading");
+    std::thread::spawn(move || {
+        loop {
+            let _ = reading.consumer.poll(Duration::from_millis(100));
+        }
+    });
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
