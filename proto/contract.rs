@@ -36,8 +36,8 @@ pub trait CommandSet: fmt::Debug + Clone + Send + Sync + Sized + 'static {
     /// The path of the RPC, such as `/bank.v1.CommandService/Deposit`.
     fn method(&self) -> &'static str;
 
-    /// The context that came with it.
-    fn context(&self) -> Option<&CommandContext>;
+    /// Takes out the context that came with it.
+    fn take_context(&mut self) -> Option<CommandContext>;
 
     /// The id of the aggregate; empty when the server is to make one.
     fn key(&self) -> &str;

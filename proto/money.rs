@@ -7,7 +7,7 @@ use crate::daybook::v1::Money;
 /// Currencies of ISO 4217 by the number of decimals of their smallest unit. Those in use in 2026,
 /// funds included; metals and test codes, which have no smallest unit, are left out. In order,
 /// with a blank between them.
-const CURRENCIES: [(u32, &str); 4] = [
+const CURRENCIES: [(u8, &str); 4] = [
     (0, "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF"),
     (
         2,
@@ -68,18 +68,46 @@ pub enum MoneyError {
 /// How many decimals the smallest unit of a currency has: 2 for `USD`, 0 for `JPY`. `None` when
 /// the code is not in ISO 4217.
 pub fn exponent(code: &str) -> Option<u32> {
-    if !is_code(code) {
-        return None;
-    }
-    CURRENCIES.iter().find(|(_, list)| lists(list, code)).map(|(exponent, _)| *exponent)
+    let exponent = EXPONENTS[place(code.as_bytes())?];
+    (exponent != NO_CURRENCY).then_some(exponent.into())
 }
 
-/// Whether a code is in a list of [`CURRENCIES`]. Every amount is looked up several times on its
-/// way, so this is a binary search: each code but the last has a blank behind it, four bytes.
-fn lists(list: &str, code: &str) -> bool {
-    let (codes, last) = list.as_bytes().as_chunks::<4>();
-    let code = code.as_bytes();
-    last == code || codes.binary_search_by(|known| known[..3].cmp(code)).is_ok()
+/// [`CURRENCIES`] by the [`place`] of their codes: every amount is looked up several times on its
+/// way.
+static EXPONENTS: [u8; PLACES] = {
+    let mut exponents = [NO_CURRENCY; PLACES];
+    let mut list = 0;
+    while list < CURRENCIES.len() {
+        let (exponent, codes) = CURRENCIES[list];
+        let mut rest = codes.as_bytes();
+        while let Some((code, more)) = rest.split_first_chunk::<3>() {
+            let Some(place) = place(code) else { panic!("a code has three capital letters") };
+            exponents[place] = exponent;
+            rest = match more {
+                [_blank, more @ ..] => more,
+                [] => more,
+            };
+        }
+        list += 1;
+    }
+    exponents
+};
+
+/// How many codes of three capital letters there are.
+const PLACES: usize = 26 * 26 * 26;
+
+/// Stands for no currency in [`EXPONENTS`].
+const NO_CURRENCY: u8 = u8::MAX;
+
+/// The place of a code among all of three capital letters, in their order.
+const fn place(code: &[u8]) -> Option<usize> {
+    match code {
+        [a @ b'A'..=b'Z', b @ b'A'..=b'Z', c @ b'A'..=b'Z'] => {
+            let [a, b, c] = [*a - b'A', *b - b'A', *c - b'A'];
+            Some((a as usize * 26 + b as usize) * 26 + c as usize)
+        }
+        _ => None,
+    }
 }
 
 /// The amount in smallest units of its currency: 1234 for 12.34 USD.
@@ -130,14 +158,10 @@ pub fn problems(money: &Money) -> Vec<MoneyError> {
 }
 
 fn currency_exponent(code: &str) -> Result<u32, MoneyError> {
-    if !is_code(code) {
+    if place(code.as_bytes()).is_none() {
         return Err(MoneyError::MalformedCurrency(code.chars().take(16).collect()));
     }
     exponent(code).ok_or_else(|| MoneyError::UnknownCurrency(code.to_owned()))
-}
-
-fn is_code(code: &str) -> bool {
-    code.len() == 3 && code.bytes().all(|b| b.is_ascii_uppercase())
 }
 
 fn smallest_nanos(exponent: u32) -> i32 {
@@ -155,10 +179,13 @@ mod tests {
     #[test]
     fn every_listed_code_is_well_formed_and_listed_once() {
         let mut codes: Vec<_> = CURRENCIES.iter().flat_map(|(_, list)| list.split(' ')).collect();
-        assert!(codes.iter().all(|code| is_code(code)), "{codes:?}");
+        assert!(codes.iter().all(|code| place(code.as_bytes()).is_some()), "{codes:?}");
         for (exponent, list) in CURRENCIES {
             assert!(list.split(' ').is_sorted(), "{list}");
-            assert!(list.split(' ').all(|code| super::exponent(code) == Some(exponent)), "{list}");
+            assert!(
+                list.split(' ').all(|code| super::exponent(code) == Some(exponent.into())),
+                "{list}"
+            );
         }
         let count = codes.len();
         codes.sort_unstable();

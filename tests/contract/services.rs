@@ -82,8 +82,8 @@ impl Dispatch for Echo {
         &self,
         request: Request<C>,
     ) -> Result<Response<CommandReceipt>, Status> {
-        let command = request.into_inner();
-        let context = command.context().cloned().unwrap_or_default();
+        let mut command = request.into_inner();
+        let context = command.take_context().unwrap_or_default();
         let event_ids =
             vec![command.method().to_owned(), command.type_name().to_owned(), context.request_id];
         let aggregate_id = format!("{}-{}", C::AGGREGATE, command.key());

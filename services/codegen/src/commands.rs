@@ -74,8 +74,8 @@ fn implementation(aggregate: &Aggregate) -> TokenStream {
                 match self { #(Self::#variants(..) => #methods,)* }
             }
 
-            fn context(&self) -> Option<&crate::daybook::v1::CommandContext> {
-                match self { #(Self::#variants(request, ..) => request.context.as_ref(),)* }
+            fn take_context(&mut self) -> Option<crate::daybook::v1::CommandContext> {
+                match self { #(Self::#variants(request, ..) => request.context.take(),)* }
             }
 
             fn key(&self) -> &str {
@@ -92,11 +92,13 @@ fn implementation(aggregate: &Aggregate) -> TokenStream {
 
             fn content(&self) -> Vec<u8> {
                 match self {
-                    #(Self::#variants(request, ..) => {
-                        let mut request = request.clone();
-                        request.context = None;
-                        prost::Message::encode_to_vec(&request)
-                    })*
+                    #(Self::#variants(request, ..) => match request.context {
+                        None => prost::Message::encode_to_vec(request),
+                        Some(_) => {
+                            let request = #requests { context: None, ..request.clone() };
+                            prost::Message::encode_to_vec(&request)
+                        }
+                    },)*
                 }
             }
 

@@ -146,7 +146,7 @@ impl CommandBus {
         if !violations.is_empty() {
             return Err(Error::invalid(violations));
         }
-        let context = command.context().cloned().unwrap_or_default();
+        let context = command.take_context().unwrap_or_default();
         let caller = Caller::new(context, command.type_name(), || command.content())?;
         if command.key().is_empty() && command.generates_key() {
             command.set_key(Uuid::now_v7().to_string());

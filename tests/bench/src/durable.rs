@@ -155,7 +155,9 @@ impl Dispatch for Durable {
         &self,
         request: Request<C>,
     ) -> Result<Response<CommandReceipt>, Status> {
-        Ok(Response::new(self.make_durable(request.into_inner().content()).await?))
+        let mut command = request.into_inner();
+        command.take_context();
+        Ok(Response::new(self.make_durable(command.content()).await?))
     }
 }
 

@@ -55,15 +55,19 @@ impl Dispatch for Plain {
         &self,
         request: Request<C>,
     ) -> Result<Response<CommandReceipt>, Status> {
-        let command = request.into_inner();
-        let receipt = self.record(&command).await;
+        let mut command = request.into_inner();
+        let context = command.take_context().unwrap_or_default();
+        let receipt = self.record(&context.request_id, &command).await;
         Ok(Response::new(receipt.map_err(|error| Status::internal(error.to_string()))?))
     }
 }
 
 impl Plain {
-    async fn record<C: CommandSet>(&self, command: &C) -> Result<CommandReceipt, sqlx::Error> {
-        let request_id = command.context().map_or("", |context| context.request_id.as_str());
+    async fn record<C: CommandSet>(
+        &self,
+        request_id: &str,
+        command: &C,
+    ) -> Result<CommandReceipt, sqlx::Error> {
         let mut connection = self.connection.lock().await;
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
         let before: Option<i64> =

@@ -8,6 +8,7 @@
 
 mod heads;
 mod index;
+mod insert;
 mod raw;
 mod reader;
 mod scan;

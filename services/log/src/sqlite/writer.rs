@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Bound;
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 
 use futures::future::BoxFuture;
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::oneshot;
 use tracing::warn;
@@ -15,6 +16,7 @@ use uuid::Uuid;
 
 use super::heads::Heads;
 use super::index::{Generation, Index, beside_the_log, is_v7};
+use super::insert::Insert;
 use super::{BUSY_TIMEOUT, FILE_NAME, LEAST_SQLITE, Options, request_column, signed};
 use crate::Error;
 use crate::storage::{ClaimKey, EventRow, Group, Holders, StorageWriter, StoredAnswer};
@@ -31,6 +33,18 @@ const MERGED_PER_ROW: usize = 2;
 
 /// The rows that are merged with a group at least.
 const MERGED_AT_LEAST: usize = 64;
+
+static EVENTS: LazyLock<Insert<6>> = LazyLock::new(|| {
+    Insert::new("INSERT INTO events (position, stream_id, version, leaf_hash, record, request)")
+});
+
+static STREAM_EVENTS: LazyLock<Insert<3>> = LazyLock::new(|| {
+    Insert::new("INSERT OR IGNORE INTO stream_events (stream_id, version, position)")
+});
+
+static REQUESTS: LazyLock<Insert<3>> = LazyLock::new(|| {
+    Insert::new("INSERT OR IGNORE INTO requests (request_id, fingerprint, position)")
+});
 
 /// The writing half. It holds the lock of the store until it is closed or dropped.
 pub struct SqliteWriter {
@@ -225,14 +239,14 @@ impl Store {
         if self.merge.is_none() {
             self.merge = self.index.to_merge(false).map(Merge::new);
         }
-        connection.execute_batch("BEGIN IMMEDIATE")?;
+        begin(connection)?;
         check_versions(connection, &self.heads, &self.index, group)?;
         write(connection, group)?;
         let mut merge = self.merge.clone();
         if let Some(merge) = &mut merge {
             merge.go_on(connection, rows_to_merge.max(MERGED_AT_LEAST))?;
         }
-        connection.execute_batch("COMMIT")?;
+        commit(connection)?;
         self.merge = merge;
         if self.merge.as_ref().is_some_and(|merge| merge.done) {
             self.merge = None;
@@ -282,9 +296,9 @@ impl Store {
             let under_way = self.merge.take();
             let merge = under_way.or_else(|| self.index.to_merge(true).map(Merge::new));
             let Some(mut merge) = merge else { return Ok(()) };
-            connection.execute_batch("BEGIN IMMEDIATE")?;
+            begin(connection)?;
             merge.go_on(connection, usize::MAX)?;
-            connection.execute_batch("COMMIT")?;
+            commit(connection)?;
             self.index.merged();
         }
     }
@@ -301,31 +315,33 @@ impl Merge {
             let ids = self.generation.requests.keys();
             remember_newest(connection, ids)?;
         }
-        let mut insert = connection.prepare_cached(
-            "INSERT OR IGNORE INTO stream_events (stream_id, version, position) VALUES (?, ?, ?)",
-        )?;
         let mut left = rows;
         let from = self.after_event.map_or(Bound::Unbounded, Bound::Excluded);
-        for (&(stream_id, version), position) in
-            self.generation.events.range((from, Bound::Unbounded)).take(left)
-        {
-            insert.execute(params![stream_id, signed(version), signed(*position)])?;
-            self.after_event = Some((stream_id, version));
+        let events = self.generation.events.range((from, Bound::Unbounded)).take(left);
+        let events = events.inspect(|(key, _)| {
+            self.after_event = Some(**key);
             left -= 1;
-        }
-        let mut insert = connection.prepare_cached(
-            "INSERT OR IGNORE INTO requests (request_id, fingerprint, position) VALUES (?, ?, ?)",
-        )?;
+        });
+        let versions = events.map(|(&(stream_id, version), &position)| {
+            [stream_id, signed(version), signed(position)].map(ValueRef::Integer)
+        });
+        STREAM_EVENTS.all(connection, versions)?;
         let from = self.after_request.map_or(Bound::Unbounded, Bound::Excluded);
-        for (id, row) in self.generation.requests.range((from, Bound::Unbounded)).take(left) {
-            // Other answers are in the table since they were given.
-            if let StoredAnswer::Recorded(position) = row.answer {
-                let (id, fingerprint) = (id.as_bytes().as_slice(), row.fingerprint.as_slice());
-                insert.execute(params![id, fingerprint, signed(position)])?;
-            }
-            self.after_request = Some(*id);
+        let requests = self.generation.requests.range((from, Bound::Unbounded)).take(left);
+        let requests = requests.inspect(|(id, _)| {
+            self.after_request = Some(**id);
             left -= 1;
-        }
+        });
+        // Other answers are in the table since they were given.
+        let recorded = requests.filter_map(|(id, row)| match row.answer {
+            StoredAnswer::Recorded(position) => Some([
+                ValueRef::Blob(id.as_bytes()),
+                ValueRef::Blob(&row.fingerprint),
+                ValueRef::Integer(signed(position)),
+            ]),
+            StoredAnswer::Other(_) => None,
+        });
+        REQUESTS.all(connection, recorded)?;
         if left > 0 {
             let sql = "UPDATE store SET indexed = max(indexed, ?)";
             connection.prepare_cached(sql)?.execute([signed(self.generation.last)])?;
@@ -370,6 +386,15 @@ fn connect(options: &Options) -> Result<Connection, Problem> {
 fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
     let mut parts = text.split('.').map(|part| part.parse().ok());
     Some((parts.next()??, parts.next()??, parts.next()??))
+}
+
+fn begin(connection: &Connection) -> rusqlite::Result<()> {
+    connection.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop)
+}
+
+/// Commits: what was written is durable when this returns.
+fn commit(connection: &Connection) -> rusqlite::Result<()> {
+    connection.prepare_cached("COMMIT")?.execute([]).map(drop)
 }
 
 /// Checks that each event follows the last of its stream. The index that would refuse a second
@@ -430,32 +455,31 @@ fn write(connection: &Connection, group: &Group) -> Result<(), Problem> {
 }
 
 fn write_events(connection: &Connection, group: &Group) -> Result<(), Problem> {
-    let mut requests: BTreeMap<u64, [u8; 32]> = BTreeMap::new();
-    for row in &group.requests {
-        if let StoredAnswer::Recorded(position) = row.answer {
-            requests.insert(position, request_column(row));
-        }
-    }
-    let mut insert = connection.prepare_cached(
-        "INSERT INTO events (position, stream_id, version, leaf_hash, record, request)
-         VALUES (?, ?, ?, ?, ?, ?)",
-    )?;
-    for row in &group.events {
-        let position = row.record.position;
-        insert.execute(params![
-            signed(position),
-            row.stream_id,
-            signed(row.version),
-            row.leaf_hash.as_slice(),
-            row.record.bytes.as_ref(),
-            requests.remove(&position).as_ref().map(|column| column.as_slice()),
-        ])?;
-    }
-    match requests.first_key_value() {
-        None => Ok(()),
-        Some((position, _)) => {
-            Err(Problem::Refused(format!("a request has recorded {position}, which is not here")))
-        }
+    let recorded = group.requests.iter().filter_map(|row| match row.answer {
+        StoredAnswer::Recorded(position) => Some((position, request_column(row))),
+        StoredAnswer::Other(_) => None,
+    });
+    let requests: BTreeMap<u64, [u8; 32]> = recorded.collect();
+    let mut known = 0;
+    let rows = group.events.iter().map(|row| {
+        let request = requests.get(&row.record.position);
+        known += usize::from(request.is_some());
+        [
+            ValueRef::Integer(signed(row.record.position)),
+            ValueRef::Integer(row.stream_id),
+            ValueRef::Integer(signed(row.version)),
+            ValueRef::Blob(&row.leaf_hash),
+            ValueRef::Blob(&row.record.bytes),
+            request.map_or(ValueRef::Null, |request| ValueRef::Blob(request)),
+        ]
+    });
+    EVENTS.all(connection, rows)?;
+    match known == requests.len() {
+        true => Ok(()),
+        false => Err(Problem::Refused(format!(
+            "requests have recorded {:?}, and not all of it is here",
+            requests.keys()
+        ))),
     }
 }
 
