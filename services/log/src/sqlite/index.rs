@@ -1,11 +1,12 @@
 //! The part of the indexes that is in memory only.
 //!
 //! An append writes the log alone. What the tables `stream_events` and `requests` do not hold yet
-//! stands here in generations: one is filled by what is appended; when it is full it is merged into
-//! the tables, in their order and a slice with each group, while the next one fills. A merged
-//! generation keeps its requests in memory until the next one is merged, so that recent requests
-//! are found, and new ones known to be new, without a look at the tables. After a start the
-//! generation to fill is read from the end of the log.
+//! stands here: what is appended fills one part of each index; when it is full it is merged into
+//! its table, in its order and a slice with each group, while the next one fills. Entries of events go
+//! to pages by chance, so many are gathered before; requests mostly go to the end of their table, and
+//! take more memory, so fewer are. Merged requests stay in memory until the next are merged, so that recent
+//! ones are found, and new ones known to be new, without a look at the tables. After a start what
+//! is to be filled is read from the end of the log.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -14,47 +15,66 @@ use uuid::Uuid;
 
 use crate::storage::{Group, Recall, RequestRow, StoredAnswer};
 
-/// A part of what was appended, as the tables hold it.
+/// How often requests are merged for once that events are.
+const REQUESTS_MORE_OFTEN: usize = 4;
+
+/// The position of each version of a stream, by number.
+pub(super) type Versions = BTreeMap<(i64, u64), u64>;
+
+/// Answered requests.
 #[derive(Debug, Default)]
-pub(super) struct Generation {
-    /// The position of each version of a stream, by number.
-    pub events: BTreeMap<(i64, u64), u64>,
-    pub requests: BTreeMap<Uuid, RequestRow>,
-    /// The greatest id of its requests.
+pub(super) struct Requests {
+    pub rows: BTreeMap<Uuid, RequestRow>,
+    /// The greatest id.
     greatest: Uuid,
-    /// The position of its last event.
-    pub last: u64,
 }
 
-impl Generation {
-    pub fn add_event(&mut self, stream_id: i64, version: u64, position: u64) {
-        self.events.insert((stream_id, version), position);
-        self.last = self.last.max(position);
-    }
-
-    /// The last version of a stream here.
-    fn head(&self, stream_id: i64) -> Option<u64> {
-        let last = self.events.range((stream_id, 0)..=(stream_id, u64::MAX)).next_back();
-        last.map(|((_, version), _)| *version)
-    }
-
-    pub fn add_request(&mut self, row: RequestRow) {
+impl Requests {
+    pub fn add(&mut self, row: RequestRow) {
         self.greatest = self.greatest.max(row.id);
-        self.requests.insert(row.id, row);
+        self.rows.insert(row.id, row);
     }
 
     /// Most requests are new, and their ids greater than all that are here.
-    fn request(&self, id: &Uuid) -> Option<&RequestRow> {
-        (*id <= self.greatest).then(|| self.requests.get(id))?
+    fn get(&self, id: &Uuid) -> Option<&RequestRow> {
+        (*id <= self.greatest).then(|| self.rows.get(id))?
     }
 
-    fn is_full(&self, size: usize) -> bool {
-        self.events.len() >= size || self.requests.len() >= size
+    fn newest(&self) -> Option<Uuid> {
+        self.rows.keys().rev().find(|id| is_v7(id)).copied()
     }
+}
 
-    fn newest_request(&self) -> Option<Uuid> {
-        self.requests.keys().rev().find(|id| is_v7(id)).copied()
+/// What was appended and is not in the tables.
+#[derive(Debug, Default)]
+pub(super) struct Filling {
+    versions: Versions,
+    pub requests: Requests,
+    /// The position of the last event.
+    last: u64,
+}
+
+impl Filling {
+    pub fn add_event(&mut self, stream_id: i64, version: u64, position: u64) {
+        self.versions.insert((stream_id, version), position);
+        self.last = self.last.max(position);
     }
+}
+
+/// What is being merged. Without versions, only requests are.
+#[derive(Debug)]
+pub(super) struct Merging {
+    pub versions: Versions,
+    pub requests: Arc<Requests>,
+    /// The requests of all events up to here are in the table afterwards, and so are the events if
+    /// there are some.
+    pub last: u64,
+}
+
+/// The last version of a stream.
+fn head(versions: &Versions, stream_id: i64) -> Option<u64> {
+    let last = versions.range((stream_id, 0)..=(stream_id, u64::MAX)).next_back();
+    last.map(|((_, version), _)| *version)
 }
 
 /// Ids of this kind begin with the time, so that those of new requests are greater than all others.
@@ -65,100 +85,104 @@ pub(super) fn is_v7(id: &Uuid) -> bool {
 /// What of the indexes is in memory. Clones are the same.
 #[derive(Debug, Clone)]
 pub(super) struct Index {
-    /// The events or requests of a generation.
+    /// How many events are merged at once.
     size: usize,
-    generations: Arc<RwLock<Generations>>,
+    parts: Arc<RwLock<Parts>>,
 }
 
 #[derive(Debug)]
-struct Generations {
-    filling: Generation,
-    merging: Option<Arc<Generation>>,
-    /// Its events are in the tables; only the requests are of use.
-    merged: Option<Arc<Generation>>,
+struct Parts {
+    filling: Filling,
+    merging: Option<Arc<Merging>>,
+    /// The requests that were merged last.
+    merged: Option<Arc<Requests>>,
     /// No UUIDv7 that is in the tables alone is greater than this.
     newest: Uuid,
 }
 
 impl Index {
-    pub fn new(size: usize, filling: Generation, newest: Uuid) -> Self {
-        let generations = Generations { filling, merging: None, merged: None, newest };
-        Self { size, generations: Arc::new(RwLock::new(generations)) }
+    pub fn new(size: usize, filling: Filling, newest: Uuid) -> Self {
+        let parts = Parts { filling, merging: None, merged: None, newest };
+        Self { size, parts: Arc::new(RwLock::new(parts)) }
     }
 
     /// Takes up what is durable now.
     pub fn add(&self, group: &Group) {
-        let mut generations = self.write();
+        let mut parts = self.write();
         for row in &group.events {
-            generations.filling.add_event(row.stream_id, row.version, row.record.position);
+            parts.filling.add_event(row.stream_id, row.version, row.record.position);
         }
         for row in &group.requests {
-            generations.filling.add_request(row.clone());
+            parts.filling.requests.add(row.clone());
         }
     }
 
-    /// The generation to merge: the one under way, or the one that is full, or, when `all`, any.
-    pub fn to_merge(&self, all: bool) -> Option<Arc<Generation>> {
-        let mut generations = self.write();
-        let filling = &generations.filling;
-        let empty = filling.events.is_empty() && filling.requests.is_empty();
-        if generations.merging.is_some() || empty || !(all || filling.is_full(self.size)) {
-            return generations.merging.clone();
+    /// What to merge: what is under way, or else what is full, or, when `all`, whatever there is.
+    pub fn to_merge(&self, all: bool) -> Option<Arc<Merging>> {
+        let mut parts = self.write();
+        let Parts { filling: Filling { versions, requests, last }, merging, .. } = &mut *parts;
+        let empty = versions.is_empty() && requests.rows.is_empty();
+        let events_too = all || versions.len() >= self.size;
+        let full = events_too || requests.rows.len() >= self.size.div_ceil(REQUESTS_MORE_OFTEN);
+        if merging.is_none() && !empty && full {
+            let versions = if events_too { std::mem::take(versions) } else { Versions::new() };
+            let requests = Arc::new(std::mem::take(requests));
+            *merging = Some(Arc::new(Merging { versions, requests, last: *last }));
         }
-        generations.merging = Some(Arc::new(std::mem::take(&mut generations.filling)));
-        generations.merging.clone()
+        merging.clone()
     }
 
-    /// The generation under way is in the tables.
+    /// What was under way is in the tables.
     pub fn merged(&self) {
-        let mut generations = self.write();
-        let merging = generations.merging.take();
-        let out = std::mem::replace(&mut generations.merged, merging);
-        if let Some(newest) = out.as_ref().and_then(|out| out.newest_request()) {
-            generations.newest = generations.newest.max(newest);
+        let mut parts = self.write();
+        let merging = parts.merging.take();
+        let requests = merging.as_ref().map(|merging| merging.requests.clone());
+        let out = std::mem::replace(&mut parts.merged, requests);
+        if let Some(newest) = out.as_ref().and_then(|out| out.newest()) {
+            parts.newest = parts.newest.max(newest);
         }
-        drop(generations);
+        drop(parts);
         // Thousands of small parts are freed here, outside of the lock.
-        drop(out);
+        drop((merging, out));
     }
 
     /// The last version of a stream, if one of its events is in memory. It is then the last of all.
     pub fn last_version(&self, stream_id: i64) -> Option<u64> {
-        let generations = self.read();
-        let merging = || generations.merging.as_ref()?.head(stream_id);
-        generations.filling.head(stream_id).or_else(merging)
+        let parts = self.read();
+        let merging = || head(&parts.merging.as_ref()?.versions, stream_id);
+        head(&parts.filling.versions, stream_id).or_else(merging)
     }
 
     /// The positions of the versions of a stream that are in memory, in the order of versions.
     /// Those before the first of them are in the tables.
     pub fn positions(&self, stream_id: i64) -> Vec<(u64, u64)> {
-        let generations = self.read();
-        let parts = [generations.merging.as_deref(), Some(&generations.filling)];
-        let versions = parts
+        let parts = self.read();
+        let merging = parts.merging.as_ref().map(|merging| &merging.versions);
+        let versions = merging
             .into_iter()
-            .flatten()
-            .flat_map(|part| part.events.range((stream_id, 0)..=(stream_id, u64::MAX)));
+            .chain([&parts.filling.versions])
+            .flat_map(|versions| versions.range((stream_id, 0)..=(stream_id, u64::MAX)));
         versions.map(|((_, version), position)| (*version, *position)).collect()
     }
 
     /// What is known of a request without a look at the tables.
     pub fn recall(&self, id: &Uuid) -> Recall {
-        let generations = self.read();
-        let merging = || generations.merging.as_ref()?.request(id);
-        let merged = || generations.merged.as_ref()?.request(id);
-        match generations.filling.request(id).or_else(merging).or_else(merged) {
+        let parts = self.read();
+        let merging = || parts.merging.as_ref()?.requests.get(id);
+        let merged = || parts.merged.as_ref()?.get(id);
+        match parts.filling.requests.get(id).or_else(merging).or_else(merged) {
             Some(row) => Recall::Stored(row.clone()),
-            None if is_v7(id) && *id > generations.newest => Recall::New,
+            None if is_v7(id) && *id > parts.newest => Recall::New,
             None => Recall::Unknown,
         }
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Generations> {
-        self.generations.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> RwLockReadGuard<'_, Parts> {
+        self.parts.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Generations> {
-        self.generations.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> RwLockWriteGuard<'_, Parts> {
+        self.parts.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

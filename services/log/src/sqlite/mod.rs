@@ -19,7 +19,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use futures::TryStreamExt;
+use rusqlite::OpenFlags;
+use rusqlite::types::Type;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
@@ -31,7 +32,7 @@ use uuid::Uuid;
 use crate::Error;
 use crate::limits::INDEX_AFTER;
 use crate::storage::{RequestRow, StoreInfo, StoredAnswer};
-use index::{Generation, Index};
+use index::{Filling, Index};
 pub use raw::{RawClaim, RawIndex, RawRequest, RawRow};
 pub use reader::SqliteReader;
 pub use writer::SqliteWriter;
@@ -95,8 +96,8 @@ pub async fn open(options: Options) -> Result<Sqlite, Error> {
         .connect_with(read_only(&options.directory))
         .await
         .map_err(|error| failed(error.to_string()))?;
-    let index = read_index(&pool, options.index_after.get());
-    let index = index.await.map_err(|error| failed(error.to_string()))?;
+    let index = read_index(&options.directory, options.index_after.get()).await;
+    let index = index.map_err(failed)?;
     let reader = SqliteReader::new(pool, &options.directory, index.clone());
     let writer = SqliteWriter::start(options, index, lock).map_err(failed)?;
     Ok(Sqlite { info, writer, reader })
@@ -126,8 +127,7 @@ pub async fn open_reader(directory: &Path) -> Result<SqliteReader, Error> {
     if format > ours {
         return Err(failed("it was written by a later version of Daybook: use that".to_owned()));
     }
-    let index = read_index(&pool, INDEX_AFTER).await;
-    let index = index.map_err(|error| failed(error.to_string()))?;
+    let index = read_index(directory, INDEX_AFTER).await.map_err(failed)?;
     Ok(SqliteReader::new(pool, directory, index))
 }
 
@@ -211,34 +211,48 @@ async fn store_info(connection: &mut SqliteConnection) -> Result<StoreInfo, sqlx
     })
 }
 
-/// What the tables of the indexes do not hold yet, from the end of the log.
-async fn read_index(pool: &SqlitePool, size: usize) -> Result<Index, sqlx::Error> {
-    let mut connection = pool.acquire().await?;
-    let mut moment = connection.begin().await?;
-    let (indexed, newest): (i64, Vec<u8>) =
-        sqlx::query_as("SELECT indexed, newest_request FROM store").fetch_one(&mut *moment).await?;
-    let newest = Uuid::from_slice(&newest)
-        .map_err(|error| sqlx::Error::Protocol(format!("store.newest_request: {error}")))?;
-    let mut rows = sqlx::query(
+/// What the tables of the indexes do not hold yet, from the end of the log. It may be as much as
+/// [`INDEX_AFTER`] events and twice that.
+async fn read_index(directory: &Path, size: usize) -> Result<Index, String> {
+    let path = directory.join(FILE_NAME);
+    let read = tokio::task::spawn_blocking(move || {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = rusqlite::Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        let moment = connection.transaction()?;
+        tail(&moment)
+    });
+    let read = read.await.map_err(|error| error.to_string())?;
+    let (filling, newest) = read.map_err(|error| error.to_string())?;
+    Ok(Index::new(size, filling, newest))
+}
+
+fn tail(store: &rusqlite::Connection) -> rusqlite::Result<(Filling, Uuid)> {
+    let (indexed, requests_indexed, newest): (i64, i64, [u8; 16]) = store.query_row(
+        "SELECT indexed, requests_indexed, newest_request FROM store",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )?;
+    let mut events = store.prepare(
         "SELECT position, stream_id, version, request FROM events
          WHERE position > ? ORDER BY position",
-    )
-    .bind(indexed)
-    .fetch(&mut *moment);
-    let mut tail = Generation::default();
-    while let Some(row) = rows.try_next().await? {
-        let position = unsigned(row.get(0));
-        tail.add_event(row.get(1), unsigned(row.get(2)), position);
-        if let Some(request) = row.get::<Option<&[u8]>, _>(3) {
-            let request = request_of(request, position).ok_or_else(|| {
+    )?;
+    let mut rows = events.query([indexed])?;
+    let mut filling = Filling::default();
+    while let Some(row) = rows.next()? {
+        let position = row.get(0)?;
+        filling.add_event(row.get(1)?, unsigned(row.get(2)?), unsigned(position));
+        if position > requests_indexed
+            && let Some(request) = row.get_ref(3)?.as_blob_or_null()?
+        {
+            let request = request_of(request, unsigned(position)).ok_or_else(|| {
                 let problem = format!("the request of position {position} is damaged");
-                sqlx::Error::Protocol(problem)
+                rusqlite::Error::FromSqlConversionFailure(3, Type::Blob, problem.into())
             })?;
-            tail.add_request(request);
+            filling.requests.add(request);
         }
     }
-    drop(rows);
-    Ok(Index::new(size, tail, newest))
+    Ok((filling, Uuid::from_bytes(newest)))
 }
 
 /// The column `request` of an event.

@@ -15,7 +15,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::heads::Heads;
-use super::index::{Generation, Index, beside_the_log, is_v7};
+use super::index::{Index, Merging, beside_the_log, is_v7};
 use super::insert::Insert;
 use super::{BUSY_TIMEOUT, FILE_NAME, LEAST_SQLITE, Options, request_column, signed};
 use crate::Error;
@@ -28,7 +28,7 @@ const CHECKPOINT_PAGES: u32 = 4000;
 const STATEMENTS: usize = 32;
 
 /// How many rows are merged into the indexes for each event and each request that is appended: more
-/// than one, so that a generation is merged before the next is full, whatever it is full of.
+/// than one, so that what is full is merged before the next is full, whatever it is full of.
 const MERGED_PER_ROW: usize = 2;
 
 /// The rows that are merged with a group at least.
@@ -152,14 +152,14 @@ struct Store {
     options: Options,
     index: Index,
     heads: Heads,
-    /// How far the generation that is being merged is in the tables.
+    /// How far what is being merged is in the tables.
     merge: Option<Merge>,
     _lock: File,
 }
 
 #[derive(Clone)]
 struct Merge {
-    generation: Arc<Generation>,
+    rows: Arc<Merging>,
     after_event: Option<(i64, u64)>,
     after_request: Option<Uuid>,
     done: bool,
@@ -305,19 +305,18 @@ impl Store {
 }
 
 impl Merge {
-    fn new(generation: Arc<Generation>) -> Self {
-        Self { generation, after_event: None, after_request: None, done: false }
+    fn new(rows: Arc<Merging>) -> Self {
+        Self { rows, after_event: None, after_request: None, done: false }
     }
 
     /// Merges the next rows in the order of the tables. A row may be there from before a crash.
     fn go_on(&mut self, connection: &Connection, rows: usize) -> rusqlite::Result<()> {
         if self.after_event.is_none() && self.after_request.is_none() {
-            let ids = self.generation.requests.keys();
-            remember_newest(connection, ids)?;
+            remember_newest(connection, self.rows.requests.rows.keys())?;
         }
         let mut left = rows;
         let from = self.after_event.map_or(Bound::Unbounded, Bound::Excluded);
-        let events = self.generation.events.range((from, Bound::Unbounded)).take(left);
+        let events = self.rows.versions.range((from, Bound::Unbounded)).take(left);
         let events = events.inspect(|(key, _)| {
             self.after_event = Some(**key);
             left -= 1;
@@ -327,7 +326,7 @@ impl Merge {
         });
         STREAM_EVENTS.all(connection, versions)?;
         let from = self.after_request.map_or(Bound::Unbounded, Bound::Excluded);
-        let requests = self.generation.requests.range((from, Bound::Unbounded)).take(left);
+        let requests = self.rows.requests.rows.range((from, Bound::Unbounded)).take(left);
         let requests = requests.inspect(|(id, _)| {
             self.after_request = Some(**id);
             left -= 1;
@@ -343,8 +342,11 @@ impl Merge {
         });
         REQUESTS.all(connection, recorded)?;
         if left > 0 {
-            let sql = "UPDATE store SET indexed = max(indexed, ?)";
-            connection.prepare_cached(sql)?.execute([signed(self.generation.last)])?;
+            let last = signed(self.rows.last);
+            let events = if self.rows.versions.is_empty() { 0 } else { last };
+            let sql = "UPDATE store SET indexed = max(indexed, ?),
+                       requests_indexed = max(requests_indexed, ?)";
+            connection.prepare_cached(sql)?.execute([events, last])?;
             self.done = true;
         }
         Ok(())

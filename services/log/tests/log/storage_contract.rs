@@ -122,6 +122,20 @@ async fn refuses_a_second_event_of_a_version_and_writes_nothing_of_the_group(mut
     storage.writer.commit(group.into()).await.unwrap();
 }
 
+async fn knows_after_a_failed_group_which_version_comes_next(mut storage: Opened) {
+    storage.writer.commit(two_streams().into()).await.unwrap();
+    // Its events are in order; what fails comes after them.
+    let claims = [(name("x"), Holders { before: Some(2), after: None })].into();
+    let events = vec![event(5, 1, 4), event(6, 2, 2)];
+    let group = Group { events: events.clone(), claims, ..Group::default() };
+    let refused = storage.writer.commit(group.into()).await;
+    assert!(matches!(refused, Err(Error::NotWritten { .. })), "{refused:?}");
+    let skips = Group { events: vec![event(5, 1, 5)], ..Group::default() };
+    let refused = storage.writer.commit(skips.into()).await;
+    assert!(matches!(refused, Err(Error::NotWritten { .. })), "{refused:?}");
+    storage.writer.commit(Group { events, ..Group::default() }.into()).await.unwrap();
+}
+
 async fn keeps_who_holds_a_claim(mut storage: Opened) {
     storage.writer.commit(two_streams().into()).await.unwrap();
     let asked = [name("y"), name("x"), name("it's \"quoted\"")];
@@ -169,6 +183,7 @@ every_storage!(
     reads_back_what_was_committed,
     finds_requests_by_id,
     refuses_a_second_event_of_a_version_and_writes_nothing_of_the_group,
+    knows_after_a_failed_group_which_version_comes_next,
     keeps_who_holds_a_claim,
     keeps_the_published_mark,
     takes_a_group_of_any_size,

@@ -11,7 +11,9 @@ use daybook_contract::daybook::v1::{
 use daybook_contract::error::Error;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use sqlx::sqlite::{SqliteConnection, SqlitePool};
+use sqlx::Row;
+use sqlx::pool::PoolConnection;
+use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::engine::Retried;
@@ -389,12 +391,29 @@ async fn read_once<T, F>(pool: &SqlitePool, query: &F) -> Result<(T, u64), sqlx:
 where
     F: for<'c> Fn(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>,
 {
-    let mut transaction = pool.begin().await?;
-    let position: i64 =
-        sqlx::query_scalar("SELECT position FROM checkpoint").fetch_one(&mut *transaction).await?;
-    let answer = query(&mut transaction).await?;
-    transaction.commit().await?;
-    Ok((answer, super::store::from_i64(position)))
+    let mut moment = Moment { connection: pool.acquire().await?, ended: false };
+    let begin = sqlx::raw_sql("BEGIN; SELECT position FROM checkpoint");
+    let position: i64 = begin.fetch_one(&mut *moment.connection).await?.try_get(0)?;
+    let answer = query(&mut moment.connection).await?;
+    sqlx::raw_sql("COMMIT").execute(&mut *moment.connection).await?;
+    moment.ended = true;
+    Ok((answer, store::from_i64(position)))
+}
+
+/// A transaction that only reads. One of sqlx waits for the thread of the connection three times
+/// more.
+struct Moment {
+    connection: PoolConnection<Sqlite>,
+    /// The transaction has ended; otherwise it does so with its connection.
+    ended: bool,
+}
+
+impl Drop for Moment {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.connection.close_on_drop();
+        }
+    }
 }
 
 pub(crate) fn not_serving() -> Error {

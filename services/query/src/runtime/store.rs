@@ -188,6 +188,8 @@ fn options(path: &Path) -> SqliteConnectOptions {
 pub(crate) async fn readers(path: &Path, most: u32) -> Result<SqlitePool, sqlx::Error> {
     let pool = SqlitePoolOptions::new()
         .max_connections(most)
+        // A connection to a file does not go away; asking it would cost as much as the query.
+        .test_before_acquire(false)
         .acquire_timeout(Duration::from_secs(10))
         .idle_timeout(Duration::from_secs(60));
     pool.connect_with(options(path).read_only(true)).await

@@ -70,6 +70,29 @@ async fn a_log_is_followed_to_its_end_and_on() {
     host.shutdown().await;
 }
 
+/// Whoever leaves in the middle leaves no transaction behind, in which the next would see old rows.
+#[tokio::test]
+async fn a_read_that_is_given_up_or_fails_does_no_harm_to_the_next() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    let settings = Settings { readers: 1, ..settings(&dir) };
+    let source = Arc::new(log.clone());
+    let host = Host::open(settings, source.clone(), source, start_sums::<NONE, 1>).unwrap();
+    log.append("a", opened("A", usd(0)));
+    until_position(&host, 1).await;
+    let sums = handle(&host, "sums");
+    for _ in 0..3 {
+        let endless = sums.read(None, |_| std::future::pending::<Result<(), _>>().boxed());
+        tokio::time::timeout(Duration::from_millis(50), endless).await.unwrap_err();
+        let wrong = sums.read(None, |rows| rows.execute("SELECT nothing").boxed());
+        wrong.await.map(drop).unwrap_err();
+        log.append("a", deposited(usd(1)));
+        until_position(&host, log.position()).await;
+        let (_, position) = sums.read(None, |_| ready(Ok(())).boxed()).await.unwrap();
+        assert_eq!(position, log.position());
+    }
+    host.shutdown().await;
+}
+
 #[tokio::test]
 async fn rows_come_and_go() {
     let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
