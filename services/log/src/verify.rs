@@ -84,7 +84,7 @@ async fn check(
             check_index(&row, index.indexed, &mut findings);
             let event = check_row(&row, &mut versions, &mut last_time, &mut findings);
             if let Some(event) = event {
-                check_request(&row, &event, index.indexed, &mut findings);
+                check_request(&row, &event, index.requests_indexed, &mut findings);
                 claims.follow(&row, &event, &mut findings);
             }
             findings.events += 1;

@@ -1,11 +1,10 @@
-//! The ceiling of whatever is durable: the server that does nothing ([`crate::noop`]), which first
-//! makes the content of each command durable and then answers.
+//! The server that does nothing ([`crate::noop`]), which first makes the content of each command
+//! durable and then answers.
 //!
 //! It takes what has come meanwhile together, as daybook does, and waits for the disk once. It
-//! checks nothing, decides nothing and remembers nothing, and it writes less. So what is between it
-//! and the no-op server is what durability costs any design on this machine, and what is between it
-//! and daybook is what daybook adds. It runs as a process of its own
-//! (`daybook-bench durable-server DIR MEDIUM [BROKERS TOPIC]`).
+//! checks nothing, decides nothing and remembers nothing, and it writes less. What is between it
+//! and the no-op server is what durability costs; what is between it and daybook is what daybook
+//! adds. It runs as a process of its own (`daybook-bench durable-server DIR MEDIUM [BROKERS TOPIC]`).
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -61,11 +60,15 @@ pub async fn serve(directory: &Path, kind: MediumKind, sink: Option<Sink>) -> Re
                 eprintln!("the group is not durable: {error:#}");
                 continue;
             }
-            for Waiting { content, durable } in group {
-                if let Some(sink) = &sink {
-                    sink.send(&content);
-                }
-                let _ = durable.send(());
+            let contents: Vec<_> = group
+                .into_iter()
+                .map(|Waiting { content, durable }| {
+                    let _ = durable.send(());
+                    content
+                })
+                .collect();
+            if let Some(sink) = &sink {
+                contents.iter().for_each(|content| sink.send(content));
             }
         }
     });
@@ -119,14 +122,16 @@ impl Medium {
                 *at += bytes.len() as u64;
             }
             Self::Sqlite(connection) => {
-                connection.execute_batch("BEGIN IMMEDIATE")?;
-                let sql = "INSERT INTO events (content) VALUES (?)";
-                let mut insert = connection.prepare_cached(sql)?;
-                for waiting in group {
-                    insert.execute([&waiting.content])?;
-                }
-                drop(insert);
-                connection.execute_batch("COMMIT")?;
+                connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+                let contents: Vec<_> = group.iter().map(|waiting| &waiting.content).collect();
+                let (several, rest) = contents.as_chunks::<8>();
+                let insert = "INSERT INTO events (content) VALUES";
+                let eight = format!("{insert} (?), (?), (?), (?), (?), (?), (?), (?)");
+                let mut eight = connection.prepare_cached(&eight)?;
+                several.iter().try_for_each(|eight_of| eight.execute(*eight_of).map(drop))?;
+                let mut one = connection.prepare_cached(&format!("{insert} (?)"))?;
+                rest.iter().try_for_each(|content| one.execute([content]).map(drop))?;
+                connection.prepare_cached("COMMIT")?.execute([])?;
             }
         }
         Ok(())

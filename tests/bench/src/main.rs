@@ -39,6 +39,10 @@ use crate::report::Report;
 use crate::scenarios::{Bench, Scenario};
 use crate::servers::Programs;
 
+/// That of daybook, so that what it is compared with has the same.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The longest warm-up before a window.
 const WARM_UP: Duration = Duration::from_secs(1);
 

@@ -1,6 +1,8 @@
 //! Loads that differ from the plain one in one thing: which accounts, how much in a request, what
 //! else is asked, what else runs, and what is in memory.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use daybook_contract::daybook::v1::event_log_service_client::EventLogServiceClient;
 use daybook_contract::daybook::v1::{
@@ -111,6 +113,8 @@ impl Bench {
             for _ in 0..self.windows {
                 ceiling.push(self.noop_deposits(clients).await?);
                 own.push(self.durable_deposits(&durable, clients).await?);
+                // What is under way is published meanwhile.
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
             let (own, ceiling) = (self.summary(own), self.summary(ceiling));
             let name = format!("durable in SQLite and Kafka alone, {clients} clients");

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use daybook_contract::bank::v1::query_service_server::{QueryService, QueryServiceServer};
 use daybook_contract::bank::v1::{
     Account, GetAccountRequest, GetAccountResponse, GetDailySummaryRequest,
@@ -248,6 +248,7 @@ impl Process {
         let mut line = String::new();
         let output = child.stdout.take().context("a server to compare with has no output")?;
         BufReader::new(output).read_line(&mut line)?;
+        ensure!(!line.is_empty(), "a server to compare with has ended at once");
         Ok(Self { url: format!("http://{}", line.trim()), child })
     }
 

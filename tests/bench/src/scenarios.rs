@@ -12,6 +12,7 @@ use crate::bank::{
     ACCOUNTS, CommandPipe, Deposits, Random, Reads, WINDOW, Waiting, WriteAndRead, account,
     open_accounts,
 };
+use crate::durable::MediumKind;
 use crate::kafka;
 use crate::load::{self, Times, Window};
 use crate::machine;
@@ -42,7 +43,7 @@ pub enum Scenario {
     Disk,
     /// Deposits to 10,000 accounts by 1, 8, 64 and 256 clients.
     Unary,
-    /// The same beside servers that are durable and do nothing else: the ceilings of any design.
+    /// The same beside servers that are durable and do nothing else.
     Ceilings,
     /// The same, beside UmaDB (when it is built) and the plain design.
     Peers,
@@ -217,29 +218,38 @@ impl Bench {
 
     async fn latency(&mut self) -> Result<()> {
         let system = self.commands().await?;
+        let durable = self.durable(MediumKind::Sqlite)?;
         let highest = self.deposits(&system, MANY_CLIENTS, &EVENLY).await?.rate();
         let rate = (highest / 2.0) as u64;
         let url = system.ports.command_url();
-        let reader = WriteAndRead::connect(&url, &url).await?;
-        let mut windows = Vec::new();
+        let (mut own, mut alone) = (Vec::new(), Vec::new());
         for _ in 0..self.windows {
-            let reader = reader.clone();
-            let request = move |due: Instant| {
-                let mut client = reader.clone();
-                async move {
-                    client.write(any_account(due)).await?;
-                    Ok([due.elapsed()])
-                }
-            };
-            let ([_], window) = load::open(rate, self.times, &system.ids(), request).await?;
-            windows.push(window);
+            alone.push(self.open_deposits(durable.url(), &durable.ids(), rate).await?);
+            own.push(self.open_deposits(&url, &system.ids(), rate).await?);
         }
-        let measured = self.summary(windows);
+        let measured = self.summary(own);
         let p99 = measured.p99_ms;
         self.floor("a deposit at half of the rate", "p99 ≤ 5 ms", p99, p99 <= 5.0);
         let name = format!("Deposit, open loop, {rate}/s");
         self.row(Row { name, measured, beside: None });
+        let name = format!("durable in SQLite alone, open loop, {rate}/s");
+        let measured = self.summary(alone);
+        self.row(Row { name, measured, beside: None });
         Ok(())
+    }
+
+    /// Deposits at a rate, whether or not the server keeps up.
+    async fn open_deposits(&self, url: &str, ids: &[u32], rate: u64) -> Result<Window> {
+        let client = WriteAndRead::connect(url, url).await?;
+        let request = move |due: Instant| {
+            let mut client = client.clone();
+            async move {
+                client.write(any_account(due)).await?;
+                Ok([due.elapsed()])
+            }
+        };
+        let ([_], window) = load::open(rate, self.times, ids, request).await?;
+        Ok(window)
     }
 
     async fn visible(&mut self) -> Result<()> {

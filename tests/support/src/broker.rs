@@ -55,7 +55,7 @@ impl Broker {
         Self::make(|| Self::own(Tuning::QuickStart)).await
     }
 
-    /// The same, tuned for work instead of a quick start.
+    /// The same; Apache Kafka is tuned for work instead of a quick start.
     ///
     /// # Panics
     /// When no broker can be started; the message says what would help.

@@ -1,14 +1,14 @@
 //! The part of the indexes that is in memory only.
 //!
 //! An append writes the log alone. What the tables `stream_events` and `requests` do not hold yet
-//! stands here: what is appended fills one part of each index; when it is full it is merged into
-//! its table, in its order and a slice with each group, while the next one fills. Entries of events go
-//! to pages by chance, so many are gathered before; requests mostly go to the end of their table, and
-//! take more memory, so fewer are. Merged requests stay in memory until the next are merged, so that recent
-//! ones are found, and new ones known to be new, without a look at the tables. After a start what
-//! is to be filled is read from the end of the log.
+//! stands here. It gathers until there is enough, and is merged into its table, in its order and
+//! a slice with each group, while more gathers. Entries of events go to pages by chance, so many
+//! gather before; requests mostly go to the end of their table, and take more memory, so fewer do.
+//! Merged requests stay in memory for a while, so that recent ones are found, and new ones known to
+//! be new, without a look at the table. After a start, what gathers is read from the end of the
+//! log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use uuid::Uuid;
@@ -94,15 +94,15 @@ pub(super) struct Index {
 struct Parts {
     filling: Filling,
     merging: Option<Arc<Merging>>,
-    /// The requests that were merged last.
-    merged: Option<Arc<Requests>>,
+    /// The requests that were merged last, in the order of merging.
+    merged: VecDeque<Arc<Requests>>,
     /// No UUIDv7 that is in the tables alone is greater than this.
     newest: Uuid,
 }
 
 impl Index {
     pub fn new(size: usize, filling: Filling, newest: Uuid) -> Self {
-        let parts = Parts { filling, merging: None, merged: None, newest };
+        let parts = Parts { filling, merging: None, merged: VecDeque::new(), newest };
         Self { size, parts: Arc::new(RwLock::new(parts)) }
     }
 
@@ -123,7 +123,7 @@ impl Index {
         let Parts { filling: Filling { versions, requests, last }, merging, .. } = &mut *parts;
         let empty = versions.is_empty() && requests.rows.is_empty();
         let events_too = all || versions.len() >= self.size;
-        let full = events_too || requests.rows.len() >= self.size.div_ceil(REQUESTS_MORE_OFTEN);
+        let full = events_too || requests.rows.len() >= self.requests();
         if merging.is_none() && !empty && full {
             let versions = if events_too { std::mem::take(versions) } else { Versions::new() };
             let requests = Arc::new(std::mem::take(requests));
@@ -132,15 +132,25 @@ impl Index {
         merging.clone()
     }
 
+    /// How many requests are merged at once, and stay in memory after that at least.
+    fn requests(&self) -> usize {
+        self.size.div_ceil(REQUESTS_MORE_OFTEN)
+    }
+
     /// What was under way is in the tables.
     pub fn merged(&self) {
         let mut parts = self.write();
-        let merging = parts.merging.take();
-        let requests = merging.as_ref().map(|merging| merging.requests.clone());
-        let out = std::mem::replace(&mut parts.merged, requests);
-        if let Some(newest) = out.as_ref().and_then(|out| out.newest()) {
-            parts.newest = parts.newest.max(newest);
+        let Some(merging) = parts.merging.take() else { return };
+        parts.merged.push_back(merging.requests.clone());
+        let mut out = Vec::new();
+        let later = |merged: &VecDeque<Arc<Requests>>| -> usize {
+            merged.iter().skip(1).map(|requests| requests.rows.len()).sum()
+        };
+        while parts.merged.len() > 1 && later(&parts.merged) >= self.requests() {
+            out.extend(parts.merged.pop_front());
         }
+        let newest = out.iter().filter_map(|requests| requests.newest()).max();
+        parts.newest = newest.map_or(parts.newest, |newest| newest.max(parts.newest));
         drop(parts);
         // Thousands of small parts are freed here, outside of the lock.
         drop((merging, out));
@@ -169,7 +179,7 @@ impl Index {
     pub fn recall(&self, id: &Uuid) -> Recall {
         let parts = self.read();
         let merging = || parts.merging.as_ref()?.requests.get(id);
-        let merged = || parts.merged.as_ref()?.get(id);
+        let merged = || parts.merged.iter().rev().find_map(|requests| requests.get(id));
         match parts.filling.requests.get(id).or_else(merging).or_else(merged) {
             Some(row) => Recall::Stored(row.clone()),
             None if is_v7(id) && *id > parts.newest => Recall::New,

@@ -4,7 +4,8 @@
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Statement};
 
-/// How many rows go with one statement, as long as there are so many.
+/// How many rows go with one statement, as long as there are so many. The first few save most, and
+/// groups are often small.
 const AT_ONCE: usize = 8;
 
 /// An INSERT of rows of so many columns.

@@ -59,7 +59,8 @@ pub struct Options {
     pub directory: PathBuf,
     /// The largest size of the database in pages of 4 KiB; `None` for what the disk holds.
     pub max_pages: Option<u32>,
-    /// How many events are appended before they are merged into the indexes.
+    /// How many events are appended before they are merged into their index; requests are four times
+    /// as often.
     pub index_after: NonZeroUsize,
 }
 
@@ -211,8 +212,7 @@ async fn store_info(connection: &mut SqliteConnection) -> Result<StoreInfo, sqlx
     })
 }
 
-/// What the tables of the indexes do not hold yet, from the end of the log. It may be as much as
-/// [`INDEX_AFTER`] events and twice that.
+/// What the tables of the indexes do not hold yet, from the end of the log.
 async fn read_index(directory: &Path, size: usize) -> Result<Index, String> {
     let path = directory.join(FILE_NAME);
     let read = tokio::task::spawn_blocking(move || {

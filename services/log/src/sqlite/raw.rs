@@ -54,8 +54,10 @@ pub struct RawRequest {
 /// How far the indexes follow the log, and what is wrong with them.
 #[derive(Debug, Clone)]
 pub struct RawIndex {
-    /// Every event up to here must be in them.
+    /// Every event up to here must be in theirs.
     pub indexed: u64,
+    /// The request of every event up to here must be in theirs.
+    pub requests_indexed: u64,
     /// What is wrong.
     pub problems: Vec<String>,
 }
@@ -104,18 +106,23 @@ impl SqliteReader {
     /// How far the indexes follow the log, and whether they have just what they must up to there.
     pub async fn raw_index(&self) -> Result<RawIndex, Error> {
         let mut moment = self.pool.begin().await.map_err(read_error)?;
-        let (indexed, newest): (i64, Vec<u8>) =
-            sqlx::query_as("SELECT indexed, newest_request FROM store")
+        let (indexed, requests_indexed, newest): (i64, i64, Vec<u8>) =
+            sqlx::query_as("SELECT indexed, requests_indexed, newest_request FROM store")
                 .fetch_one(&mut *moment)
                 .await
                 .map_err(read_error)?;
         let mut problems = Vec::new();
+        if requests_indexed < indexed {
+            problems.push(format!(
+                "store.requests_indexed, {requests_indexed}, is less than store.indexed, {indexed}"
+            ));
+        }
         let sql = "SELECT count(*) FROM stream_events WHERE position <= ?";
         let entries = count(&mut moment, sql, indexed).await?;
         if entries != unsigned(indexed) {
             problems.push(format!("the index of {indexed} events has {entries} entries"));
         }
-        // A generation that is being merged has its first entries in the table already.
+        // What is being merged has its first entries in the table already.
         let sql = "SELECT count(*) FROM stream_events i LEFT JOIN events e
                    ON e.position = i.position AND e.stream_id = i.stream_id
                       AND e.version = i.version
@@ -135,7 +142,8 @@ impl SqliteReader {
                         taken for new";
             problems.push(text.to_owned());
         }
-        Ok(RawIndex { indexed: unsigned(indexed), problems })
+        let [indexed, requests_indexed] = [indexed, requests_indexed].map(unsigned);
+        Ok(RawIndex { indexed, requests_indexed, problems })
     }
 
     /// The rows of the table of requests after an id that name an event, unless the event names

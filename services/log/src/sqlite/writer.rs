@@ -27,12 +27,16 @@ const CHECKPOINT_PAGES: u32 = 4000;
 /// The prepared statements that are kept; there are fewer.
 const STATEMENTS: usize = 32;
 
-/// How many rows are merged into the indexes for each event and each request that is appended: more
-/// than one, so that what is full is merged before the next is full, whatever it is full of.
-const MERGED_PER_ROW: usize = 2;
+/// How many rows are merged into the indexes for each event and each request that is appended. What
+/// is merged at once has five rows for four events with a request each, so that what gathers
+/// meanwhile is a fourth of it. Where all requests are refused, more of them gather.
+const MERGED_PER_ROW: usize = 3;
 
 /// The rows that are merged with a group at least.
 const MERGED_AT_LEAST: usize = 64;
+
+/// The rows of a transaction that does nothing but merge, at the end.
+const MERGED_AT_CLOSE: usize = 65_536;
 
 static EVENTS: LazyLock<Insert<6>> = LazyLock::new(|| {
     Insert::new("INSERT INTO events (position, stream_id, version, leaf_hash, record, request)")
@@ -296,9 +300,11 @@ impl Store {
             let under_way = self.merge.take();
             let merge = under_way.or_else(|| self.index.to_merge(true).map(Merge::new));
             let Some(mut merge) = merge else { return Ok(()) };
-            begin(connection)?;
-            merge.go_on(connection, usize::MAX)?;
-            commit(connection)?;
+            while !merge.done {
+                begin(connection)?;
+                merge.go_on(connection, MERGED_AT_CLOSE)?;
+                commit(connection)?;
+            }
             self.index.merged();
         }
     }
@@ -476,13 +482,11 @@ fn write_events(connection: &Connection, group: &Group) -> Result<(), Problem> {
         ]
     });
     EVENTS.all(connection, rows)?;
-    match known == requests.len() {
-        true => Ok(()),
-        false => Err(Problem::Refused(format!(
-            "requests have recorded {:?}, and not all of it is here",
-            requests.keys()
-        ))),
+    if known < requests.len() {
+        let problem = "a request has recorded an event that is not here".to_owned();
+        return Err(Problem::Refused(problem));
     }
+    Ok(())
 }
 
 /// Notes that these ids are in the table of requests.

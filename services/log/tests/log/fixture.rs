@@ -2,6 +2,7 @@
 
 use daybook_contract::daybook::v1::{EventMetadata, Failure, RecordedEvent, recorded_event};
 use daybook_kernel::StreamName;
+use daybook_log::sqlite;
 use daybook_log::{
     Claim, ClaimChange, Config, Decider, Error, EventLog, Facts, Folder, NewEvent, Payload,
     Receipt, RequestKey, State, StreamCache, Submission,
@@ -254,4 +255,13 @@ pub async fn all_events(log: &EventLog) -> Vec<RecordedEvent> {
             events.push(event);
         }
     }
+}
+
+/// What a process that ends at this moment leaves of a log.
+pub fn copy_of(dir: &tempfile::TempDir) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for name in [sqlite::FILE_NAME.to_owned(), format!("{}-wal", sqlite::FILE_NAME)] {
+        std::fs::copy(dir.path().join(&name), copy.path().join(&name)).unwrap();
+    }
+    copy
 }

@@ -2,6 +2,7 @@
 
 mod claims;
 mod fixture;
+mod index;
 mod old_stores;
 mod overlap;
 mod reads;

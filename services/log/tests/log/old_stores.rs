@@ -4,9 +4,10 @@
 use std::path::Path;
 
 use daybook_log::{Config, Error, EventLog, sqlite};
+use sqlx::Connection;
 use uuid::Uuid;
 
-use crate::fixture::{Ask, add, add_as, all_events, claim_all, submission};
+use crate::fixture::{Ask, add, add_as, all_events, claim_all, copy_of, submission};
 
 /// A copy of a store.
 fn copy(name: &str) -> tempfile::TempDir {
@@ -53,6 +54,33 @@ async fn a_store_of_the_first_format_opens_with_all_it_has() {
     }
     let findings = sqlite_verify(dir.path()).await;
     assert_eq!((findings.events, findings.problems), (25, vec![]));
+}
+
+/// The third format has no mark of its own for the requests: those after `indexed` are in no table.
+#[tokio::test]
+async fn a_store_of_the_third_format_opens_with_all_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = EventLog::open(Config::new(dir.path())).await.unwrap();
+    for number in 1..=20 {
+        add_as(&log, "a", 1, request(number)).await.unwrap();
+    }
+    // As it is while it is open: nothing is merged yet.
+    let old = copy_of(&dir);
+    let url = format!("sqlite://{}", old.path().join(sqlite::FILE_NAME).display());
+    let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    let back = "ALTER TABLE store DROP COLUMN requests_indexed;
+                DELETE FROM _sqlx_migrations WHERE version = 4";
+    sqlx::raw_sql(back).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    let opened = EventLog::open(Config::new(old.path())).await.unwrap();
+    for number in (1..=20).rev() {
+        let receipt = add_as(&opened, "a", 1, request(number)).await.unwrap();
+        assert_eq!((receipt.position, receipt.replayed), (number as u64, true));
+    }
+    assert_eq!(add(&opened, "a", 1).await.unwrap().version, 21);
+    opened.close().await;
+    let findings = sqlite_verify(old.path()).await;
+    assert_eq!((findings.events, findings.problems), (21, vec![]));
 }
 
 async fn sqlite_verify(dir: &Path) -> daybook_log::verify::Findings {

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use sqlx::Connection;
 use uuid::Uuid;
 
-use crate::fixture::{Ask, LITTLE, add, add_as, all_events, open, stream, submission};
+use crate::fixture::{Ask, LITTLE, add, add_as, all_events, copy_of, open, stream, submission};
 
 #[tokio::test]
 async fn versions_and_positions_count_from_one() {
@@ -376,15 +376,6 @@ async fn after_a_fault_of_unknown_outcome_the_log_stops_and_a_retry_finds_out() 
     }
 }
 
-/// What a process that ends at this moment leaves of a log.
-fn copy_of(dir: &tempfile::TempDir) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    for name in [sqlite::FILE_NAME.to_owned(), format!("{}-wal", sqlite::FILE_NAME)] {
-        std::fs::copy(dir.path().join(&name), copy.path().join(&name)).unwrap();
-    }
-    copy
-}
-
 /// What an event of these tests adds.
 fn number(event: &RecordedEvent) -> i64 {
     let Some(recorded_event::Payload::Raw(raw)) = &event.payload else { panic!("not of these") };
@@ -563,6 +554,12 @@ async fn a_check_finds_what_is_wrong_with_the_indexes() {
             "recorded this event",
         ),
         ("UPDATE store SET newest_request = zeroblob(16)", "would be taken for new"),
+        ("UPDATE store SET requests_indexed = 5", "is less than store.indexed"),
+        (
+            "UPDATE store SET indexed = 2; DELETE FROM stream_events WHERE position > 2;
+             DELETE FROM requests WHERE position = 4",
+            "missing in the table of requests",
+        ),
         ("INSERT INTO stream_events VALUES (1, 99, 99)", "events that are not there"),
         ("DELETE FROM stream_events WHERE position = 1", "missing in the index of its stream"),
         (
@@ -583,7 +580,7 @@ async fn a_check_finds_what_is_wrong_with_the_indexes() {
         assert_eq!(check().await.unwrap().problems, vec![], "before: {change}");
         let url = format!("sqlite://{}", dir.path().join(sqlite::FILE_NAME).display());
         let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
-        let done = sqlx::query(change).execute(&mut connection).await.unwrap();
+        let done = sqlx::raw_sql(change).execute(&mut connection).await.unwrap();
         assert!(done.rows_affected() > 0, "{change}");
         connection.close().await.unwrap();
         let problems = check().await.unwrap().problems;

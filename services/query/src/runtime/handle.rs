@@ -400,8 +400,7 @@ where
     Ok((answer, store::from_i64(position)))
 }
 
-/// A transaction that only reads. One of sqlx waits for the thread of the connection three times
-/// more.
+/// A transaction that only reads. One of sqlx waits for the thread of the connection more often.
 struct Moment {
     connection: PoolConnection<Sqlite>,
     /// The transaction has ended; otherwise it does so with its connection.
