@@ -371,7 +371,7 @@ impl Bench {
         let kafka = match self.brokers.clone() {
             Some(bootstrap) => Kafka { bootstrap, _started: None },
             None if self.start_broker => {
-                let started = Broker::start_for_load().await;
+                let started = Broker::start().await;
                 Kafka { bootstrap: started.bootstrap.clone(), _started: Some(started) }
             }
             None => return Ok(None),

@@ -14,7 +14,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
-use crate::kafka::{Kafka, Tuning};
+use crate::kafka::Kafka;
 use crate::redpanda::Redpanda;
 
 /// How long a broker may take to start, on a slow and busy machine.
@@ -52,15 +52,7 @@ impl Broker {
     /// # Panics
     /// When no broker can be started; the message says what would help.
     pub async fn start() -> Self {
-        Self::make(|| Self::own(Tuning::QuickStart)).await
-    }
-
-    /// The same; Apache Kafka is tuned for work instead of a quick start.
-    ///
-    /// # Panics
-    /// When no broker can be started; the message says what would help.
-    pub async fn start_for_load() -> Self {
-        Self::make(|| Self::own(Tuning::Load)).await
+        Self::make(Self::own).await
     }
 
     async fn make(how: fn() -> Result<Self>) -> Self {
@@ -76,17 +68,17 @@ impl Broker {
     }
 
     fn external_or_own() -> Result<Self> {
-        let Some(bootstrap) = external() else { return Self::own(Tuning::QuickStart) };
+        let Some(bootstrap) = external() else { return Self::own() };
         await_ready(&bootstrap).context("the broker of KAFKA_BROKERS")?;
         Ok(Self::new(bootstrap, Kind::External))
     }
 
-    fn own(tuning: Tuning) -> Result<Self> {
+    fn own() -> Result<Self> {
         if Redpanda::is_possible() {
             let redpanda = Redpanda::start()?;
             return Ok(Self::new(redpanda.bootstrap(), Kind::Redpanda(redpanda)));
         }
-        let kafka = Kafka::start(tuning)?;
+        let kafka = Kafka::start()?;
         Ok(Self::new(kafka.bootstrap(), Kind::Kafka(kafka)))
     }
 

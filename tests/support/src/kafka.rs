@@ -41,25 +41,24 @@ exec "$@" 3<&-
 #[derive(Debug)]
 pub(crate) struct Kafka {
     installation: PathBuf,
-    tuning: Tuning,
     data: TempDir,
     port: u16,
     process: Option<Child>,
 }
 
 impl Kafka {
-    pub(crate) fn start(tuning: Tuning) -> Result<Self> {
+    pub(crate) fn start() -> Result<Self> {
         let installation = install()?;
         let mut attempt = 1;
         loop {
-            match Self::start_in(&installation, tuning, &[]) {
+            match Self::start_in(&installation, &[]) {
                 Err(_) if attempt < START_ATTEMPTS => attempt += 1,
                 result => return result,
             }
         }
     }
 
-    fn start_in(installation: &Path, tuning: Tuning, options: &[String]) -> Result<Self> {
+    fn start_in(installation: &Path, options: &[String]) -> Result<Self> {
         let data = tempfile::Builder::new().prefix("daybook-kafka-").tempdir()?;
         let port = free_port();
         let controller_port = free_port();
@@ -71,8 +70,7 @@ impl Kafka {
             let entry = entry?;
             fs::copy(entry.path(), data.path().join("logs").join(entry.file_name()))?;
         }
-        let installation = installation.to_owned();
-        let mut kafka = Self { installation, tuning, data, port, process: None };
+        let mut kafka = Self { installation: installation.to_owned(), data, port, process: None };
         kafka.run(options)?;
         Ok(kafka)
     }
@@ -99,7 +97,7 @@ impl Kafka {
         command
             .args(["-c", WATCHDOG])
             .arg(self.data.path())
-            .args(java(&self.installation, self.tuning))
+            .args(java(&self.installation))
             .args(options)
             .args(["-cp", &class_path(&self.installation)?, "kafka.Kafka"])
             .arg(self.data.path().join("server.properties"))
@@ -184,7 +182,7 @@ fn format(installation: &Path) -> Result<()> {
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("server.properties");
     fs::write(&file, properties(directory.path(), 1, 2))?;
-    let java = java(installation, Tuning::QuickStart);
+    let java = java(installation);
     run(Command::new(&java[0])
         .args(&java[1..])
         .args(["-cp", &class_path(installation)?, "kafka.tools.StorageTool", "format"])
@@ -204,7 +202,7 @@ fn format(installation: &Path) -> Result<()> {
 fn archive(installation: &Path) -> Result<()> {
     let path = installation.join(ARCHIVE);
     let option = format!("-XX:ArchiveClassesAtExit={}", path.display());
-    let mut kafka = Kafka::start_in(installation, Tuning::QuickStart, &[option])?;
+    let mut kafka = Kafka::start_in(installation, &[option])?;
     let process = kafka.process.as_mut().context("it has just been started")?;
     run(Command::new("kill").arg(process.id().to_string()))?;
     let deadline = Instant::now() + START_TIMEOUT;
@@ -231,38 +229,17 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// What a broker is tuned for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Tuning {
-    /// A quick start and little memory.
-    QuickStart,
-    /// Much work: the options of Kafka's own scripts for production.
-    Load,
-}
-
-impl Tuning {
-    fn options(self) -> &'static [&'static str] {
-        match self {
-            Self::QuickStart => {
-                &["-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-            }
-            Self::Load => &[
-                "-Xms1g",
-                "-Xmx1g",
-                "-XX:+UseG1GC",
-                "-XX:MaxGCPauseMillis=20",
-                "-XX:InitiatingHeapOccupancyPercent=35",
-            ],
-        }
-    }
-}
-
-/// Java and its options.
-fn java(installation: &Path, tuning: Tuning) -> Vec<String> {
+/// Java, tuned for a quick start and little memory.
+fn java(installation: &Path) -> Vec<String> {
     let java = env::var("JAVA_HOME").map_or("java".to_owned(), |home| format!("{home}/bin/java"));
-    let mut command = vec![java];
-    command.extend(tuning.options().iter().map(|&option| option.to_owned()));
-    command.push("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn".to_owned());
+    let mut command = vec![
+        java,
+        "-Xms64m".to_owned(),
+        "-Xmx512m".to_owned(),
+        "-XX:+UseSerialGC".to_owned(),
+        "-XX:TieredStopAtLevel=1".to_owned(),
+        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn".to_owned(),
+    ];
     let archive = installation.join(ARCHIVE);
     if archive.is_file() {
         command.push(format!("-XX:SharedArchiveFile={}", archive.display()));
