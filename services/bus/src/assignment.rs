@@ -47,7 +47,7 @@ pub(crate) fn open(config: &KafkaSourceConfig, cursor: &Cursor) -> Result<Opened
                 return Err(unavailable(&format!("{topic}/{index} has no offsets")));
             };
             let known =
-                cursor.partitions.iter().find(|p| p.partition == index && p.topic == *topic);
+                cursor.partitions.iter().find(|p| p.partition == index && *p.topic == **topic);
             let partition = begin(&place, first, end, known)?;
             let before = i64::from(partition.unconfirmed);
             let offset = Offset::Offset(partition.next_offset - before);
@@ -90,7 +90,7 @@ fn ends_for(
     loop {
         let ends = offsets(consumer, counts, End::Last).map_err(|error| unavailable(&error))?;
         let beyond = |place: &PartitionCursor| {
-            let end = ends.get(&(place.topic.clone(), place.partition));
+            let end = ends.get(&(place.topic.to_string(), place.partition));
             end.is_some_and(|end| place.next_offset > *end)
         };
         if !cursor.partitions.iter().any(beyond) || Instant::now() > deadline {
@@ -122,11 +122,11 @@ pub(crate) fn is_behind(
     consumer: &StreamConsumer,
     expected: &[PartitionCursor],
 ) -> Result<bool, KafkaError> {
-    let topics: BTreeSet<_> = expected.iter().map(|cursor| cursor.topic.clone()).collect();
+    let topics: BTreeSet<_> = expected.iter().map(|cursor| cursor.topic.to_string()).collect();
     let counts = partition_counts(consumer.client(), &topics.into_iter().collect::<Vec<_>>())?;
     let ends = offsets(consumer, &counts, End::Last)?;
     Ok(expected.iter().any(|cursor| {
-        let end = ends.get(&(cursor.topic.clone(), cursor.partition));
+        let end = ends.get(&(cursor.topic.to_string(), cursor.partition));
         end.is_some_and(|end| *end > cursor.next_offset)
     }))
 }

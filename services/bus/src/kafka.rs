@@ -377,7 +377,7 @@ impl Reader {
             return None;
         }
         self.returned = Some(position);
-        let cursor = Cursor { log_position: position, partitions: self.places() };
+        let cursor = Cursor { log_position: position, partitions: self.places().into() };
         let records = std::mem::take(&mut self.records).into();
         Some(Batch { records, position, head: self.head, cursor })
     }
@@ -389,7 +389,7 @@ impl Reader {
                 // What is not proved yet must be proved by the next source too.
                 if !state.unproved {
                     places.push(PartitionCursor {
-                        topic: topic.to_string(),
+                        topic: Arc::clone(topic),
                         partition,
                         next_offset: state.next_offset,
                         watermark: state.watermark,

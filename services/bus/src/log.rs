@@ -149,7 +149,7 @@ impl LogReader for GrpcLogReader {
     }
 
     fn subscribe(&self, after: u64) -> BoxFuture<'_, Result<Box<dyn Source>, Error>> {
-        self.open(Cursor { log_position: after, partitions: Vec::new() }).boxed()
+        self.open(Cursor { log_position: after, ..Cursor::default() }).boxed()
     }
 }
 

@@ -433,7 +433,7 @@ mod tests {
                 let record = |position| Record::new(bytes(position), Origin::Log);
                 let records = (self.position + 1..=last).map(record).collect();
                 self.position = last;
-                let cursor = Cursor { log_position: last, partitions: Vec::new() };
+                let cursor = Cursor { log_position: last, ..Cursor::default() };
                 Ok(Batch { records, position: last, head, cursor })
             }
             .boxed()
@@ -448,7 +448,7 @@ mod tests {
 
     impl Reader {
         async fn open(factory: &SharedSourceFactory, after: u64) -> Self {
-            let cursor = Cursor { log_position: after, partitions: Vec::new() };
+            let cursor = Cursor { log_position: after, ..Cursor::default() };
             Self { source: factory.open(&cursor).await.unwrap(), seen: after }
         }
 

@@ -100,15 +100,15 @@ pub enum Origin {
 pub struct Cursor {
     /// The position in the log after which the log source begins.
     pub log_position: u64,
-    /// For each partition read so far.
-    pub partitions: Vec<PartitionCursor>,
+    /// For each partition read so far. Every batch has them for every reader, so they are shared.
+    pub partitions: Arc<[PartitionCursor]>,
 }
 
 /// A place in a Kafka partition.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PartitionCursor {
     /// The topic.
-    pub topic: String,
+    pub topic: Arc<str>,
     /// The partition.
     pub partition: i32,
     /// The offset to read next.

@@ -97,7 +97,7 @@ impl Default for Config {
             saga_instances: 1,
             http_listen: SocketAddr::from(([127, 0, 0, 1], 8088)),
             brokers: String::new(),
-            topic_partitions: 12,
+            topic_partitions: daybook_bus::publisher::PARTITIONS,
             topic_replication: 1,
             topic_prefix: String::new(),
             log_url: "http://127.0.0.1:50051".to_owned(),
@@ -170,7 +170,7 @@ pub struct Flags {
     #[arg(long, value_name = "HOST:PORT,…")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub brokers: Option<String>,
-    /// The partitions of a topic that has to be made [default: 12]
+    /// The partitions of a topic that has to be made [default: 3]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topic_partitions: Option<u32>,

@@ -13,7 +13,7 @@ use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedPr
 use rdkafka::{Offset, TopicPartitionList};
 
 /// The partitions of a topic, as many as daybook makes.
-const PARTITIONS: i32 = 12;
+const PARTITIONS: i32 = 3;
 
 /// The records that a broker gets before it is measured.
 const WARM_UP: u64 = 300_000;

@@ -119,10 +119,10 @@ async fn serve(log: FakeLog) -> Channel {
 }
 
 fn cursor(log_position: u64) -> Cursor {
-    let topic = "bank-events".to_owned();
+    let topic = "bank-events".into();
     let place =
         PartitionCursor { topic, partition: 3, next_offset: 17, watermark: 2, last_record: 3 };
-    Cursor { log_position, partitions: vec![place] }
+    Cursor { log_position, partitions: Arc::new([place]) }
 }
 
 #[tokio::test]

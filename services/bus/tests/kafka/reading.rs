@@ -1,6 +1,7 @@
 //! What the Kafka source gives to a reader.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -160,7 +161,7 @@ async fn an_offset_beyond_the_end_is_lost() {
     publishing.stop().await;
     let mut source = open_when_ready(&world, &Cursor::default()).await;
     let mut cursor = read_until(source.as_mut(), 100, &mut BTreeSet::new()).await.unwrap().cursor;
-    cursor.partitions[0].next_offset += 1_000;
+    Arc::make_mut(&mut cursor.partitions)[0].next_offset += 1_000;
     let error = world.open(&cursor).await.err().unwrap();
     assert!(matches!(error, Error::Lost { .. }), "{error}");
 }
@@ -190,7 +191,7 @@ async fn deleted_records_are_lost_unless_the_log_position_covers_them() {
     publishing.stop().await;
     let mut publishing = world.publish();
     publishing.is_well().await;
-    let known = Cursor { log_position: 401, partitions: Vec::new() };
+    let known = Cursor { log_position: 401, ..Cursor::default() };
     let mut source = open_when_ready(&world, &known).await;
     seen.insert(401);
     world.log.append(ACCOUNT, "a1");
@@ -199,7 +200,7 @@ async fn deleted_records_are_lost_unless_the_log_position_covers_them() {
 
     // One that lacks something is told so, before it is given a wrong position.
     for position in [0, 100, 399] {
-        let unknown = Cursor { log_position: position, partitions: Vec::new() };
+        let unknown = Cursor { log_position: position, ..Cursor::default() };
         let mut source = open_when_ready(&world, &unknown).await;
         let mut seen: BTreeSet<u64> = (1..=position).collect();
         let error = read_until(source.as_mut(), 402, &mut seen).await.unwrap_err();

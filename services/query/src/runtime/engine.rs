@@ -201,7 +201,7 @@ impl<P: Projection> Engine<P> {
 
     /// Forgets the place in the partitions, which the source has lost.
     pub fn forget_partitions(&mut self) {
-        self.checkpoint.cursor.partitions.clear();
+        self.checkpoint.cursor.partitions = Arc::default();
     }
 
     /// Makes the file unusable, because its rows are not those of the log.

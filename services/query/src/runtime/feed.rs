@@ -88,7 +88,7 @@ impl Feed {
         if checkpoint.cursor.log_position >= *until {
             // Nothing is missing up to where the log ended. The source proper begins at whatever
             // it still has: what it repeats is known by its version, what it lacks is in the log.
-            self.committed.cursor.partitions.clear();
+            self.committed.cursor.partitions = Arc::default();
             self.lost = false;
             self.close();
         }
@@ -151,7 +151,7 @@ impl Feed {
                     }
                     if until.is_some() {
                         // The places in the partitions are lost, whatever the log says.
-                        batch.cursor.partitions.clear();
+                        batch.cursor.partitions = Arc::default();
                     }
                     return Ok(batch);
                 }
@@ -170,7 +170,7 @@ impl Feed {
             if lost {
                 let until = log.head().await?;
                 if until == cursor.log_position {
-                    cursor.partitions.clear();
+                    cursor.partitions = Arc::default();
                     return Ok((factory.open(&cursor).await?, None));
                 }
                 return Ok((log.subscribe(cursor.log_position).await?, Some(until)));

@@ -371,7 +371,7 @@ impl Store {
     /// Writes the checkpoint that follows the one that was read last; within a transaction.
     pub async fn set_checkpoint(&mut self, to: &Checkpoint) -> Result<(), Error> {
         let partitions = to.cursor.partitions.iter().map(|p| StoredPartition {
-            topic: p.topic.clone(),
+            topic: p.topic.to_string(),
             partition: p.partition,
             next_offset: p.next_offset,
             watermark: p.watermark,
@@ -427,7 +427,7 @@ pub(crate) async fn checkpoint(
     let stored = StoredPartitions::decode(row.try_get::<Vec<u8>, _>(4)?.as_slice())
         .map_err(|error| sqlx::Error::Decode(error.into()))?;
     let partitions = stored.partitions.into_iter().map(|p| PartitionCursor {
-        topic: p.topic,
+        topic: p.topic.into(),
         partition: p.partition,
         next_offset: p.next_offset,
         watermark: p.watermark,

@@ -269,7 +269,7 @@ impl Source for LogSource {
                             .collect(),
                         position: self.after,
                         head: events.len() as u64,
-                        cursor: Cursor { log_position: self.after, partitions: Vec::new() },
+                        cursor: Cursor { log_position: self.after, ..Cursor::default() },
                     });
                 }
                 let _ = self.head.changed().await;
@@ -429,7 +429,7 @@ impl SourceFactory for Topic {
                     });
                 }
                 let place = known.cloned().unwrap_or(PartitionCursor {
-                    topic: "bank-events".to_owned(),
+                    topic: "bank-events".into(),
                     partition: number as i32,
                     next_offset: partition.start as i64,
                     watermark: 0,
@@ -484,7 +484,7 @@ impl Source for TopicSource {
                         records: records.into(),
                         position: watermarks().min().unwrap_or(0),
                         head: watermarks().max().unwrap_or(0),
-                        cursor: Cursor { log_position: 0, partitions: self.places.clone() },
+                        cursor: Cursor { log_position: 0, partitions: self.places.clone().into() },
                     });
                 }
                 let _ = self.written.changed().await;
