@@ -52,7 +52,8 @@ const PURE: &[(&str, &[&str])] = &[
 /// Foreign crates that only these may use, each for a reason of its own.
 const RESERVED: &[(&str, &[&str])] = &[
     // The log owns the truth, queries and sagas their projections; nobody else opens a database.
-    ("sqlx", &["daybook-log", "daybook-query", "daybook-saga"]),
+    ("sqlx", &["daybook-log"]),
+    ("rusqlite", &["daybook-log", "daybook-query", "daybook-saga"]),
     ("rdkafka", &["daybook-bus"]),
     ("axum", &["daybook"]),
     ("tonic-health", &["daybook"]),

@@ -12,9 +12,7 @@ use daybook_contract::bank::v1::{
     MovementSummary, Transaction,
 };
 use daybook_contract::error::Error;
-use futures::FutureExt;
-use sqlx::Row as _;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use rusqlite::{Connection, ToSql};
 use tonic::{Code, Request, Response, Status};
 
 use crate::amount;
@@ -26,7 +24,7 @@ use crate::projections::account_transactions::{AccountTransactions, BalanceRow, 
 use crate::projections::daily_summary::{DailySummary as DailySummaryProjection, DayRow};
 use crate::projections::transfers::Transfers;
 use crate::read;
-use crate::runtime::row::{Row as _, read_row, read_rows};
+use crate::runtime::row::{Row as _, first, rows, select};
 use crate::runtime::store;
 use crate::runtime::{Handle, Projection};
 use crate::time;
@@ -85,16 +83,13 @@ impl BankQueries {
         currency_code: String,
     ) -> Result<(Vec<DayRow>, u64), Error> {
         // The key of the cache is a request, whichever of the two queries asks.
-        let key = GetDailySummaryRequest {
-            read: None,
-            start_date: first.clone(),
-            end_date: last.clone(),
-            currency_code: currency_code.clone(),
-        };
+        let key =
+            GetDailySummaryRequest { read: None, start_date: first, end_date: last, currency_code };
+        let wanted = key.clone();
         self.inner
             .cached_days
-            .answer(&self.inner.days, read, &key, |connection| {
-                select_days(connection, first.clone(), last.clone(), currency_code.clone()).boxed()
+            .answer(&self.inner.days, read, &key, move |connection| {
+                select_days(connection, &wanted)
             })
             .await
     }
@@ -108,16 +103,16 @@ impl QueryService for BankQueries {
     ) -> Result<Response<GetAccountResponse>, Status> {
         let request = request.into_inner();
         read::check(&request, request.read.as_ref(), |_| {})?;
-        let id = &request.account_id;
+        let id = request.account_id.clone();
         let key = GetAccountRequest { read: None, ..request.clone() };
         let (row, position) = self
             .inner
             .cached_accounts
-            .answer(&self.inner.balance, request.read.as_ref(), &key, |connection| {
-                select_account(connection, id.clone()).boxed()
+            .answer(&self.inner.balance, request.read.as_ref(), &key, move |connection| {
+                select_account(connection, &id)
             })
             .await?;
-        let row = row.ok_or_else(|| account_not_found(id, position))?;
+        let row = row.ok_or_else(|| account_not_found(&request.account_id, position))?;
         Ok(Response::new(GetAccountResponse { account: Some(account(row)?), position }))
     }
 
@@ -138,8 +133,8 @@ impl QueryService for BankQueries {
         let (mut rows, position) = self
             .inner
             .cached_lists
-            .answer(&self.inner.balance, read.as_ref(), &request, |connection| {
-                select_accounts(connection, filters.clone(), after.clone(), size + 1).boxed()
+            .answer(&self.inner.balance, read.as_ref(), &request, move |connection| {
+                select_accounts(connection, &filters, &after, size + 1)
             })
             .await?;
         let next_page_token = pages.cut(&mut rows, size, |view| view.row.account_id.clone());
@@ -168,8 +163,8 @@ impl QueryService for BankQueries {
         let (found, position) = self
             .inner
             .cached_transactions
-            .answer(&self.inner.transactions, read.as_ref(), &request, |connection| {
-                select_transactions(connection, filters.clone(), before, size + 1).boxed()
+            .answer(&self.inner.transactions, read.as_ref(), &request, move |connection| {
+                select_transactions(connection, &filters, before, size + 1)
             })
             .await?;
         let (account, mut rows) =
@@ -270,38 +265,33 @@ struct AccountView {
 }
 
 impl AccountView {
-    fn read(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
         let after = AccountRow::COLUMNS.len();
         Ok(Self {
-            row: read_row(row)?,
+            row: AccountRow::read(row, 0)?,
             // Below zero is what one account knows before the other.
-            out_minor: row.try_get::<Option<i64>, _>(after)?.unwrap_or_default().max(0),
-            in_minor: row.try_get::<Option<i64>, _>(after + 1)?.unwrap_or_default().max(0),
+            out_minor: row.get::<_, Option<i64>>(after)?.unwrap_or_default().max(0),
+            in_minor: row.get::<_, Option<i64>>(after + 1)?.unwrap_or_default().max(0),
         })
     }
 }
 
-async fn select_account(
-    connection: &mut SqliteConnection,
-    id: String,
-) -> Result<Option<AccountView>, sqlx::Error> {
-    let query = sqlx::query(
-        "SELECT accounts.*, out_minor, in_minor
+fn select_account(connection: &Connection, id: &str) -> rusqlite::Result<Option<AccountView>> {
+    let sql = "SELECT accounts.*, out_minor, in_minor
          FROM accounts LEFT JOIN pending USING (account_id, currency_code)
-         WHERE account_id = ?",
-    );
-    query.bind(id).fetch_optional(connection).await?.as_ref().map(AccountView::read).transpose()
+         WHERE account_id = ?";
+    Ok(select(connection, sql, &[&id], AccountView::read)?.pop())
 }
 
 /// Accounts in the order of one index: by id, or by owner and id when the owner's name has to begin
 /// with something. No text is greater than one with a byte 255, so the range holds exactly the
 /// names with the prefix.
-async fn select_accounts(
-    connection: &mut SqliteConnection,
-    filters: ListAccountsRequest,
-    after: String,
+fn select_accounts(
+    connection: &Connection,
+    filters: &ListAccountsRequest,
+    after: &str,
     limit: u32,
-) -> Result<Vec<AccountView>, sqlx::Error> {
+) -> rusqlite::Result<Vec<AccountView>> {
     let sql = match (filters.owner_prefix.is_empty(), filters.status) {
         (true, 0) => BY_ID,
         (true, _) => BY_STATUS,
@@ -311,14 +301,13 @@ async fn select_accounts(
     // A page begins after an owner and an id. Owners keep their names.
     let mut after_owner = filters.owner_prefix.clone();
     if !filters.owner_prefix.is_empty() && !after.is_empty() {
-        let owner = sqlx::query_scalar("SELECT owner_name FROM accounts WHERE account_id = ?");
-        after_owner =
-            owner.bind(&after).fetch_optional(&mut *connection).await?.unwrap_or_default();
+        let owner = "SELECT owner_name FROM accounts WHERE account_id = ?";
+        let owner = select(connection, owner, &[&after], |row| row.get(0))?.pop();
+        after_owner = owner.unwrap_or_default();
     }
-    let query = sqlx::query(sql).bind(after).bind(limit).bind(filters.status);
-    let query = query.bind(after_owner).bind(filters.owner_prefix);
-    let rows = query.fetch_all(connection).await?;
-    rows.iter().map(AccountView::read).collect()
+    let (status, prefix) = (filters.status, &filters.owner_prefix);
+    let values: &[&dyn ToSql] = &[&after, &limit, &status, &after_owner, prefix];
+    select(connection, sql, values, AccountView::read)
 }
 
 /// Accounts in the order of one index, after a place in it.
@@ -351,18 +340,15 @@ const BY_STATUS_AND_OWNER: &str = accounts_by!(
     "owner_name, account_id"
 );
 
-async fn select_transactions(
-    connection: &mut SqliteConnection,
-    filters: ListTransactionsRequest,
+fn select_transactions(
+    connection: &Connection,
+    filters: &ListTransactionsRequest,
     before: i64,
     limit: u32,
-) -> Result<Option<(BalanceRow, Vec<TransactionRow>)>, sqlx::Error> {
-    let account = sqlx::query("SELECT * FROM balances WHERE account_id = ?")
-        .bind(filters.account_id)
-        .fetch_optional(&mut *connection)
-        .await?;
+) -> rusqlite::Result<Option<(BalanceRow, Vec<TransactionRow>)>> {
+    let account = "SELECT * FROM balances WHERE account_id = ?";
+    let account = first::<BalanceRow>(connection, account, &[&filters.account_id])?;
     let Some(account) = account else { return Ok(None) };
-    let account: BalanceRow = read_row(&account)?;
     let wanted = Wanted {
         stream_no: account.account_no,
         kind: filters.kind,
@@ -371,27 +357,17 @@ async fn select_transactions(
         before,
         limit,
     };
-    let rows = timeline::page(connection, wanted).await?;
-    Ok(Some((account, rows)))
+    Ok(Some((account, timeline::page(connection, wanted)?)))
 }
 
-async fn select_days(
-    connection: &mut SqliteConnection,
-    first: String,
-    last: String,
-    currency_code: String,
-) -> Result<Vec<DayRow>, sqlx::Error> {
-    let rows = sqlx::query(
-        "SELECT * FROM days
+fn select_days(
+    connection: &Connection,
+    request: &GetDailySummaryRequest,
+) -> rusqlite::Result<Vec<DayRow>> {
+    let sql = "SELECT * FROM days
          WHERE day BETWEEN ?1 AND ?2 AND (?3 = '' OR currency_code = ?3)
-         ORDER BY day, currency_code",
-    )
-    .bind(first)
-    .bind(last)
-    .bind(currency_code)
-    .fetch_all(connection)
-    .await?;
-    read_rows(&rows)
+         ORDER BY day, currency_code";
+    rows(connection, sql, &[&request.start_date, &request.end_date, &request.currency_code])
 }
 
 // ---- Answers ----------------------------------------------------------------------------------
@@ -471,14 +447,12 @@ impl Totals {
 
 #[cfg(test)]
 mod tests {
-    use sqlx::{AssertSqlSafe, Connection, Executor, Row};
-
     use super::*;
 
-    #[tokio::test]
-    async fn every_list_of_accounts_is_read_in_the_order_of_an_index() {
-        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-        connection.execute(AccountBalance::SCHEMA).await.unwrap();
+    #[test]
+    fn every_list_of_accounts_is_read_in_the_order_of_an_index() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(AccountBalance::SCHEMA).unwrap();
         let place = "AND (owner_name,account_id)>(?,?) AND owner_name<?)";
         for (sql, step) in [
             (BY_ID, "PRIMARY KEY (account_id>?)".to_owned()),
@@ -486,10 +460,9 @@ mod tests {
             (BY_OWNER, format!("accounts_by_owner ({}", &place[4..])),
             (BY_STATUS_AND_OWNER, format!("accounts_by_status_and_owner (status=? {place}")),
         ] {
-            let sql = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
-            let query = sqlx::query(sql).bind("").bind(51).bind(1).bind("ali").bind("ali");
-            let plan = query.fetch_all(&mut connection).await.unwrap();
-            let steps: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+            let sql = format!("EXPLAIN QUERY PLAN {sql}");
+            let steps: Vec<String> =
+                select(&connection, &sql, &[], |row| row.get("detail")).unwrap();
             assert!(steps[0].contains(&step), "{step}: {steps:?}");
             assert!(steps.iter().all(|step| !step.contains("TEMP B-TREE")), "{steps:?}");
         }

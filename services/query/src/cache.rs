@@ -7,10 +7,9 @@ use std::time::Instant;
 
 use daybook_contract::daybook::v1::ReadContext;
 use daybook_contract::error::Error;
-use futures::future::BoxFuture;
 use lru::LruCache;
 use prost::Message;
-use sqlx::sqlite::SqliteConnection;
+use rusqlite::Connection;
 
 use crate::runtime::Handle;
 
@@ -28,7 +27,7 @@ struct Kept<A> {
     answer: A,
 }
 
-impl<A: Clone + Send> Cache<A> {
+impl<A: Clone + Send + 'static> Cache<A> {
     /// A cache for so many answers.
     pub fn new(most: NonZeroUsize) -> Self {
         Self { answers: Mutex::new(LruCache::new(most)) }
@@ -44,9 +43,7 @@ impl<A: Clone + Send> Cache<A> {
         query: F,
     ) -> Result<(A, u64), Error>
     where
-        F: for<'c> Fn(&'c mut SqliteConnection) -> BoxFuture<'c, Result<A, sqlx::Error>>
-            + Send
-            + Sync,
+        F: Fn(&Connection) -> rusqlite::Result<A> + Send + Sync + 'static,
     {
         let progress = handle.wait_for(read).await?;
         let key = request.encode_to_vec();

@@ -12,7 +12,6 @@ use daybook_contract::catalog::v1::{
 use daybook_contract::contract::Violations;
 use daybook_contract::daybook::v1::Money;
 use daybook_contract::error::Error;
-use futures::FutureExt;
 use tonic::{Code, Request, Response, Status};
 
 use crate::cache::Cache;
@@ -90,11 +89,12 @@ impl QueryService for CatalogQueries {
             SearchProductsRequest { page_size: 0, page_token: String::new(), ..request.clone() };
         let pages = Pages::of("catalog.v1.SearchProducts", &filters);
         let place = Place::of(&filters, pages.after(&request.page_token)?.as_deref());
+        let begin = place.clone();
         let (Found { mut rows, more_matches }, position) = self
             .inner
             .cached_searches
-            .answer(&self.inner.search, read.as_ref(), &request, |connection| {
-                search::products(connection, filters.clone(), place.clone(), size + 1).boxed()
+            .answer(&self.inner.search, read.as_ref(), &request, move |connection| {
+                search::products(connection, &filters, &begin, size + 1)
             })
             .await?;
         let next_page_token = pages.cut(&mut rows, size, |last| place.after(last, size));
@@ -114,15 +114,15 @@ impl QueryService for CatalogQueries {
         let mut request = request.into_inner();
         read::check(&request, request.read.as_ref(), |_| {})?;
         let read = request.read.take();
-        let id = &request.product_id;
+        let id = request.product_id.clone();
         let (row, position) = self
             .inner
             .cached_products
-            .answer(&self.inner.details, read.as_ref(), &request, |connection| {
-                select::product(connection, id.clone()).boxed()
+            .answer(&self.inner.details, read.as_ref(), &request, move |connection| {
+                select::product(connection, &id)
             })
             .await?;
-        let (row, prices) = row.ok_or_else(|| product_not_found(id, position))?;
+        let (row, prices) = row.ok_or_else(|| product_not_found(&request.product_id, position))?;
         let prices = price_periods(&row.currency_code, prices)?;
         Ok(Response::new(GetProductResponse { product: Some(product(row)?), prices, position }))
     }
@@ -147,8 +147,8 @@ impl QueryService for CatalogQueries {
         let (mut rows, position) = self
             .inner
             .cached_lists
-            .answer(&self.inner.admin, read.as_ref(), &request, |connection| {
-                select::admin(connection, filters.status, after.clone(), size + 1).boxed()
+            .answer(&self.inner.admin, read.as_ref(), &request, move |connection| {
+                select::admin(connection, filters.status, &after, size + 1)
             })
             .await?;
         let next_page_token = pages.cut(&mut rows, size, |row| row.product.product_id.clone());

@@ -11,8 +11,8 @@ use daybook_contract::inventory::v1::{
     ListMovementsRequest, ListMovementsResponse, Movement, Stock, StockRejection,
     WatchLowStockRequest, WatchLowStockResponse,
 };
-use futures::{FutureExt, Stream};
-use sqlx::sqlite::SqliteConnection;
+use futures::Stream;
+use rusqlite::Connection;
 use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status};
 
@@ -20,7 +20,7 @@ use crate::cache::Cache;
 use crate::paging::{Pages, page_size};
 use crate::projections::stock_levels::{LevelRow, StockLevels};
 use crate::projections::stock_movements::{CountRow, MovementRow, StockMovements};
-use crate::runtime::row::{read_row, read_rows};
+use crate::runtime::row::{first, rows};
 use crate::runtime::{Handle, Host, Projection, store};
 use crate::timeline::{self, Wanted};
 use crate::{check, read, time};
@@ -77,15 +77,15 @@ impl QueryService for InventoryQueries {
         let mut request = request.into_inner();
         read::check(&request, request.read.as_ref(), |_| {})?;
         let read = request.read.take();
-        let id = &request.product_id;
+        let id = request.product_id.clone();
         let (row, position) = self
             .inner
             .cached_stocks
-            .answer(&self.inner.levels, read.as_ref(), &request, |connection| {
-                select_level(connection, id.clone()).boxed()
+            .answer(&self.inner.levels, read.as_ref(), &request, move |connection| {
+                select_level(connection, &id)
             })
             .await?;
-        let row = row.ok_or_else(|| stock_not_found(id, position))?;
+        let row = row.ok_or_else(|| stock_not_found(&request.product_id, position))?;
         Ok(Response::new(GetStockResponse { stock: Some(stock(row)), position }))
     }
 
@@ -110,8 +110,8 @@ impl QueryService for InventoryQueries {
         let (found, position) = self
             .inner
             .cached_movements
-            .answer(&self.inner.movements, read.as_ref(), &request, |connection| {
-                select_movements(connection, filters.clone(), before, size + 1).boxed()
+            .answer(&self.inner.movements, read.as_ref(), &request, move |connection| {
+                select_movements(connection, &filters, before, size + 1)
             })
             .await?;
         let (product, mut rows) =
@@ -136,8 +136,8 @@ impl QueryService for InventoryQueries {
         let (mut rows, position) = self
             .inner
             .cached_lists
-            .answer(&self.inner.levels, read.as_ref(), &request, |connection| {
-                select_low(connection, after.clone(), size + 1).boxed()
+            .answer(&self.inner.levels, read.as_ref(), &request, move |connection| {
+                select_low(connection, &after, size + 1)
             })
             .await?;
         let next_page_token = pages.cut(&mut rows, size, |row| row.product_id.clone());
@@ -172,26 +172,19 @@ fn stock_not_found(product_id: &str, position: u64) -> Error {
 
 // ---- Rows -------------------------------------------------------------------------------------
 
-async fn select_level(
-    connection: &mut SqliteConnection,
-    product_id: String,
-) -> Result<Option<LevelRow>, sqlx::Error> {
-    let query = sqlx::query("SELECT * FROM levels WHERE product_id = ?").bind(product_id);
-    query.fetch_optional(connection).await?.as_ref().map(read_row).transpose()
+fn select_level(connection: &Connection, product_id: &str) -> rusqlite::Result<Option<LevelRow>> {
+    first(connection, "SELECT * FROM levels WHERE product_id = ?", &[&product_id])
 }
 
-async fn select_movements(
-    connection: &mut SqliteConnection,
-    filters: ListMovementsRequest,
+fn select_movements(
+    connection: &Connection,
+    filters: &ListMovementsRequest,
     before: i64,
     limit: u32,
-) -> Result<Option<(CountRow, Vec<MovementRow>)>, sqlx::Error> {
-    let product = sqlx::query("SELECT * FROM counts WHERE product_id = ?")
-        .bind(filters.product_id)
-        .fetch_optional(&mut *connection)
-        .await?;
+) -> rusqlite::Result<Option<(CountRow, Vec<MovementRow>)>> {
+    let product = "SELECT * FROM counts WHERE product_id = ?";
+    let product = first::<CountRow>(connection, product, &[&filters.product_id])?;
     let Some(product) = product else { return Ok(None) };
-    let product: CountRow = read_row(&product)?;
     let wanted = Wanted {
         stream_no: product.product_no,
         kind: filters.kind,
@@ -200,17 +193,11 @@ async fn select_movements(
         before,
         limit,
     };
-    let rows = timeline::page(connection, wanted).await?;
-    Ok(Some((product, rows)))
+    Ok(Some((product, timeline::page(connection, wanted)?)))
 }
 
-async fn select_low(
-    connection: &mut SqliteConnection,
-    after: String,
-    limit: u32,
-) -> Result<Vec<LevelRow>, sqlx::Error> {
-    let query = sqlx::query(SELECT_LOW).bind(after).bind(limit);
-    read_rows(&query.fetch_all(connection).await?)
+fn select_low(connection: &Connection, after: &str, limit: u32) -> rusqlite::Result<Vec<LevelRow>> {
+    rows(connection, SELECT_LOW, &[&after, &limit])
 }
 
 const SELECT_LOW: &str = "SELECT * FROM levels INDEXED BY low_levels
@@ -252,23 +239,21 @@ fn movement(product_id: &str, row: MovementRow) -> Movement {
 
 #[cfg(test)]
 mod tests {
-    use sqlx::{AssertSqlSafe, Connection, Executor, Row};
-
     use super::*;
+    use crate::runtime::row::select;
 
-    #[tokio::test]
-    async fn low_stock_is_found_by_its_index() {
-        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-        connection.execute(StockLevels::SCHEMA).await.unwrap();
+    #[test]
+    fn low_stock_is_found_by_its_index() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(StockLevels::SCHEMA).unwrap();
         for (sql, index) in [
             (SELECT_LOW, "low_levels (product_id>?)"),
             (watching::SELECT_NEWS, "levels_by_alert (low_position>?"),
         ] {
-            let sql = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
-            let query = sqlx::query(sql).bind("").bind(51);
-            let plan = query.fetch_all(&mut connection).await.unwrap();
-            let step: String = plan[0].get("detail");
-            assert!(step.contains(index), "{step}");
+            let sql = format!("EXPLAIN QUERY PLAN {sql}");
+            let steps: Vec<String> =
+                select(&connection, &sql, &[], |row| row.get("detail")).unwrap();
+            assert!(steps[0].contains(index), "{steps:?}");
         }
     }
 }

@@ -10,7 +10,6 @@ use daybook_contract::orders::v1::{
     GetOrderResponse, ListOrdersByProductRequest, ListOrdersByProductResponse, ListOrdersRequest,
     ListOrdersResponse, Order, OrderItem, OrderRejection, ProductOrder,
 };
-use futures::FutureExt;
 use tonic::{Code, Request, Response, Status};
 
 use crate::cache::Cache;
@@ -72,15 +71,15 @@ impl QueryService for OrderQueries {
         let mut request = request.into_inner();
         read::check(&request, request.read.as_ref(), |_| {})?;
         let read = request.read.take();
-        let id = &request.order_id;
+        let id = request.order_id.clone();
         let (found, position) = self
             .inner
             .cached_orders
-            .answer(&self.inner.orders, read.as_ref(), &request, |connection| {
-                select::order(connection, id.clone()).boxed()
+            .answer(&self.inner.orders, read.as_ref(), &request, move |connection| {
+                select::order(connection, &id)
             })
             .await?;
-        let (row, items) = found.ok_or_else(|| order_not_found(id, position))?;
+        let (row, items) = found.ok_or_else(|| order_not_found(&request.order_id, position))?;
         let items = items.into_iter().map(item).collect::<Result<_, _>>()?;
         let order = Some(Order { items, ..order(row)? });
         Ok(Response::new(GetOrderResponse { order, position }))
@@ -104,8 +103,8 @@ impl QueryService for OrderQueries {
         let (mut rows, position) = self
             .inner
             .cached_lists
-            .answer(&self.inner.orders, read.as_ref(), &request, |connection| {
-                select::orders(connection, filters.clone(), before, size + 1).boxed()
+            .answer(&self.inner.orders, read.as_ref(), &request, move |connection| {
+                select::orders(connection, &filters, before, size + 1)
             })
             .await?;
         let next_page_token =
@@ -134,9 +133,8 @@ impl QueryService for OrderQueries {
         let (mut rows, position) = self
             .inner
             .cached_products
-            .answer(&self.inner.orders, read.as_ref(), &request, |connection| {
-                let product_id = filters.product_id.clone();
-                select::items_of_product(connection, product_id, before, size + 1).boxed()
+            .answer(&self.inner.orders, read.as_ref(), &request, move |connection| {
+                select::items_of_product(connection, &filters.product_id, before, size + 1)
             })
             .await?;
         let next_page_token =
@@ -158,11 +156,12 @@ impl QueryService for OrderQueries {
         if request.end_date.is_empty() {
             request.end_date.clone_from(&request.start_date);
         }
+        let wanted = request.clone();
         let (rows, position) = self
             .inner
             .cached_days
-            .answer(&self.inner.statistics, read.as_ref(), &request, |connection| {
-                select::days(connection, request.clone()).boxed()
+            .answer(&self.inner.statistics, read.as_ref(), &request, move |connection| {
+                select::days(connection, &wanted)
             })
             .await?;
         let days = rows.into_iter().map(day).collect::<Result<_, _>>()?;

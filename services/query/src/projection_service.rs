@@ -15,13 +15,14 @@ use daybook_contract::daybook::v1::{
 };
 use daybook_contract::error::Error;
 use futures::{FutureExt, Stream, StreamExt, stream};
-use sqlx::sqlite::SqliteConnection;
+use rusqlite::Connection;
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 
 use crate::paging::{Pages, page_size};
 use crate::runtime::handle::is_running;
+use crate::runtime::row::select;
 use crate::runtime::store::{Quarantined, quarantined};
 use crate::runtime::{Handle, Host};
 use crate::time;
@@ -158,7 +159,7 @@ impl ProjectionService for ProjectionServer {
         let after = pages.after(&request.page_token)?;
         let after = after.and_then(|id| id.parse::<i64>().ok()).unwrap_or(0);
         let (mut rows, _) = handle
-            .read(None, |connection| select_quarantined(connection, after, size + 1).boxed())
+            .read(None, move |connection| select_quarantined(connection, after, size + 1))
             .await?;
         let next_page_token = pages.cut(&mut rows, size, |row| row.id.to_string());
         Ok(Response::new(ListQuarantinedEventsResponse {
@@ -194,19 +195,13 @@ impl ProjectionService for ProjectionServer {
     }
 }
 
-async fn select_quarantined(
-    connection: &mut SqliteConnection,
+fn select_quarantined(
+    connection: &Connection,
     after: i64,
     limit: u32,
-) -> Result<Vec<Quarantined>, sqlx::Error> {
-    let rows = sqlx::query(
-        "SELECT * FROM quarantine WHERE quarantine_id > ? ORDER BY quarantine_id LIMIT ?",
-    )
-    .bind(after)
-    .bind(limit)
-    .fetch_all(connection)
-    .await?;
-    rows.iter().map(quarantined).collect()
+) -> rusqlite::Result<Vec<Quarantined>> {
+    let sql = "SELECT * FROM quarantine WHERE quarantine_id > ? ORDER BY quarantine_id LIMIT ?";
+    select(connection, sql, &[&after, &limit], quarantined)
 }
 
 fn quarantined_event(row: Quarantined) -> QuarantinedEvent {

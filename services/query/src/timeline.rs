@@ -6,11 +6,10 @@
 //! stream to the next, so a time is a version, which is found by halving.
 
 use prost_types::Timestamp;
-use sqlx::AssertSqlSafe;
-use sqlx::sqlite::SqliteConnection;
+use rusqlite::Connection;
 
 use crate::runtime::Row;
-use crate::runtime::row::read_rows;
+use crate::runtime::row::rows;
 use crate::time;
 
 /// The version with which a time begins is below the double of this.
@@ -35,25 +34,20 @@ pub(crate) struct Wanted<'a> {
 /// A page of a table with the columns `version`, `kind` and `recorded_time`, whose primary key is
 /// the number of the stream and the version, and which has an index `<table>_by_kind` with the kind
 /// between the two.
-pub(crate) async fn page<R: Row>(
-    connection: &mut SqliteConnection,
+pub(crate) fn page<R: Row>(
+    connection: &Connection,
     wanted: Wanted<'_>,
-) -> Result<Vec<R>, sqlx::Error> {
+) -> rusqlite::Result<Vec<R>> {
     let first = match wanted.start_time {
         None => 0,
-        Some(start) => version_at::<R>(connection, wanted.stream_no, start).await?,
+        Some(start) => version_at::<R>(connection, wanted.stream_no, start)?,
     };
     let end = match wanted.end_time {
         None => wanted.before,
-        Some(end) => version_at::<R>(connection, wanted.stream_no, end).await?.min(wanted.before),
+        Some(end) => version_at::<R>(connection, wanted.stream_no, end)?.min(wanted.before),
     };
-    let query = sqlx::query(AssertSqlSafe(page_sql::<R>(wanted.kind)))
-        .bind(wanted.stream_no)
-        .bind(first)
-        .bind(end)
-        .bind(wanted.limit)
-        .bind(wanted.kind);
-    read_rows(&query.fetch_all(connection).await?)
+    let Wanted { stream_no, kind, limit, .. } = wanted;
+    rows(connection, &page_sql::<R>(kind), &[&stream_no, &first, &end, &limit, &kind])
 }
 
 /// The name of the column with the number of the stream: the first of the key.
@@ -75,17 +69,13 @@ fn page_sql<R: Row>(kind: i32) -> String {
 }
 
 /// The first version from which on everything was recorded at this time or later.
-async fn version_at<R: Row>(
-    connection: &mut SqliteConnection,
+fn version_at<R: Row>(
+    connection: &Connection,
     stream_no: i64,
     time: &Timestamp,
-) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar(AssertSqlSafe(version_sql::<R>()))
-        .bind(stream_no)
-        .bind(time::saturating_nanos(time))
-        .bind(LARGEST_STEP)
-        .fetch_one(connection)
-        .await
+) -> rusqlite::Result<i64> {
+    let values = (stream_no, time::saturating_nanos(time), LARGEST_STEP);
+    connection.prepare_cached(&version_sql::<R>())?.query_row(values, |row| row.get(0))
 }
 
 /// Everything below `low` is earlier; it goes up by a step as long as that stays true.
@@ -106,54 +96,51 @@ fn version_sql<R: Row>() -> String {
 
 #[cfg(test)]
 mod tests {
-    use sqlx::{Connection, Executor, Row as _};
-
     use super::*;
     use crate::projections::account_transactions::{AccountTransactions, TransactionRow};
     use crate::projections::stock_movements::{MovementRow, StockMovements};
     use crate::projections::user_activity::{ActivityRow, UserActivity};
     use crate::runtime::Projection;
+    use crate::runtime::row::select;
 
     /// The steps of a plan.
-    async fn plan(schema: &str, sql: String) -> Vec<String> {
-        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-        connection.execute(AssertSqlSafe(schema.to_owned())).await.unwrap();
-        let explained = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
-        let rows = sqlx::query(explained).fetch_all(&mut connection).await.unwrap();
-        rows.iter().map(|row| row.get("detail")).collect()
+    fn plan(schema: &str, sql: &str) -> Vec<String> {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(schema).unwrap();
+        let sql = format!("EXPLAIN QUERY PLAN {sql}");
+        select(&connection, &sql, &[], |row| row.get("detail")).unwrap()
     }
 
-    async fn assert_plans<P: Projection, R: Row>() {
+    fn assert_plans<P: Projection, R: Row>() {
         let (table, number) = (R::TABLE, R::COLUMNS[0]);
         let range = "version>? AND version<?";
-        let all = plan(P::SCHEMA, page_sql::<R>(0)).await;
+        let all = plan(P::SCHEMA, &page_sql::<R>(0));
         assert_eq!(all, [format!("SEARCH {table} USING PRIMARY KEY ({number}=? AND {range})")]);
-        let kind = plan(P::SCHEMA, page_sql::<R>(1)).await;
+        let kind = plan(P::SCHEMA, &page_sql::<R>(1));
         let index = format!("{table}_by_kind ({number}=? AND kind=? AND {range})");
         assert_eq!(kind, [format!("SEARCH {table} USING INDEX {index}")]);
-        let time = plan(P::SCHEMA, version_sql::<R>()).await;
+        let time = plan(P::SCHEMA, &version_sql::<R>());
         let step = format!("SEARCH {table} USING PRIMARY KEY ({number}=? AND version>?)");
         assert!(time.contains(&step), "{time:?}");
     }
 
-    #[tokio::test]
-    async fn every_page_is_read_from_an_index() {
-        assert_plans::<AccountTransactions, TransactionRow>().await;
-        assert_plans::<StockMovements, MovementRow>().await;
-        assert_plans::<UserActivity, ActivityRow>().await;
+    #[test]
+    fn every_page_is_read_from_an_index() {
+        assert_plans::<AccountTransactions, TransactionRow>();
+        assert_plans::<StockMovements, MovementRow>();
+        assert_plans::<UserActivity, ActivityRow>();
     }
 
-    #[tokio::test]
-    async fn a_time_is_a_version_whatever_the_gaps_between_versions() {
-        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-        connection.execute(AccountTransactions::SCHEMA).await.unwrap();
+    #[test]
+    fn a_time_is_a_version_whatever_the_gaps_between_versions() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(AccountTransactions::SCHEMA).unwrap();
         // The times of these versions; others are of events that are no movements.
         let rows: [(i64, i64); 7] =
             [(1, 10), (2, 10), (5, 10), (6, 20), (9, 20), (10, 30), (300, 40)];
         for (version, time) in rows {
             let insert = "INSERT INTO transactions VALUES (7, ?, ?, 1, 1, '', 0, ?, ?, '')";
-            let query = sqlx::query(insert).bind(version).bind(1 + version % 2);
-            query.bind(time).bind(version).execute(&mut connection).await.unwrap();
+            connection.execute(insert, (version, 1 + version % 2, time, version)).unwrap();
         }
         let moment = |nanos: i64| time::timestamp(nanos);
         for start in [None, Some(i64::MIN), Some(10), Some(11), Some(20), Some(40), Some(41)] {
@@ -168,7 +155,7 @@ mod tests {
                         before,
                         limit: 3,
                     };
-                    let found: Vec<TransactionRow> = page(&mut connection, wanted).await.unwrap();
+                    let found: Vec<TransactionRow> = page(&connection, wanted).unwrap();
                     let versions: Vec<i64> = found.iter().map(|row| row.version).collect();
                     let is_wanted = |(version, time): &(i64, i64)| {
                         *version < before

@@ -6,17 +6,15 @@ use daybook_contract::bank::v1::{
 };
 use daybook_contract::daybook::v1::ErrorReason;
 use daybook_contract::error::Error;
-use futures::FutureExt;
 use prost::Message;
-use sqlx::AssertSqlSafe;
-use sqlx::sqlite::SqliteConnection;
+use rusqlite::Connection;
 use tonic::Code;
 
 use crate::bank::DEFAULT_PAGE;
 use crate::paging::{Pages, newest, page_size};
 use crate::projections::transfers::TransferRow;
 use crate::runtime::Handle;
-use crate::runtime::row::{read_row, read_rows};
+use crate::runtime::row::{first, rows};
 use crate::runtime::store::from_i64;
 use crate::{check, read, time};
 
@@ -26,11 +24,11 @@ pub(crate) async fn get(
     request: GetTransferRequest,
 ) -> Result<GetTransferResponse, Error> {
     read::check(&request, request.read.as_ref(), |_| {})?;
-    let id = &request.transfer_id;
+    let id = request.transfer_id.clone();
     let (row, position) = transfers
-        .read(request.read.as_ref(), |connection| select_transfer(connection, id.clone()).boxed())
+        .read(request.read.as_ref(), move |connection| select_transfer(connection, &id))
         .await?;
-    let row = row.ok_or_else(|| not_found(id, position))?;
+    let row = row.ok_or_else(|| not_found(&request.transfer_id, position))?;
     Ok(GetTransferResponse { transfer: Some(transfer(row)?), position })
 }
 
@@ -52,8 +50,8 @@ pub(crate) async fn list(
         Some(position) => position.parse().unwrap_or(i64::MAX),
     };
     let (mut rows, position) = transfers
-        .read(read.as_ref(), |connection| {
-            select_transfers(connection, filters.clone(), before, size + 1).boxed()
+        .read(read.as_ref(), move |connection| {
+            select_transfers(connection, &filters, before, size + 1)
         })
         .await?;
     let next_page_token = pages.cut(&mut rows, size, |row| row.position.to_string());
@@ -70,23 +68,17 @@ fn not_found(id: &str, position: u64) -> Error {
         .with_resource("bank.transfer", id)
 }
 
-async fn select_transfer(
-    connection: &mut SqliteConnection,
-    id: String,
-) -> Result<Option<TransferRow>, sqlx::Error> {
-    let query = sqlx::query("SELECT * FROM transfers WHERE transfer_id = ?").bind(id);
-    query.fetch_optional(connection).await?.as_ref().map(read_row).transpose()
+fn select_transfer(connection: &Connection, id: &str) -> rusqlite::Result<Option<TransferRow>> {
+    first(connection, "SELECT * FROM transfers WHERE transfer_id = ?", &[&id])
 }
 
-async fn select_transfers(
-    connection: &mut SqliteConnection,
-    filters: ListTransfersRequest,
+fn select_transfers(
+    connection: &Connection,
+    filters: &ListTransfersRequest,
     before: i64,
     limit: u32,
-) -> Result<Vec<TransferRow>, sqlx::Error> {
-    let sql = AssertSqlSafe(statement(&filters));
-    let query = sqlx::query(sql).bind(before).bind(limit).bind(filters.account_id);
-    read_rows(&query.fetch_all(connection).await?)
+) -> rusqlite::Result<Vec<TransferRow>> {
+    rows(connection, &statement(filters), &[&before, &limit, &filters.account_id])
 }
 
 /// What an account sends and what it gets, in every status that is asked for; also in none, when the
@@ -126,17 +118,16 @@ fn transfer(row: TransferRow) -> Result<BankTransfer, Error> {
 
 #[cfg(test)]
 mod tests {
-    use sqlx::{Connection, Executor, Row as _};
-
     use super::*;
     use crate::projections::transfers::Transfers;
     use crate::runtime::Projection;
+    use crate::runtime::row::select;
 
     /// No list walks over transfers that it does not show.
-    #[tokio::test]
-    async fn every_list_is_read_in_the_order_of_an_index() {
-        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-        connection.execute(Transfers::SCHEMA).await.unwrap();
+    #[test]
+    fn every_list_is_read_in_the_order_of_an_index() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(Transfers::SCHEMA).unwrap();
         let (by_sender, by_recipient) = (
             "transfers_by_sender (from_account_id=? AND status=? AND position<?)",
             "transfers_by_recipient (to_account_id=? AND status=? AND position<?)",
@@ -150,10 +141,9 @@ mod tests {
         ] {
             let account_id = account_id.to_owned();
             let filters = ListTransfersRequest { account_id, status, ..Default::default() };
-            let explained = format!("EXPLAIN QUERY PLAN {}", statement(&filters));
-            let plan =
-                sqlx::query(AssertSqlSafe(explained)).fetch_all(&mut connection).await.unwrap();
-            let steps: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+            let sql = format!("EXPLAIN QUERY PLAN {}", statement(&filters));
+            let steps: Vec<String> =
+                select(&connection, &sql, &[], |row| row.get("detail")).unwrap();
             let mut read: Vec<_> = steps
                 .iter()
                 .filter_map(|step| step.strip_prefix("SEARCH transfers USING "))

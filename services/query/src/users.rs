@@ -10,7 +10,6 @@ use daybook_contract::users::v1::{
     GetUserStatisticsRequest, GetUserStatisticsResponse, ListUsersRequest, ListUsersResponse, User,
     UserRejection, UserStatistics,
 };
-use futures::FutureExt;
 use tonic::{Code, Request, Response, Status};
 
 use crate::cache::Cache;
@@ -77,15 +76,15 @@ impl QueryService for UserQueries {
         let mut request = request.into_inner();
         read::check(&request, request.read.as_ref(), |_| {})?;
         let read = request.read.take();
-        let id = &request.user_id;
+        let id = request.user_id.clone();
         let (row, position) = self
             .inner
             .cached_users
-            .answer(&self.inner.users, read.as_ref(), &request, |connection| {
-                select::user(connection, id.clone()).boxed()
+            .answer(&self.inner.users, read.as_ref(), &request, move |connection| {
+                select::user(connection, &id)
             })
             .await?;
-        let row = row.ok_or_else(|| user_not_found(id, position))?;
+        let row = row.ok_or_else(|| user_not_found(&request.user_id, position))?;
         Ok(Response::new(GetUserResponse { user: Some(user(row)), position }))
     }
 
@@ -106,8 +105,8 @@ impl QueryService for UserQueries {
         let (mut rows, position) = self
             .inner
             .cached_lists
-            .answer(&self.inner.users, read.as_ref(), &request, |connection| {
-                select::users(connection, filters.clone(), after.clone(), size + 1).boxed()
+            .answer(&self.inner.users, read.as_ref(), &request, move |connection| {
+                select::users(connection, &filters, &after, size + 1)
             })
             .await?;
         let next_page_token = pages.cut(&mut rows, size, |row| row.user_id.clone());
@@ -136,8 +135,8 @@ impl QueryService for UserQueries {
         let (rows, position) = self
             .inner
             .cached_activities
-            .answer(&self.inner.activity, read.as_ref(), &request, |connection| {
-                select::activities(connection, filters.clone(), before, size + 1).boxed()
+            .answer(&self.inner.activity, read.as_ref(), &request, move |connection| {
+                select::activities(connection, &filters, before, size + 1)
             })
             .await?;
         let mut rows = rows.ok_or_else(|| user_not_found(&request.user_id, position))?;
@@ -153,15 +152,15 @@ impl QueryService for UserQueries {
         let mut request = request.into_inner();
         read::check(&request, request.read.as_ref(), |_| {})?;
         let read = request.read.take();
-        let id = &request.user_id;
+        let id = request.user_id.clone();
         let (found, position) = self
             .inner
             .cached_statistics
-            .answer(&self.inner.statistics, read.as_ref(), &request, |connection| {
-                select::statistics(connection, id.clone()).boxed()
+            .answer(&self.inner.statistics, read.as_ref(), &request, move |connection| {
+                select::statistics(connection, &id)
             })
             .await?;
-        let (numbers, spent) = found.ok_or_else(|| user_not_found(id, position))?;
+        let (numbers, spent) = found.ok_or_else(|| user_not_found(&request.user_id, position))?;
         let statistics = Some(statistics(numbers, spent)?);
         Ok(Response::new(GetUserStatisticsResponse { statistics, position }))
     }

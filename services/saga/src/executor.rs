@@ -13,11 +13,10 @@ use daybook_contract::daybook::v1::{
     CommandContext, CommandReceipt, ReadContext, StepAnswer, StepRefusal,
 };
 use daybook_kernel::Step;
-use daybook_query::runtime::row::read_rows;
+use daybook_query::runtime::row::rows;
 use daybook_query::runtime::{EncodedEvent, Handle};
 use daybook_query::time;
-use futures::FutureExt;
-use sqlx::sqlite::SqliteConnection;
+use rusqlite::Connection;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -235,7 +234,7 @@ impl Executor {
             max_wait: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
             ..Default::default()
         };
-        while self.sagas.read(Some(&read), |_| async { Ok(()) }.boxed()).await.is_err() {
+        while self.sagas.read(Some(&read), |_| Ok(())).await.is_err() {
             tokio::time::sleep(INTERVAL).await;
             // It may be an older copy now.
             if let Ok(head) = self.log.head().await {
@@ -249,9 +248,8 @@ impl Executor {
             Look::Page(_) => PAGE,
             Look::After(_) | Look::Saga(_) => MAX_NEW,
         };
-        let now = time::now_ns();
-        let found =
-            self.sagas.glance(|connection| select(connection, look.clone(), limit, now).boxed());
+        let (look, now) = (look.clone(), time::now_ns());
+        let found = self.sagas.glance(move |connection| select(connection, &look, limit, now));
         match found.await {
             Ok((work, position)) => Some(Work { position, ..work }),
             Err(error) => {
@@ -297,9 +295,7 @@ impl Executor {
     }
 
     async fn measure(&self) {
-        if let Ok(((counts, oldest), _)) =
-            self.sagas.glance(|connection| metrics::select(connection).boxed()).await
-        {
+        if let Ok(((counts, oldest), _)) = self.sagas.glance(metrics::select).await {
             metrics::set(&counts, &oldest, self.flights.waiting().0);
         }
     }
@@ -314,34 +310,19 @@ fn reap(tasks: &mut JoinSet<()>) {
     }
 }
 
-async fn select(
-    connection: &mut SqliteConnection,
-    look: Look,
-    limit: usize,
-    now: i64,
-) -> Result<Work, sqlx::Error> {
+fn select(connection: &Connection, look: &Look, limit: usize, now: i64) -> rusqlite::Result<Work> {
     let most = i64::try_from(limit).unwrap_or(i64::MAX);
-    let place = match look {
-        Look::Page(place) => place,
-        Look::After(position) => Place { position, due_ns: i64::MAX },
-        Look::Saga(_) => Place::default(),
+    let (place, stream) = match look {
+        Look::Page(place) => (*place, ""),
+        Look::After(position) => (Place { position: *position, due_ns: i64::MAX }, ""),
+        Look::Saga(stream) => (Place::default(), stream.as_str()),
     };
     let after = i64::try_from(place.position).unwrap_or(i64::MAX);
     let [steps, starts, due] = statements(matches!(look, Look::Saga(_)));
-    let stream = match look {
-        Look::Saga(stream) => stream,
-        _ => String::new(),
-    };
-    let steps = sqlx::query(steps).bind(after).bind(most).bind(&stream);
-    let steps = steps.fetch_all(&mut *connection).await?;
-    let starts = sqlx::query(starts).bind(after).bind(most).bind(&stream);
-    let starts = starts.fetch_all(&mut *connection).await?;
-    let due = sqlx::query(due).bind(place.due_ns).bind(most).bind(&stream).bind(now);
-    let due = due.fetch_all(connection).await?;
     Ok(Work {
-        steps: read_rows(&steps)?,
-        starts: read_rows(&starts)?,
-        due: read_rows(&due)?,
+        steps: rows(connection, steps, &[&after, &most, &stream])?,
+        starts: rows(connection, starts, &[&after, &most, &stream])?,
+        due: rows(connection, due, &[&place.due_ns, &most, &stream, &now])?,
         limit,
         position: 0,
     })
@@ -641,8 +622,7 @@ fn context(saga_id: &str, causation_id: &str) -> CommandContext {
 
 #[cfg(test)]
 mod tests {
-    use daybook_query::runtime::Projection;
-    use sqlx::{Connection, Row};
+    use daybook_query::runtime::{Projection, row};
 
     use super::*;
     use crate::projection::Sagas;
@@ -676,14 +656,14 @@ mod tests {
 
     /// Rows in memory: a step at every second position up to the head, of which one is not open,
     /// two starts at every third, and sagas that are due, three at the same time.
-    async fn rows() -> SqliteConnection {
-        let mut rows = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-        sqlx::raw_sql(Sagas::SCHEMA).execute(&mut rows).await.unwrap();
-        add(&mut rows, 1..=HEAD / 2).await;
+    fn rows() -> Connection {
+        let rows = Connection::open_in_memory().unwrap();
+        rows.execute_batch(Sagas::SCHEMA).unwrap();
+        add(&rows, 1..=HEAD / 2);
         rows
     }
 
-    async fn add(rows: &mut SqliteConnection, positions: std::ops::RangeInclusive<u64>) {
+    fn add(rows: &Connection, positions: std::ops::RangeInclusive<u64>) {
         for at in positions {
             let mut sql = String::new();
             if at % 2 == 0 {
@@ -706,12 +686,12 @@ mod tests {
                  ('due-{at}', 'k', 's', 1, 1, x'', 1, 1, NULL, {due}, NULL, {}, NULL, 0, '', 0);",
                 HEAD + at
             );
-            sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut *rows).await.unwrap();
+            rows.execute_batch(&sql).unwrap();
         }
     }
 
-    async fn at(rows: &mut SqliteConnection, look: Look, limit: usize, position: u64) -> Work {
-        Work { position, ..select(rows, look, limit, i64::MAX).await.unwrap() }
+    fn at(rows: &Connection, look: &Look, limit: usize, position: u64) -> Work {
+        Work { position, ..select(rows, look, limit, i64::MAX).unwrap() }
     }
 
     /// What there is to do up to the head.
@@ -724,13 +704,13 @@ mod tests {
         all
     }
 
-    #[tokio::test]
-    async fn no_row_is_skipped_however_few_are_read_at_once() {
+    #[test]
+    fn no_row_is_skipped_however_few_are_read_at_once() {
         for limit in 3..=40 {
-            let mut rows = rows().await;
+            let rows = rows();
             let (mut reached, mut head, mut seen) = (0, HEAD / 2, Vec::new());
             while reached < HEAD {
-                let work = at(&mut rows, Look::After(reached), limit, head).await;
+                let work = at(&rows, &Look::After(reached), limit, head);
                 assert!(work.due.is_empty(), "a saga that is due waits for its page");
                 let next = work.reached();
                 assert!(next > reached, "stands still at {reached} of {head}, {limit} at once");
@@ -738,7 +718,7 @@ mod tests {
                 seen.extend(work.tasks().into_iter().map(|task| task.stream));
                 // What was read reflects its moment; more comes after it.
                 if reached == head && head < HEAD {
-                    add(&mut rows, head + 1..=HEAD).await;
+                    add(&rows, head + 1..=HEAD);
                     head = HEAD;
                 }
             }
@@ -748,14 +728,14 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn page_after_page_everything_is_looked_at_again_and_again() {
+    #[test]
+    fn page_after_page_everything_is_looked_at_again_and_again() {
         for limit in 3..=40 {
-            let mut rows = rows().await;
-            add(&mut rows, HEAD / 2 + 1..=HEAD).await;
+            let rows = rows();
+            add(&rows, HEAD / 2 + 1..=HEAD);
             let (mut page, mut seen) = (Place::default(), Vec::new());
             for turn in 0..200 {
-                let work = at(&mut rows, Look::Page(page), limit, HEAD).await;
+                let work = at(&rows, &Look::Page(page), limit, HEAD);
                 page = work.next_page(page);
                 if turn >= 100 {
                     seen.extend(work.tasks().into_iter().map(|task| task.stream));
@@ -771,24 +751,24 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn one_saga_is_looked_at_alone() {
-        let mut rows = rows().await;
+    #[test]
+    fn one_saga_is_looked_at_alone() {
+        let rows = rows();
         for stream in ["k-2", "x-3", "due-1"] {
-            let work = at(&mut rows, Look::Saga(stream.to_owned()), 10, HEAD).await;
+            let work = at(&rows, &Look::Saga(stream.to_owned()), 10, HEAD);
             let found: Vec<_> = work.tasks().into_iter().map(|task| task.stream).collect();
             assert_eq!(found, [stream]);
         }
-        assert!(at(&mut rows, Look::Saga("k-4".to_owned()), 10, HEAD).await.tasks().is_empty());
+        assert!(at(&rows, &Look::Saga("k-4".to_owned()), 10, HEAD).tasks().is_empty());
     }
 
-    #[tokio::test]
-    async fn every_look_goes_over_an_index() {
-        let mut rows = rows().await;
+    #[test]
+    fn every_look_goes_over_an_index() {
+        let rows = rows();
         for sql in [false, true].into_iter().flat_map(statements) {
-            let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
-            for row in sqlx::query(explain).fetch_all(&mut rows).await.unwrap() {
-                let plan: String = row.get("detail");
+            let explain = format!("EXPLAIN QUERY PLAN {sql}");
+            let steps = row::select(&rows, &explain, &[], |row| row.get::<_, String>("detail"));
+            for plan in steps.unwrap() {
                 assert!(plan.starts_with("SEARCH"), "{sql}: {plan}");
             }
         }

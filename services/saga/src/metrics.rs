@@ -1,9 +1,9 @@
 //! The metrics of sagas, from the rows: they go on counting where the process before has stopped.
 
 use daybook_contract::daybook::v1::SagaStatus;
+use daybook_query::runtime::row;
 use daybook_query::time;
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteConnection;
+use rusqlite::{Connection, ToSql};
 
 use crate::kind;
 use crate::projection::OPEN;
@@ -19,26 +19,18 @@ pub(crate) struct Count {
 pub(crate) type Oldest = (&'static str, i64);
 
 /// Reads what the metrics say.
-pub(crate) async fn select(
-    connection: &mut SqliteConnection,
-) -> Result<(Vec<Count>, Vec<Oldest>), sqlx::Error> {
-    let counts = sqlx::query("SELECT kind, status, sagas FROM counts")
-        .fetch_all(&mut *connection)
-        .await?
-        .iter()
-        .map(|row| {
-            Ok(Count { kind: row.try_get(0)?, status: row.try_get(1)?, sagas: row.try_get(2)? })
-        })
-        .collect::<Result<_, sqlx::Error>>()?;
-    let mut oldest = Vec::new();
+pub(crate) fn select(connection: &Connection) -> rusqlite::Result<(Vec<Count>, Vec<Oldest>)> {
+    let counts = row::select(connection, "SELECT kind, status, sagas FROM counts", &[], |row| {
+        Ok(Count { kind: row.get(0)?, status: row.get(1)?, sagas: row.get(2)? })
+    })?;
+    let mut oldest: Vec<Oldest> = Vec::new();
     for kind in kind::all().map(|kind| kind.name()) {
         for status in OPEN {
             // The time never goes back from one position to the next.
             let sql = "SELECT started_time FROM sagas WHERE kind = ? AND status = ?
                        ORDER BY position LIMIT 1";
-            let query = sqlx::query_scalar(sql).bind(kind).bind(i32::from(status));
-            let started: Option<i64> = query.fetch_optional(&mut *connection).await?;
-            oldest.extend(started.map(|started| (kind, started)));
+            let values: &[&dyn ToSql] = &[&kind, &i32::from(status)];
+            oldest.extend(row::select(connection, sql, values, |row| Ok((kind, row.get(0)?)))?);
         }
     }
     Ok((counts, oldest))

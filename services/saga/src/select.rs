@@ -3,32 +3,26 @@
 
 use daybook_contract::daybook::v1::{ListSagasRequest, SagaStatus};
 use daybook_query::paging::newest;
-use daybook_query::runtime::row::{read_row, read_rows};
-use sqlx::AssertSqlSafe;
-use sqlx::sqlite::SqliteConnection;
+use daybook_query::runtime::row::{first, rows};
+use rusqlite::Connection;
 
 use crate::kind;
 use crate::projection::{SagaRow, has_ended};
 
 /// A saga.
-pub(crate) async fn saga(
-    connection: &mut SqliteConnection,
-    stream: String,
-) -> Result<Option<SagaRow>, sqlx::Error> {
-    let query = sqlx::query("SELECT * FROM sagas WHERE stream = ?").bind(stream);
-    query.fetch_optional(connection).await?.as_ref().map(read_row).transpose()
+pub(crate) fn saga(connection: &Connection, stream: &str) -> rusqlite::Result<Option<SagaRow>> {
+    first(connection, "SELECT * FROM sagas WHERE stream = ?", &[&stream])
 }
 
 /// Sagas of a kind and a status, newest first.
-pub(crate) async fn sagas(
-    connection: &mut SqliteConnection,
-    filters: ListSagasRequest,
+pub(crate) fn sagas(
+    connection: &Connection,
+    filters: &ListSagasRequest,
     before: i64,
     limit: u32,
-) -> Result<Vec<SagaRow>, sqlx::Error> {
-    let Some(sql) = statement(&filters) else { return Ok(Vec::new()) };
-    let query = sqlx::query(AssertSqlSafe(sql)).bind(before).bind(limit);
-    read_rows(&query.fetch_all(connection).await?)
+) -> rusqlite::Result<Vec<SagaRow>> {
+    let Some(sql) = statement(filters) else { return Ok(Vec::new()) };
+    rows(connection, &sql, &[&before, &limit])
 }
 
 /// `None` when no saga can be what the filters ask for.
@@ -60,30 +54,28 @@ const STATUSES: [SagaStatus; 6] = [
 #[cfg(test)]
 mod tests {
     use daybook_query::runtime::Projection;
-    use sqlx::{Connection, Executor, Row};
+    use daybook_query::runtime::row::select;
 
     use super::*;
     use crate::projection::Sagas;
 
-    async fn rows() -> SqliteConnection {
-        let mut rows = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-        rows.execute(Sagas::SCHEMA).await.unwrap();
+    fn rows() -> Connection {
+        let rows = Connection::open_in_memory().unwrap();
+        rows.execute_batch(Sagas::SCHEMA).unwrap();
         rows
     }
 
     /// No list sorts or walks over sagas that it does not show.
-    #[tokio::test]
-    async fn every_list_is_read_in_the_order_of_an_index() {
-        let mut rows = rows().await;
+    #[test]
+    fn every_list_is_read_in_the_order_of_an_index() {
+        let rows = rows();
         let (kind, status) = ("orders.fulfilment".to_owned(), SagaStatus::Running.into());
         let one = ListSagasRequest { kind, status, ..Default::default() };
         let range = "USING COVERING INDEX sagas_by_kind_and_status";
         let all = STATUSES.len() * kind::all().count();
         for (filters, ranges) in [(ListSagasRequest::default(), all), (one, 1)] {
-            let sql = statement(&filters).unwrap();
-            let explained = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
-            let plan = sqlx::query(explained).fetch_all(&mut rows).await.unwrap();
-            let details: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+            let sql = format!("EXPLAIN QUERY PLAN {}", statement(&filters).unwrap());
+            let details: Vec<String> = select(&rows, &sql, &[], |row| row.get("detail")).unwrap();
             let read = details.iter().filter(|step| step.contains(" sagas"));
             let (over_index, others): (Vec<_>, Vec<_>) = read.partition(|s| s.contains(range));
             let is_whole = |step: &&String| step.ends_with("(kind=? AND status=? AND position<?)");
@@ -97,25 +89,18 @@ mod tests {
     }
 
     /// Every filter shows what the rows say, whichever index it goes over.
-    #[tokio::test]
-    async fn every_filter_finds_what_it_says_newest_first() {
-        let mut rows = rows().await;
+    #[test]
+    fn every_filter_finds_what_it_says_newest_first() {
+        let rows = rows();
         let kinds = ["bank.transfer", "orders.fulfilment"];
         let mut all = Vec::new();
         for position in 1..=20_i64 {
             let status = STATUSES[usize::try_from(position % 6).unwrap()];
             let kind = kinds[usize::try_from(position / 5 % 2).unwrap()];
-            sqlx::query(
-                "INSERT INTO sagas VALUES
-                 (?1, ?2, ?1, ?3, 1, x'', 0, 0, ?4, NULL, NULL, ?1, NULL, 0, '', 0)",
-            )
-            .bind(position)
-            .bind(kind)
-            .bind(i32::from(status))
-            .bind(has_ended(status).then_some(1))
-            .execute(&mut rows)
-            .await
-            .unwrap();
+            let sql = "INSERT INTO sagas VALUES
+                 (?1, ?2, ?1, ?3, 1, x'', 0, 0, ?4, NULL, NULL, ?1, NULL, 0, '', 0)";
+            let ended = has_ended(status).then_some(1);
+            rows.execute(sql, (position, kind, i32::from(status), ended)).unwrap();
             all.push((position, kind, status));
         }
         all.reverse();
@@ -128,7 +113,7 @@ mod tests {
                         open,
                         ..Default::default()
                     };
-                    let found = sagas(&mut rows, filters.clone(), 18, 9).await.unwrap();
+                    let found = sagas(&rows, &filters, 18, 9).unwrap();
                     let found: Vec<_> = found.into_iter().map(|saga| saga.position).collect();
                     let is_shown = |(position, of, has): &&(i64, &str, SagaStatus)| {
                         *position < 18

@@ -16,7 +16,6 @@ use daybook_query::paging::{Pages, page_size};
 use daybook_query::runtime::Handle;
 use daybook_query::time::timestamp;
 use daybook_query::{check, read};
-use futures::FutureExt;
 use prost::Message;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -58,10 +57,8 @@ impl SagaServer {
         read: Option<&ReadContext>,
     ) -> Result<(SagaRow, u64), Error> {
         let name = stream.to_owned();
-        let (found, position) = self
-            .sagas
-            .read(read, |connection| select::saga(connection, name.clone()).boxed())
-            .await?;
+        let (found, position) =
+            self.sagas.read(read, move |connection| select::saga(connection, &name)).await?;
         let Some(saga) = found else {
             let text = format!("there is no saga with the stream {stream:?}");
             return Err(Error::new(ErrorReason::SagaNotFound, text)
@@ -123,8 +120,8 @@ impl SagaService for SagaServer {
         };
         let (mut rows, position) = self
             .sagas
-            .read(request.read.as_ref(), |connection| {
-                select::sagas(connection, filters.clone(), before, size + 1).boxed()
+            .read(request.read.as_ref(), move |connection| {
+                select::sagas(connection, &filters, before, size + 1)
             })
             .await?;
         let next_page_token = pages.cut(&mut rows, size, |row| row.position.to_string());

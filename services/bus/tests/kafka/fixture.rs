@@ -26,6 +26,9 @@ pub const PATIENCE: Duration = Duration::from_secs(180);
 /// The aggregate whose events go to the first topic of the tests; others go to the second.
 pub const ACCOUNT: &str = "bank.account";
 
+/// The partitions of a topic; more than a topic gets by itself.
+pub const PARTITIONS: u32 = 12;
+
 /// An event log in memory.
 pub struct MemoryLog {
     store_id: String,
@@ -160,6 +163,7 @@ impl World {
     pub fn publisher_config(&self) -> PublisherConfig {
         let mut config = PublisherConfig::new(Kafka::new(&self.bootstrap));
         config.topic_check_interval = Duration::from_millis(200);
+        config.partitions = PARTITIONS;
         config
     }
 

@@ -13,8 +13,8 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::fixture::{
-    ACCOUNT, PATIENCE, World, check, check_watermarks, event_of, open_when_ready, positions,
-    read_until,
+    ACCOUNT, PARTITIONS, PATIENCE, World, check, check_watermarks, event_of, open_when_ready,
+    positions, read_until,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,7 +40,7 @@ async fn an_event_goes_out_verbatim_with_key_headers_and_our_partition() {
         assert_eq!(topic, expected_topic);
         assert_eq!(record.payload, world.log.events()[event.position as usize - 1]);
         assert_eq!(record.key.as_deref(), Some(stream));
-        assert_eq!(record.partition, partition_of(stream, 12));
+        assert_eq!(record.partition, partition_of(stream, PARTITIONS));
         let store_id = world.log.store_id();
         let expected = [
             ("ce_specversion", "1.0"),
@@ -75,7 +75,7 @@ async fn every_partition_of_every_topic_gets_the_watermark() {
             marked.insert((topic.clone(), record.partition));
         }
     }
-    assert_eq!(marked.len(), 6, "3 partitions of each topic");
+    assert_eq!(marked.len(), 2 * PARTITIONS as usize, "all partitions of each topic");
 }
 
 #[tokio::test(flavor = "multi_thread")]

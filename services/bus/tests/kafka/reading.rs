@@ -19,7 +19,9 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tokio::sync::watch;
 
-use crate::fixture::{ACCOUNT, MemoryLog, PATIENCE, World, open_when_ready, open_with, read_until};
+use crate::fixture::{
+    ACCOUNT, MemoryLog, PARTITIONS, PATIENCE, World, open_when_ready, open_with, read_until,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_position_moves_over_idle_partitions_and_both_topics() {
@@ -384,7 +386,7 @@ async fn write(world: &World, payload: &Bytes, store_id: Option<&str>) {
 async fn delete_everything(world: &World) {
     let mut list = TopicPartitionList::new();
     for topic in [&world.bank, &world.raw] {
-        for partition in 0..12 {
+        for partition in 0..i32::try_from(PARTITIONS).unwrap() {
             list.add_partition_offset(topic, partition, Offset::End).unwrap();
         }
     }

@@ -3,12 +3,12 @@
 use daybook_contract::catalog::v1::SearchProductsRequest;
 use daybook_contract::daybook::v1::Money;
 use daybook_contract::money;
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteConnection;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, ToSql};
 
 use crate::projections::product_search::FoundRow;
 use crate::runtime::Row;
-use crate::runtime::row::read_rows;
+use crate::runtime::row::{rows, select};
 
 /// The most matches that are ranked, the oldest products first: each costs some 2 µs, and whoever
 /// finds more than these has to say more words anyway.
@@ -107,32 +107,29 @@ impl Place {
 }
 
 /// The products that match, best first; all of them, by name or price, when the text is empty.
-pub async fn products(
-    connection: &mut SqliteConnection,
-    filters: SearchProductsRequest,
-    place: Place,
+pub fn products(
+    connection: &Connection,
+    filters: &SearchProductsRequest,
+    place: &Place,
     limit: u32,
-) -> Result<Found, sqlx::Error> {
-    let query = match place {
-        Place::Match { skip } => return ranked(connection, &filters, skip, limit).await,
-        Place::Name { name, product_id } => {
-            sqlx::query(BY_NAME).bind(name).bind(product_id).bind(limit)
-        }
+) -> rusqlite::Result<Found> {
+    let rows = match place {
+        Place::Match { skip } => return ranked(connection, filters, *skip, limit),
+        Place::Name { name, product_id } => rows(connection, BY_NAME, &[name, product_id, &limit])?,
         Place::Price { price_minor, product_id } => {
-            let query = sqlx::query(BY_PRICE).bind(price_minor).bind(product_id).bind(limit);
-            query.bind(currency(&filters)).bind(most(filters.max_price.as_ref()))
+            let (currency, most) = (currency(filters), most(filters.max_price.as_ref()));
+            rows(connection, BY_PRICE, &[price_minor, product_id, &limit, &currency, &most])?
         }
     };
-    let rows = read_rows(&query.fetch_all(connection).await?)?;
     Ok(Found { rows, more_matches: false })
 }
 
-async fn ranked(
-    connection: &mut SqliteConnection,
+fn ranked(
+    connection: &Connection,
     filters: &SearchProductsRequest,
     skip: u32,
     limit: u32,
-) -> Result<Found, sqlx::Error> {
+) -> rusqlite::Result<Found> {
     let words = match_all(&filters.text);
     // Signs alone are in no product.
     if words.is_empty() {
@@ -143,15 +140,16 @@ async fn ranked(
         None => (RANKED, MATCHES),
         Some(_) => (RANKED_WITH_PRICE, PRICED_MATCHES),
     };
-    let query = sqlx::query(sql).bind(words).bind(matches).bind(limit).bind(skip);
-    let query = query.bind(currency(filters)).bind(least(min)).bind(most(max));
+    let (currency, least, most) = (currency(filters), least(min), most(max));
+    let values: &[&dyn ToSql] = &[&words, &matches, &limit, &skip, &currency, &least, &most];
     let mut found = Found::default();
-    for row in query.fetch_all(connection).await? {
-        found.more_matches = row.try_get(0)?;
-        if row.try_get::<Option<&str>, _>(1)?.is_some() {
-            found.rows.push(FoundRow::read(&row, 1)?);
+    select(connection, sql, values, |row| {
+        found.more_matches = row.get(0)?;
+        if row.get_ref(1)? != ValueRef::Null {
+            found.rows.push(FoundRow::read(row, 1)?);
         }
-    }
+        Ok(())
+    })?;
     Ok(found)
 }
 
@@ -185,21 +183,19 @@ fn match_all(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use sqlx::{AssertSqlSafe, Connection, Executor};
-
     use super::*;
     use crate::projections::product_search::ProductSearch;
     use crate::runtime::Projection;
 
     /// So many products whose description has tea in it, of which one has it in its name. Each
     /// costs as many cents as its number.
-    async fn teas(number: u32) -> SqliteConnection {
-        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-        connection.execute(ProductSearch::SCHEMA).await.unwrap();
+    fn teas(number: u32) -> Connection {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(ProductSearch::SCHEMA).unwrap();
         let insert = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT ?)
             INSERT INTO products SELECT 'p' || n, n, iif(n = 999, 'Tea', 'Pot'), 'For tea',
             'USD', n FROM n";
-        sqlx::query(insert).bind(number).execute(&mut connection).await.unwrap();
+        connection.execute(insert, [number]).unwrap();
         connection
     }
 
@@ -212,47 +208,46 @@ mod tests {
     }
 
     /// A page of a search: the ids, and whether more match than are ranked.
-    async fn page(
-        connection: &mut SqliteConnection,
+    fn page(
+        connection: &Connection,
         filters: &SearchProductsRequest,
         skip: u32,
         limit: u32,
     ) -> (Vec<String>, bool) {
-        let place = Place::Match { skip };
-        let found = products(connection, filters.clone(), place, limit).await.unwrap();
+        let found = products(connection, filters, &Place::Match { skip }, limit).unwrap();
         (found.rows.into_iter().map(|row| row.product_id).collect(), found.more_matches)
     }
 
-    #[tokio::test]
-    async fn of_very_many_matches_the_oldest_are_found_and_the_answer_says_so() {
-        let mut connection = teas(3_010).await;
-        let (best, more) = page(&mut connection, &tea(), 0, 3).await;
+    #[test]
+    fn of_very_many_matches_the_oldest_are_found_and_the_answer_says_so() {
+        let connection = teas(3_010);
+        let (best, more) = page(&connection, &tea(), 0, 3);
         assert_eq!((best.join(" ").as_str(), more), ("p999 p1 p2", true));
-        let (last, more) = page(&mut connection, &tea(), 998, 3).await;
+        let (last, more) = page(&connection, &tea(), 998, 3);
         assert_eq!((last.join(" ").as_str(), more), ("p998 p1000", true));
-        let (beyond, more) = page(&mut connection, &tea(), 1_000, 3).await;
+        let (beyond, more) = page(&connection, &tea(), 1_000, 3);
         assert_eq!((beyond.len(), more), (0, true));
         // With a price, older ones that cost something else are no hindrance, up to a limit.
         let dear = SearchProductsRequest { min_price: cents(2_999), ..tea() };
-        let (ids, more) = page(&mut connection, &dear, 0, 50).await;
+        let (ids, more) = page(&connection, &dear, 0, 50);
         assert_eq!((ids.join(" ").as_str(), more), ("p2999 p3000", true), "ten were not looked at");
     }
 
-    #[tokio::test]
-    async fn up_to_the_limits_everything_is_found_and_nothing_else_is_said() {
-        let mut connection = teas(1_000).await;
-        let (last, more) = page(&mut connection, &tea(), 999, 3).await;
+    #[test]
+    fn up_to_the_limits_everything_is_found_and_nothing_else_is_said() {
+        let connection = teas(1_000);
+        let (last, more) = page(&connection, &tea(), 999, 3);
         assert_eq!((last.join(" ").as_str(), more), ("p1000", false));
-        let mut connection = teas(3_000).await;
+        let connection = teas(3_000);
         let dear = SearchProductsRequest { min_price: cents(101), ..tea() };
-        let (last, more) = page(&mut connection, &dear, 2_899, 3).await;
+        let (last, more) = page(&connection, &dear, 2_899, 3);
         assert_eq!((last.join(" ").as_str(), more), ("p3000", false));
     }
 
-    #[tokio::test]
-    async fn every_list_without_words_is_read_in_the_order_of_an_index() {
-        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-        connection.execute(ProductSearch::SCHEMA).await.unwrap();
+    #[test]
+    fn every_list_without_words_is_read_in_the_order_of_an_index() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(ProductSearch::SCHEMA).unwrap();
         for (sql, step) in [
             (BY_NAME, "products_by_name ((name,product_id)>(?,?))"),
             (
@@ -261,21 +256,20 @@ mod tests {
                  price_minor<?)",
             ),
         ] {
-            let sql = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
-            let plan = sqlx::query(sql).fetch_all(&mut connection).await.unwrap();
-            let steps: Vec<String> = plan.iter().map(|step| step.get("detail")).collect();
+            let sql = format!("EXPLAIN QUERY PLAN {sql}");
+            let steps: Vec<String> =
+                select(&connection, &sql, &[], |row| row.get("detail")).unwrap();
             assert!(steps[0].contains(step), "{steps:?}");
             assert_eq!(steps.len(), 1, "{steps:?}");
         }
     }
 
-    #[tokio::test]
-    async fn prices_are_looked_up_in_their_index() {
-        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-        connection.execute(ProductSearch::SCHEMA).await.unwrap();
-        let sql = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {RANKED_WITH_PRICE}"));
-        let plan = sqlx::query(sql).fetch_all(&mut connection).await.unwrap();
-        let steps: Vec<String> = plan.iter().map(|step| step.get("detail")).collect();
+    #[test]
+    fn prices_are_looked_up_in_their_index() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(ProductSearch::SCHEMA).unwrap();
+        let sql = format!("EXPLAIN QUERY PLAN {RANKED_WITH_PRICE}");
+        let steps: Vec<String> = select(&connection, &sql, &[], |row| row.get("detail")).unwrap();
         let step = "SEARCH products USING COVERING INDEX products_by_number";
         assert!(steps.iter().any(|found| found.starts_with(step)), "{steps:?}");
     }

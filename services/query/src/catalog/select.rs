@@ -2,13 +2,12 @@
 
 use std::collections::HashMap;
 
-use sqlx::sqlite::SqliteConnection;
-use sqlx::{AssertSqlSafe, Row as _};
+use rusqlite::{Connection, ToSql};
 
 use crate::projections::product_admin::SalesRow;
 use crate::projections::product_details::{PriceRow, ProductRow};
 use crate::runtime::Row;
-use crate::runtime::row::{read_row, read_rows};
+use crate::runtime::row::{first, rows, select};
 
 /// The most prices of a product that are shown.
 const SHOWN_PRICES: u32 = 100;
@@ -23,45 +22,38 @@ pub struct AdminRow {
     pub sales: Vec<SalesRow>,
 }
 
-pub async fn product(
-    connection: &mut SqliteConnection,
-    id: String,
-) -> Result<Option<(ProductRow, Vec<PriceRow>)>, sqlx::Error> {
-    let product = sqlx::query("SELECT * FROM products WHERE product_id = ?")
-        .bind(&id)
-        .fetch_optional(&mut *connection)
-        .await?;
-    let Some(product) = product else { return Ok(None) };
+pub fn product(
+    connection: &Connection,
+    id: &str,
+) -> rusqlite::Result<Option<(ProductRow, Vec<PriceRow>)>> {
+    let product = "SELECT * FROM products WHERE product_id = ?";
+    let Some(product) = first(connection, product, &[&id])? else { return Ok(None) };
     let prices = "SELECT * FROM prices WHERE product_id = ? ORDER BY version DESC LIMIT ?";
-    let prices = sqlx::query(prices).bind(id).bind(SHOWN_PRICES).fetch_all(connection).await?;
-    Ok(Some((read_row(&product)?, read_rows(&prices)?)))
+    Ok(Some((product, rows(connection, prices, &[&id, &SHOWN_PRICES])?)))
 }
 
 /// Products by id, each with what the other topics have told so far.
-pub async fn admin(
-    connection: &mut SqliteConnection,
+pub fn admin(
+    connection: &Connection,
     status: i32,
-    after: String,
+    after: &str,
     limit: u32,
-) -> Result<Vec<AdminRow>, sqlx::Error> {
+) -> rusqlite::Result<Vec<AdminRow>> {
     let sql = if status == 0 { BY_ID } else { BY_STATUS };
-    let query = sqlx::query(sql).bind(after).bind(limit).bind(status);
-    let products = query.fetch_all(&mut *connection).await?;
-    let mut rows = Vec::with_capacity(products.len());
-    for row in &products {
+    let mut products = select(connection, sql, &[&after, &limit, &status], |row| {
         let columns = ProductRow::COLUMNS.len();
-        rows.push(AdminRow {
-            product: read_row(row)?,
-            on_hand: row.try_get(columns)?,
-            reserved: row.try_get(columns + 1)?,
+        Ok(AdminRow {
+            product: ProductRow::read(row, 0)?,
+            on_hand: row.get(columns)?,
+            reserved: row.get(columns + 1)?,
             sales: Vec::new(),
-        });
-    }
-    let mut sales = sales(connection, &rows).await?;
-    for row in &mut rows {
+        })
+    })?;
+    let mut sales = sales(connection, &products)?;
+    for row in &mut products {
         row.sales = sales.remove(&row.product.product_id).unwrap_or_default();
     }
-    Ok(rows)
+    Ok(products)
 }
 
 /// Products in the order of one index, after a place in it.
@@ -80,19 +72,17 @@ macro_rules! products_by {
 const BY_ID: &str = products_by!("", "");
 const BY_STATUS: &str = products_by!("INDEXED BY products_by_status", "status = ?3 AND ");
 
-async fn sales(
-    connection: &mut SqliteConnection,
-    rows: &[AdminRow],
-) -> Result<HashMap<String, Vec<SalesRow>>, sqlx::Error> {
-    let wanted = vec!["?"; rows.len()].join(", ");
+fn sales(
+    connection: &Connection,
+    products: &[AdminRow],
+) -> rusqlite::Result<HashMap<String, Vec<SalesRow>>> {
+    let wanted = vec!["?"; products.len()].join(", ");
     let sql = format!(
         "SELECT * FROM sales WHERE product_id IN ({wanted}) ORDER BY product_id, currency_code"
     );
-    let query = rows.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, row| {
-        query.bind(row.product.product_id.clone())
-    });
+    let ids: Vec<_> = products.iter().map(|row| &row.product.product_id as &dyn ToSql).collect();
     let mut sales = HashMap::<String, Vec<SalesRow>>::new();
-    for row in read_rows::<SalesRow>(&query.fetch_all(connection).await?)? {
+    for row in rows::<SalesRow>(connection, &sql, &ids)? {
         sales.entry(row.product_id.clone()).or_default().push(row);
     }
     Ok(sales)
@@ -100,23 +90,21 @@ async fn sales(
 
 #[cfg(test)]
 mod tests {
-    use sqlx::{Connection, Executor};
-
     use super::*;
     use crate::projections::product_admin::ProductAdmin;
     use crate::runtime::Projection;
 
-    #[tokio::test]
-    async fn every_list_is_read_in_the_order_of_an_index() {
-        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-        connection.execute(ProductAdmin::SCHEMA).await.unwrap();
+    #[test]
+    fn every_list_is_read_in_the_order_of_an_index() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(ProductAdmin::SCHEMA).unwrap();
         for (sql, step) in [
             (BY_ID, "PRIMARY KEY (product_id>?)"),
             (BY_STATUS, "products_by_status (status=? AND product_id>?)"),
         ] {
-            let explained = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
-            let plan = sqlx::query(explained).fetch_all(&mut connection).await.unwrap();
-            let steps: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+            let sql = format!("EXPLAIN QUERY PLAN {sql}");
+            let steps: Vec<String> =
+                select(&connection, &sql, &[], |row| row.get("detail")).unwrap();
             assert!(steps[0].contains(step), "{steps:?}");
             assert!(steps.iter().all(|step| !step.contains("TEMP B-TREE")), "{steps:?}");
         }

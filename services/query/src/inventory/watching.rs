@@ -8,7 +8,7 @@ use daybook_contract::error::Error;
 use daybook_contract::inventory::v1::watch_low_stock_response::Update;
 use daybook_contract::inventory::v1::{LowStockCaughtUp, WatchLowStockResponse};
 use futures::{FutureExt, Stream, stream};
-use sqlx::sqlite::SqliteConnection;
+use rusqlite::Connection;
 use tokio::sync::watch;
 use tonic::Status;
 
@@ -16,7 +16,7 @@ use super::{select_low, stock};
 use crate::projections::stock_levels::LevelRow;
 use crate::runtime::Handle;
 use crate::runtime::handle::{Progress, not_serving};
-use crate::runtime::row::read_rows;
+use crate::runtime::row::rows;
 use crate::runtime::store;
 
 /// How many rows are read at once. A watcher that is slow holds no more than these, beside what was
@@ -78,7 +78,7 @@ impl Watcher {
     async fn read_news(&mut self) -> Result<(), Error> {
         let after = store::to_i64(self.told);
         let (rows, position) =
-            self.levels.read(None, |connection| select_news(connection, after).boxed()).await?;
+            self.levels.read(None, move |connection| select_news(connection, after)).await?;
         // A page that is full has more behind it: go on after its last row.
         self.told = match rows.last().filter(|_| rows.len() == CHUNK as usize) {
             Some(last) => store::from_i64(last.low_position),
@@ -94,8 +94,7 @@ async fn beginning(
     levels: &Handle,
     read: Option<&ReadContext>,
 ) -> Result<(VecDeque<WatchLowStockResponse>, u64), Error> {
-    let (rows, position) =
-        levels.read(read, |connection| select_all_low(connection).boxed()).await?;
+    let (rows, position) = levels.read(read, select_all_low).await?;
     let low_products = rows.len() as u64;
     let mut ready: VecDeque<_> = rows.into_iter().map(|row| update(row, position)).collect();
     let caught_up = Update::CaughtUp(LowStockCaughtUp { low_products });
@@ -107,11 +106,11 @@ fn update(row: LevelRow, position: u64) -> WatchLowStockResponse {
     WatchLowStockResponse { update: Some(Update::Stock(stock(row))), position }
 }
 
-async fn select_all_low(connection: &mut SqliteConnection) -> Result<Vec<LevelRow>, sqlx::Error> {
+fn select_all_low(connection: &Connection) -> rusqlite::Result<Vec<LevelRow>> {
     let mut all: Vec<LevelRow> = Vec::new();
     loop {
-        let after = all.last().map(|row| row.product_id.clone()).unwrap_or_default();
-        let rows = select_low(connection, after, CHUNK).await?;
+        let after = all.last().map_or("", |row| &row.product_id);
+        let rows = select_low(connection, after, CHUNK)?;
         let more = rows.len() == CHUNK as usize;
         all.extend(rows);
         if !more {
@@ -120,10 +119,6 @@ async fn select_all_low(connection: &mut SqliteConnection) -> Result<Vec<LevelRo
     }
 }
 
-async fn select_news(
-    connection: &mut SqliteConnection,
-    after: i64,
-) -> Result<Vec<LevelRow>, sqlx::Error> {
-    let query = sqlx::query(SELECT_NEWS).bind(after).bind(CHUNK);
-    read_rows(&query.fetch_all(connection).await?)
+fn select_news(connection: &Connection, after: i64) -> rusqlite::Result<Vec<LevelRow>> {
+    rows(connection, SELECT_NEWS, &[&after, &CHUNK])
 }

@@ -2,29 +2,23 @@
 //! page costs the same however many orders there are.
 
 use daybook_contract::orders::v1::{GetDailyStatisticsRequest, ListOrdersRequest};
-use sqlx::sqlite::SqliteConnection;
+use rusqlite::Connection;
 
 use crate::projections::order_statistics::DayRow;
 use crate::projections::orders::{ItemRow, OrderRow};
 use crate::runtime::Row;
-use crate::runtime::row::{read_row, read_rows};
+use crate::runtime::row::{first, rows, select};
 use crate::time;
 
 /// An order with its items, in the order of adding.
-pub(super) async fn order(
-    connection: &mut SqliteConnection,
-    order_id: String,
-) -> Result<Option<(OrderRow, Vec<ItemRow>)>, sqlx::Error> {
-    let order = sqlx::query("SELECT * FROM orders WHERE order_id = ?")
-        .bind(order_id.clone())
-        .fetch_optional(&mut *connection)
-        .await?;
-    let Some(order) = order else { return Ok(None) };
-    let items = sqlx::query("SELECT * FROM items WHERE order_id = ? ORDER BY item_no")
-        .bind(order_id)
-        .fetch_all(connection)
-        .await?;
-    Ok(Some((read_row(&order)?, read_rows(&items)?)))
+pub(super) fn order(
+    connection: &Connection,
+    order_id: &str,
+) -> rusqlite::Result<Option<(OrderRow, Vec<ItemRow>)>> {
+    let order = "SELECT * FROM orders WHERE order_id = ?";
+    let Some(order) = first(connection, order, &[&order_id])? else { return Ok(None) };
+    let items = "SELECT * FROM items WHERE order_id = ? ORDER BY item_no";
+    Ok(Some((order, rows(connection, items, &[&order_id])?)))
 }
 
 /// Orders in the order of one index, newest first, before a place in it.
@@ -48,12 +42,12 @@ const BY_USER_AND_STATUS: &str =
     orders_by!("orders_by_user_and_status", "user_id = ?1 AND status = ?2 AND ");
 
 /// Orders of a user, a status and a time, newest first.
-pub(super) async fn orders(
-    connection: &mut SqliteConnection,
-    filters: ListOrdersRequest,
+pub(super) fn orders(
+    connection: &Connection,
+    filters: &ListOrdersRequest,
     before: (i64, i64),
     limit: u32,
-) -> Result<Vec<OrderRow>, sqlx::Error> {
+) -> rusqlite::Result<Vec<OrderRow>> {
     let sql = match (filters.user_id.is_empty(), filters.status) {
         (false, 0) => BY_USER,
         (false, _) => BY_USER_AND_STATUS,
@@ -63,14 +57,9 @@ pub(super) async fn orders(
     // The page and the end of the time are one limit, so that the index is entered there.
     let end = filters.end_time.as_ref().map_or(i64::MAX, time::saturating_nanos);
     let before = before.min((end, i64::MIN));
-    let query = sqlx::query(sql)
-        .bind(filters.user_id)
-        .bind(filters.status)
-        .bind(before.0)
-        .bind(before.1)
-        .bind(filters.start_time.as_ref().map_or(i64::MIN, time::saturating_nanos))
-        .bind(limit);
-    read_rows(&query.fetch_all(connection).await?)
+    let start = filters.start_time.as_ref().map_or(i64::MIN, time::saturating_nanos);
+    let (user, status) = (&filters.user_id, &filters.status);
+    rows(connection, sql, &[user, status, &before.0, &before.1, &start, &limit])
 }
 
 const BY_PRODUCT: &str = "SELECT items.*, orders.*
@@ -79,49 +68,39 @@ const BY_PRODUCT: &str = "SELECT items.*, orders.*
     ORDER BY items.order_no DESC, item_no DESC LIMIT ?4";
 
 /// The items of a product, of the newest order first.
-pub(super) async fn items_of_product(
-    connection: &mut SqliteConnection,
-    product_id: String,
+pub(super) fn items_of_product(
+    connection: &Connection,
+    product_id: &str,
     before: (i64, i64),
     limit: u32,
-) -> Result<Vec<(ItemRow, OrderRow)>, sqlx::Error> {
-    let query = sqlx::query(BY_PRODUCT).bind(product_id).bind(before.0).bind(before.1).bind(limit);
-    let rows = query.fetch_all(connection).await?;
-    let both = |row| Ok((ItemRow::read(row, 0)?, OrderRow::read(row, ItemRow::COLUMNS.len())?));
-    rows.iter().map(both).collect()
+) -> rusqlite::Result<Vec<(ItemRow, OrderRow)>> {
+    select(connection, BY_PRODUCT, &[&product_id, &before.0, &before.1, &limit], |row| {
+        Ok((ItemRow::read(row, 0)?, OrderRow::read(row, ItemRow::COLUMNS.len())?))
+    })
 }
 
 /// Days and currencies.
-pub(super) async fn days(
-    connection: &mut SqliteConnection,
-    request: GetDailyStatisticsRequest,
-) -> Result<Vec<DayRow>, sqlx::Error> {
-    let rows = sqlx::query(
-        "SELECT * FROM days
+pub(super) fn days(
+    connection: &Connection,
+    request: &GetDailyStatisticsRequest,
+) -> rusqlite::Result<Vec<DayRow>> {
+    let sql = "SELECT * FROM days
          WHERE day BETWEEN ?1 AND ?2 AND (?3 = '' OR currency_code = ?3)
-         ORDER BY day, currency_code",
-    )
-    .bind(request.start_date)
-    .bind(request.end_date)
-    .bind(request.currency_code)
-    .fetch_all(connection)
-    .await?;
-    read_rows(&rows)
+         ORDER BY day, currency_code";
+    rows(connection, sql, &[&request.start_date, &request.end_date, &request.currency_code])
 }
 
 #[cfg(test)]
 mod tests {
-    use sqlx::{AssertSqlSafe, Connection, Executor, Row as _};
-
     use super::*;
     use crate::projections::orders::Orders;
     use crate::runtime::Projection;
 
     /// No list sorts or walks over orders that it does not show.
-    #[tokio::test]
-    async fn every_list_is_read_in_the_order_of_an_index() {
-        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-        connection.execute(Orders::SCHEMA).await.unwrap();
+    #[test]
+    fn every_list_is_read_in_the_order_of_an_index() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(Orders::SCHEMA).unwrap();
         let place = "created_time>? AND (created_time,order_no)<(?,?))";
         let by_product = "items_by_product (product_id=? AND (order_no,item_no)<(?,?))";
         for (sql, step) in [
@@ -134,11 +113,11 @@ mod tests {
             ),
             (BY_PRODUCT, by_product.to_owned()),
         ] {
-            let explained = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
-            let plan = sqlx::query(explained).fetch_all(&mut connection).await.unwrap();
-            let details: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
-            assert!(details[0].contains(&step), "{details:?}");
-            assert!(details.iter().all(|detail| !detail.contains("TEMP B-TREE")), "{details:?}");
+            let sql = format!("EXPLAIN QUERY PLAN {sql}");
+            let steps: Vec<String> =
+                select(&connection, &sql, &[], |row| row.get("detail")).unwrap();
+            assert!(steps[0].contains(&step), "{steps:?}");
+            assert!(steps.iter().all(|step| !step.contains("TEMP B-TREE")), "{steps:?}");
         }
     }
 }

@@ -3,39 +3,34 @@
 use std::path::Path;
 
 use daybook_contract::daybook::v1::RebuildReport;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{AssertSqlSafe, Connection, Row as _};
+use rusqlite::{Connection, Row};
 
-use super::row::TableInfo;
+use super::row::{TableInfo, select};
 use super::store::{self, from_i64};
 
 /// How many differences a report shows.
 const EXAMPLES: usize = 20;
 
 /// What differs between the rows of two files with the same tables.
-pub(crate) async fn compare(
+pub(crate) fn compare(
     old: &Path,
     new: &Path,
     tables: &[TableInfo],
-) -> Result<RebuildReport, sqlx::Error> {
-    let mut connection = store::read_only(new).await?;
-    sqlx::query("ATTACH ? AS old")
-        .bind(old.to_string_lossy().into_owned())
-        .execute(&mut connection)
-        .await?;
+) -> rusqlite::Result<RebuildReport> {
+    let connection = store::read_only(new)?;
+    connection.execute("ATTACH ? AS old", [old.to_string_lossy()])?;
     let mut report = RebuildReport { compared: true, ..RebuildReport::default() };
     for table in tables {
-        add(&mut connection, table, &mut report).await?;
+        add(&connection, table, &mut report)?;
     }
-    connection.close().await?;
     Ok(report)
 }
 
-async fn add(
-    connection: &mut SqliteConnection,
+fn add(
+    connection: &Connection,
     table: &TableInfo,
     report: &mut RebuildReport,
-) -> Result<(), sqlx::Error> {
+) -> rusqlite::Result<()> {
     let keys = &table.columns[..table.key_columns];
     let same_key = all_equal(keys);
     let same_row = all_equal(table.columns);
@@ -52,11 +47,10 @@ async fn add(
     let changed = format!("{join} WHERE NOT ({same_row})");
     // One way through both tables: the rows in only one of them are those that are left.
     let sql = format!("SELECT count(*), count(*) FILTER (WHERE NOT ({same_row})) {join}");
-    let (in_both, changed_rows): (i64, i64) =
-        sqlx::query_as(AssertSqlSafe(sql)).fetch_one(&mut *connection).await?;
-    let (in_both, changed_rows) = (from_i64(in_both), from_i64(changed_rows));
-    let added_rows = count(connection, &format!("FROM main.{name}")).await? - in_both;
-    let removed_rows = count(connection, &format!("FROM old.{name}")).await? - in_both;
+    let (in_both, changed_rows) =
+        connection.query_row(&sql, [], |row| Ok((from_i64(row.get(0)?), from_i64(row.get(1)?))))?;
+    let added_rows = count(connection, &format!("FROM main.{name}"))? - in_both;
+    let removed_rows = count(connection, &format!("FROM old.{name}"))? - in_both;
     report.unchanged_rows += in_both - changed_rows;
     report.changed_rows += changed_rows;
     report.added_rows += added_rows;
@@ -75,25 +69,23 @@ async fn add(
             .flat_map(|alias| table.columns.iter().map(move |c| format!("quote({alias}.{c})")))
             .collect();
         let sql = format!("SELECT {} {from} LIMIT {room}", columns.join(", "));
-        for row in sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut *connection).await? {
-            report.examples.push(example(table, what, &row)?);
-        }
+        report.examples.extend(select(connection, &sql, &[], |row| example(table, what, row))?);
     }
     Ok(())
 }
 
 /// A difference as text: the table, the key, and the columns that differ.
-fn example(table: &TableInfo, what: &str, row: &SqliteRow) -> Result<String, sqlx::Error> {
+fn example(table: &TableInfo, what: &str, row: &Row<'_>) -> rusqlite::Result<String> {
     let mut key = Vec::new();
     let mut rest = Vec::new();
     for (at, column) in table.columns.iter().enumerate() {
-        let value: String = row.try_get(at)?;
+        let value: String = row.get(at)?;
         if at < table.key_columns {
             key.push(format!("{column}={value}"));
         } else if what != "changed" {
             rest.push(format!("{column}={value}"));
         } else {
-            let now: String = row.try_get(table.columns.len() + at)?;
+            let now: String = row.get(table.columns.len() + at)?;
             if now != value {
                 rest.push(format!("{column}: {value} -> {now}"));
             }
@@ -102,9 +94,8 @@ fn example(table: &TableInfo, what: &str, row: &SqliteRow) -> Result<String, sql
     Ok(format!("{} {} {}: {}", table.name, key.join(" "), what, rest.join(", ")))
 }
 
-async fn count(connection: &mut SqliteConnection, from: &str) -> Result<u64, sqlx::Error> {
-    let sql = AssertSqlSafe(format!("SELECT count(*) {from}"));
-    Ok(from_i64(sqlx::query_scalar(sql).fetch_one(connection).await?))
+fn count(connection: &Connection, from: &str) -> rusqlite::Result<u64> {
+    connection.query_row(&format!("SELECT count(*) {from}"), [], |row| row.get(0).map(from_i64))
 }
 
 fn all_equal(columns: &[&str]) -> String {

@@ -1,6 +1,8 @@
 //! Applies batches of records to one generation of a projection, each in one transaction: rows,
 //! stream versions, quarantine and checkpoint change together or not at all.
 //!
+//! It blocks, so it works on threads where that may happen: see [`super::offload`].
+//!
 //! *Not* here: where batches come from, and what happens after an error. After any error the
 //! engine is of no use any more; whoever holds it drops it and opens another one, which begins at
 //! what was committed last.
@@ -13,11 +15,11 @@ use std::time::{Duration, Instant};
 use daybook_bus::source::{self, Batch, LogReader, Origin, Record};
 use daybook_bus::{Content, Envelope};
 use indexmap::IndexMap;
-use sqlx::Row as _;
+use rusqlite::OptionalExtension;
 
 use super::projection::{Projection, guarded};
-use super::row::{ApplyError, Binds, Tables, chunks};
-use super::store::{self, Anchor, Checkpoint, Quarantined, Store, from_i64, statement};
+use super::row::{ApplyError, Tables, chunks, select, tuples};
+use super::store::{self, Anchor, Checkpoint, Quarantined, Store, from_i64};
 use super::versions::{Seen, Versions};
 
 mod records;
@@ -38,6 +40,9 @@ pub(crate) enum Error {
     /// The file cannot be written or read.
     #[error("the projection's file: {0}")]
     Store(#[from] store::Error),
+    /// It panicked, or the runtime has ended.
+    #[error(transparent)]
+    Lost(#[from] tokio::task::JoinError),
     /// The log cannot fill a gap.
     #[error(transparent)]
     Source(#[from] source::Error),
@@ -52,8 +57,8 @@ pub(crate) enum Error {
     NotFirst(u64, String),
 }
 
-impl From<sqlx::Error> for Error {
-    fn from(error: sqlx::Error) -> Self {
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
         Self::Store(error.into())
     }
 }
@@ -118,50 +123,43 @@ impl Effects {
 
 impl<P: Projection> Engine<P> {
     /// Makes a new generation, with nothing in it.
-    pub async fn create(
-        path: &Path,
-        generation: u64,
-        settings: &super::Settings,
-    ) -> Result<Self, Error> {
-        let store = Store::create::<P>(path, generation, settings.max_page_count).await?;
-        Self::load(store, generation, settings).await
+    pub fn create(path: &Path, generation: u64, settings: &super::Settings) -> Result<Self, Error> {
+        let store = Store::create::<P>(path, generation, settings.max_page_count)?;
+        Self::load(store, generation, settings)
     }
 
     /// Opens a generation where its last transaction has left it.
-    pub async fn open(
-        path: &Path,
-        generation: u64,
-        settings: &super::Settings,
-    ) -> Result<Self, Error> {
-        let store = Store::open::<P>(path, settings.max_page_count).await?;
-        Self::load(store, generation, settings).await
+    pub fn open(path: &Path, generation: u64, settings: &super::Settings) -> Result<Self, Error> {
+        let store = Store::open::<P>(path, settings.max_page_count)?;
+        Self::load(store, generation, settings)
     }
 
-    async fn load(
-        mut store: Store,
-        generation: u64,
-        settings: &super::Settings,
-    ) -> Result<Self, Error> {
-        let checkpoint = store.checkpoint().await?;
+    fn load(store: Store, generation: u64, settings: &super::Settings) -> Result<Self, Error> {
+        let checkpoint = store.checkpoint()?;
         let sql = "SELECT stream, min(version), count(*) FROM quarantine GROUP BY stream";
         let mut blocked = HashMap::new();
         let mut quarantined = 0;
-        for row in store.read(statement(sql, Binds::default())).await? {
-            quarantined += from_i64(row.try_get(2)?);
-            let stream: String = row.try_get(0)?;
+        let read = |row: &rusqlite::Row<'_>| {
+            Ok((row.get::<_, String>(0)?, from_i64(row.get(1)?), from_i64(row.get(2)?)))
+        };
+        for (stream, first, count) in select(store.connection(), sql, &[], read)? {
+            quarantined += count;
             if !stream.is_empty() {
-                blocked.insert(stream, from_i64(row.try_get(1)?));
+                blocked.insert(stream, first);
             }
         }
-        let versions = Versions::load(&mut store, settings.waiting_streams).await?;
-        let mut engine = Self {
+        let sql = "SELECT stream, version FROM skipped";
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, from_i64(row.get(1)?)));
+        let skipped = select(store.connection(), sql, &[], read)?.into_iter().collect();
+        let versions = Versions::load(store.connection(), settings.waiting_streams)?;
+        Ok(Self {
             store,
             generation,
             tables: P::Tables::default(),
             versions,
             blocked,
             quarantined,
-            skipped: HashSet::new(),
+            skipped,
             checkpoint,
             unstored: false,
             pending: Effects::default(),
@@ -169,17 +167,7 @@ impl<P: Projection> Engine<P> {
             stored_at: Instant::now(),
             attempts: settings.attempts.max(1),
             changed: true,
-        };
-        engine.load_skipped().await?;
-        Ok(engine)
-    }
-
-    async fn load_skipped(&mut self) -> Result<(), Error> {
-        let sql = "SELECT stream, version FROM skipped";
-        for row in self.store.read(statement(sql, Binds::default())).await? {
-            self.skipped.insert((row.try_get(0)?, from_i64(row.try_get(1)?)));
-        }
-        Ok(())
+        })
     }
 
     pub fn generation(&self) -> u64 {
@@ -205,29 +193,24 @@ impl<P: Projection> Engine<P> {
     }
 
     /// Makes the file unusable, because its rows are not those of the log.
-    pub async fn disown(&mut self, problem: &str) -> Result<(), Error> {
-        Ok(self.store.disown(problem).await?)
+    pub fn disown(&mut self, problem: &str) -> Result<(), Error> {
+        Ok(self.store.disown(problem)?)
     }
 
     /// Closes the file in order, with the place that was reached.
-    pub async fn close(mut self) -> Result<(), Error> {
-        self.flush().await?;
-        Ok(self.store.close().await?)
-    }
-
-    /// Lets go of the file after an error.
-    pub async fn abandon(self) {
-        self.store.close_hard().await;
+    pub fn close(mut self) -> Result<(), Error> {
+        self.flush()?;
+        Ok(self.store.close()?)
     }
 
     /// Applies a batch in memory. Nothing of it is in the file, nor may be told to anybody, before
     /// [`Engine::settle`] or [`Engine::flush`]. Whether there is room for more.
-    pub async fn gather(&mut self, batch: &Batch, log: &dyn LogReader) -> Result<bool, Error> {
+    pub fn gather(&mut self, batch: &Batch, log: &dyn LogReader) -> Result<bool, Error> {
         let mut effects = std::mem::take(&mut self.pending);
         let candidates = Self::sort_out(batch, &mut effects);
-        let places = self.look_up(&candidates, &mut effects.streams).await?;
-        let works = self.put_in_order(candidates, places, &mut effects, log).await?;
-        self.fold(&works, &mut effects).await?;
+        let places = self.look_up(&candidates, &mut effects.streams)?;
+        let works = self.put_in_order(candidates, places, &mut effects, log)?;
+        self.fold(&works, &mut effects)?;
         self.reach(batch, &effects);
         let rows: usize = self.tables.all().into_iter().map(|table| table.rows()).sum();
         let pending = rows + effects.streams.len() + effects.quarantine.len();
@@ -236,17 +219,17 @@ impl<P: Projection> Engine<P> {
     }
 
     /// Writes what is in memory alone, or sees that there is nothing which is worth it.
-    pub async fn settle(&mut self) -> Result<(), Error> {
+    pub fn settle(&mut self) -> Result<(), Error> {
         // To read on from an older place does no harm, so it is not worth a transaction of its own.
         if self.pending.is_empty() && self.stored_at.elapsed() < STORE_INTERVAL {
             self.pending = Effects::default();
             return Ok(());
         }
-        self.flush().await
+        self.flush()
     }
 
     /// Writes what is in memory alone, in one transaction.
-    pub async fn flush(&mut self) -> Result<(), Error> {
+    pub fn flush(&mut self) -> Result<(), Error> {
         if !self.unstored {
             return Ok(());
         }
@@ -256,9 +239,9 @@ impl<P: Projection> Engine<P> {
             commits: self.checkpoint.commits + 1,
             ..self.checkpoint.clone()
         };
-        self.store.begin().await?;
-        self.write(&mut effects, &checkpoint).await?;
-        self.store.commit().await?;
+        self.store.begin()?;
+        self.write(&mut effects, &checkpoint)?;
+        self.store.commit()?;
         self.committed(effects, checkpoint);
         Ok(())
     }
@@ -283,11 +266,11 @@ impl<P: Projection> Engine<P> {
     }
 
     /// Adds the versions seen so far of the streams at hand, and says where that of each is.
-    async fn look_up(
+    fn look_up(
         &mut self,
         candidates: &[Arc<Record>],
         streams: &mut IndexMap<String, Seen>,
-    ) -> Result<Vec<usize>, sqlx::Error> {
+    ) -> rusqlite::Result<Vec<usize>> {
         let (mut places, mut unknown) = (Vec::with_capacity(candidates.len()), Vec::new());
         for stream in candidates.iter().filter_map(|record| Some(record.event()?.stream())) {
             if let Some(place) = streams.get_index_of(stream) {
@@ -303,22 +286,22 @@ impl<P: Projection> Engine<P> {
         }
         unknown.sort_unstable();
         for chunk in chunks(&unknown) {
-            let marks = vec!["?"; chunk.len()].join(", ");
+            let marks = tuples("?", chunk.len());
             let sql =
                 format!("SELECT stream, version FROM stream_versions WHERE stream IN ({marks})");
-            let mut binds = Binds::default();
-            chunk.iter().for_each(|stream| binds.add(stream.clone()));
-            for row in self.store.read(statement(&sql, binds)).await? {
-                let seen = Seen { version: from_i64(row.try_get(1)?), position: None };
-                streams.insert(row.try_get(0)?, seen);
-            }
+            let values: Vec<_> =
+                chunk.iter().map(|stream| stream as &dyn rusqlite::ToSql).collect();
+            let seen = select(self.store.connection(), &sql, &values, |row| {
+                Ok((row.get(0)?, Seen { version: from_i64(row.get(1)?), position: None }))
+            })?;
+            streams.extend(seen);
         }
         Ok(places)
     }
 
     /// Leaves out what was seen, and fills gaps from the log: afterwards the events of each
     /// stream follow one another and what was seen before.
-    async fn put_in_order(
+    fn put_in_order(
         &self,
         candidates: Vec<Arc<Record>>,
         places: Vec<usize>,
@@ -335,7 +318,7 @@ impl<P: Projection> Engine<P> {
             }
             while seen.version + 1 < version {
                 let (from, to) = (seen.version + 1, (version - 1).min(seen.version + GAP_READ));
-                let missing = log.read_stream(stream.to_owned(), from, to).await?;
+                let missing = wait_for(log.read_stream(stream.to_owned(), from, to))?;
                 let (projection, found) = (P::NAME, missing.len());
                 tracing::info!(projection, stream, from, to, found, "filled a gap from the log");
                 for bytes in missing {
@@ -381,17 +364,14 @@ impl<P: Projection> Engine<P> {
         }
     }
 
-    async fn load_wanted(&mut self) -> Result<(), Error> {
+    fn load_wanted(&mut self) -> Result<(), Error> {
         for table in self.tables.all() {
-            for load in table.loads().0 {
-                let rows = self.store.read(load).await?;
-                table.loaded(&rows)?;
-            }
+            table.load(self.store.connection())?;
         }
         Ok(())
     }
 
-    async fn fold(&mut self, works: &[Work<P::Event>], effects: &mut Effects) -> Result<(), Error> {
+    fn fold(&mut self, works: &[Work<P::Event>], effects: &mut Effects) -> Result<(), Error> {
         let mut wanted = false;
         for (at, work) in works.iter().enumerate() {
             if !self.blocked.is_empty()
@@ -401,7 +381,7 @@ impl<P: Projection> Engine<P> {
                 effects.quarantine.push(work.quarantined(problem, 0));
                 continue;
             }
-            let problem = match self.try_first(&works[at..], &mut wanted).await? {
+            let problem = match self.try_first(&works[at..], &mut wanted)? {
                 Ok(time_ns) => {
                     effects.applied += 1;
                     effects.last_event_ns = effects.last_event_ns.max(time_ns);
@@ -427,7 +407,7 @@ impl<P: Projection> Engine<P> {
     /// unchanged when it fails. The outer error ends the batch; the inner one concerns the event
     /// alone. Most rows are in memory already; when the first one is not, those of all the events
     /// are loaded, unless they were `wanted` before.
-    async fn try_first(
+    fn try_first(
         &mut self,
         works: &[Work<P::Event>],
         wanted: &mut bool,
@@ -456,7 +436,7 @@ impl<P: Projection> Engine<P> {
                             if !std::mem::replace(wanted, true) {
                                 self.want(works);
                             }
-                            self.load_wanted().await?;
+                            self.load_wanted()?;
                         }
                         ApplyError::Failed(_) if attempt < self.attempts => attempt += 1,
                         ApplyError::Failed(problem) => return Ok(Err(problem)),
@@ -482,17 +462,16 @@ impl<P: Projection> Engine<P> {
         self.unstored = true;
     }
 
-    async fn write(&mut self, effects: &mut Effects, checkpoint: &Checkpoint) -> Result<(), Error> {
+    fn write(&mut self, effects: &mut Effects, checkpoint: &Checkpoint) -> Result<(), Error> {
         for table in self.tables.all() {
-            let writes = table.writes().0;
-            self.store.write(writes).await?;
+            table.write(self.store.connection())?;
         }
         let streams = std::mem::take(&mut effects.streams);
-        self.versions.write(&mut self.store, streams).await?;
+        self.versions.write(self.store.connection(), streams)?;
         for chunk in chunks(&effects.quarantine) {
-            self.store.write(vec![insert_quarantined(chunk)]).await?;
+            insert_quarantined(self.store.connection(), chunk)?;
         }
-        Ok(self.store.set_checkpoint(checkpoint).await?)
+        Ok(self.store.set_checkpoint(checkpoint)?)
     }
 
     fn committed(&mut self, effects: Effects, checkpoint: Checkpoint) {
@@ -507,32 +486,35 @@ impl<P: Projection> Engine<P> {
     }
 
     /// The last version seen of a stream; 0 when there is none.
-    pub async fn seen(&mut self, stream: &str) -> Result<u64, sqlx::Error> {
+    pub fn seen(&mut self, stream: &str) -> Result<u64, Error> {
         let pending = self.pending.streams.get(stream).map(|seen| seen.version);
         if let Some(version) = pending.or_else(|| self.versions.get(stream)) {
             return Ok(version);
         }
-        let version: Option<i64> =
-            sqlx::query_scalar("SELECT version FROM stream_versions WHERE stream = ?")
-                .bind(stream)
-                .fetch_optional(self.store.connection())
-                .await?;
+        let sql = "SELECT version FROM stream_versions WHERE stream = ?";
+        let mut statement = self.store.connection().prepare_cached(sql)?;
+        let version = statement.query_row([stream], |row| row.get(0)).optional()?;
         Ok(version.map_or(0, from_i64))
     }
 
     /// Takes over the place in the source, and makes the file ready to be served.
-    pub async fn finish(&mut self, cursor: Option<source::Cursor>) -> Result<(), Error> {
-        self.flush().await?;
+    pub fn finish(&mut self, cursor: Option<source::Cursor>) -> Result<(), Error> {
+        self.flush()?;
         if let Some(cursor) = cursor {
             let mut checkpoint = self.checkpoint.clone();
             checkpoint.cursor.partitions = cursor.partitions;
             checkpoint.commits += 1;
-            self.store.begin().await?;
-            self.store.set_checkpoint(&checkpoint).await?;
-            self.store.commit().await?;
+            self.store.begin()?;
+            self.store.set_checkpoint(&checkpoint)?;
+            self.store.commit()?;
             self.checkpoint = checkpoint;
         }
-        self.store.finish().await?;
+        self.store.finish()?;
         Ok(())
     }
+}
+
+/// Waits for the log, on a thread where that may block.
+fn wait_for<T>(read: impl Future<Output = T>) -> T {
+    tokio::runtime::Handle::current().block_on(read)
 }

@@ -9,14 +9,11 @@ use daybook_contract::daybook::v1::{
     ErrorReason, ProjectionState, ProjectionStatus, ReadContext, RebuildStage, RebuildStatus,
 };
 use daybook_contract::error::Error;
-use futures::FutureExt;
-use futures::future::BoxFuture;
-use sqlx::Row;
-use sqlx::pool::PoolConnection;
-use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool};
+use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::engine::Retried;
+use super::readers::{self, Readers};
 use super::rest::Rest;
 use super::store;
 use crate::time;
@@ -32,7 +29,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// A generation that is served.
 pub(crate) struct Live {
-    pub pool: SqlitePool,
+    pub readers: Readers,
 }
 
 /// What a projection is doing; changes with every batch.
@@ -225,11 +222,10 @@ impl Handle {
     /// Reads rows, all of one moment, and says which position they reflect.
     pub async fn read<T, F>(&self, read: Option<&ReadContext>, query: F) -> Result<(T, u64), Error>
     where
-        T: Send,
-        F: for<'c> Fn(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>
-            + Send
-            + Sync,
+        T: Send + 'static,
+        F: Fn(&Connection) -> rusqlite::Result<T> + Send + Sync + 'static,
     {
+        let query = Arc::new(query);
         loop {
             let progress = self.wait_for(read).await?;
             if let Some(answer) = self.read_at(&progress, &query).await? {
@@ -242,11 +238,10 @@ impl Handle {
     /// that rests is left to it, so what it has let come meanwhile is not in them.
     pub async fn glance<T, F>(&self, query: F) -> Result<(T, u64), Error>
     where
-        T: Send,
-        F: for<'c> Fn(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>
-            + Send
-            + Sync,
+        T: Send + 'static,
+        F: Fn(&Connection) -> rusqlite::Result<T> + Send + Sync + 'static,
     {
+        let query = Arc::new(query);
         loop {
             let progress = self.shared.progress.borrow().clone();
             if let Some(answer) = self.read_at(&progress, &query).await? {
@@ -258,7 +253,7 @@ impl Handle {
     /// A place in the source, and the position that the rows reflect. The source may give what is in
     /// them again from there, and leaves nothing out.
     pub async fn cursor(&self) -> Result<(Cursor, u64), Error> {
-        let (checkpoint, position) = self.glance(|rows| store::checkpoint(rows).boxed()).await?;
+        let (checkpoint, position) = self.glance(store::checkpoint).await?;
         Ok((checkpoint.cursor, position))
     }
 
@@ -268,12 +263,18 @@ impl Handle {
     }
 
     /// `None` when another generation has taken over meanwhile.
-    async fn read_at<T, F>(&self, progress: &Progress, query: &F) -> Result<Option<(T, u64)>, Error>
+    async fn read_at<T, F>(
+        &self,
+        progress: &Progress,
+        query: &Arc<F>,
+    ) -> Result<Option<(T, u64)>, Error>
     where
-        F: for<'c> Fn(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>,
+        T: Send + 'static,
+        F: Fn(&Connection) -> rusqlite::Result<T> + Send + Sync + 'static,
     {
         let live = progress.live.as_ref().ok_or_else(|| self.rebuilding(progress))?;
-        match read_once(&live.pool, query).await {
+        let query = Arc::clone(query);
+        match live.readers.read(move |connection| query(connection)).await {
             Ok((answer, stored)) => {
                 if !progress.unreadable.is_empty() {
                     self.shared.update(|progress| progress.unreadable.clear());
@@ -282,7 +283,7 @@ impl Handle {
                 Ok(Some((answer, stored.max(progress.position))))
             }
             // Another generation has taken over in between, or will: read that one.
-            Err(sqlx::Error::PoolClosed) if self.has_moved(live) => Ok(None),
+            Err(readers::Error::Closed) if self.has_moved(live) => Ok(None),
             Err(error) => Err(self.unreadable(&error)),
         }
     }
@@ -337,13 +338,13 @@ impl Handle {
             .with_retry_after(RETRY_AFTER)
     }
 
-    pub(crate) fn unreadable(&self, error: &sqlx::Error) -> Error {
+    fn unreadable(&self, error: &readers::Error) -> Error {
         tracing::error!(projection = self.name(), %error, "query failed");
-        if matches!(error, sqlx::Error::PoolTimedOut) {
+        if matches!(error, readers::Error::Busy) {
             let text = format!("too many queries wait for projection {}", self.name());
             return Error::new(ErrorReason::Overloaded, text).with_retry_after(RETRY_AFTER);
         }
-        if matches!(error, sqlx::Error::PoolClosed) {
+        if matches!(error, readers::Error::Closed) {
             return not_serving();
         }
         // Whoever looks at the projection sees what its callers see.
@@ -384,34 +385,6 @@ impl Handle {
         let _follows = self.shared.rest.follow();
         self.shared.commands.send(command(answer)).await.map_err(|_| not_serving())?;
         reply.await.unwrap_or_else(|_| Err(not_serving()))
-    }
-}
-
-async fn read_once<T, F>(pool: &SqlitePool, query: &F) -> Result<(T, u64), sqlx::Error>
-where
-    F: for<'c> Fn(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>,
-{
-    let mut moment = Moment { connection: pool.acquire().await?, ended: false };
-    let begin = sqlx::raw_sql("BEGIN; SELECT position FROM checkpoint");
-    let position: i64 = begin.fetch_one(&mut *moment.connection).await?.try_get(0)?;
-    let answer = query(&mut moment.connection).await?;
-    sqlx::raw_sql("COMMIT").execute(&mut *moment.connection).await?;
-    moment.ended = true;
-    Ok((answer, store::from_i64(position)))
-}
-
-/// A transaction that only reads. One of sqlx waits for the thread of the connection more often.
-struct Moment {
-    connection: PoolConnection<Sqlite>,
-    /// The transaction has ended; otherwise it does so with its connection.
-    ended: bool,
-}
-
-impl Drop for Moment {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.connection.close_on_drop();
-        }
     }
 }
 

@@ -10,8 +10,8 @@ use daybook_bus::ahead;
 use daybook_bus::source::{self, Batch, Cursor, LogReader, Origin, Record, Source};
 use daybook_contract::daybook::v1::{RebuildReport, RebuildStage};
 use futures::FutureExt;
-use sqlx::{Connection, Row as _};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, spawn_blocking};
 
 use super::compare::compare;
 use super::engine::{self, Engine};
@@ -19,10 +19,12 @@ use super::feed::merge;
 use super::files::Files;
 use super::handle::Shared;
 use super::history::other_history;
+use super::offload::Offload;
 use super::projection::Projection;
-use super::row::Tables;
+use super::row::{Tables, select};
+use super::runner::drop_engine;
 use super::store::{self, Checkpoint, Quarantined, from_i64};
-use super::versions;
+use super::versions::seen_after;
 use super::{Environment, Settings};
 
 /// How long the log may be silent although it has more to tell.
@@ -57,8 +59,14 @@ pub(crate) enum Error {
     Stopping,
 }
 
-impl From<sqlx::Error> for Error {
-    fn from(error: sqlx::Error) -> Self {
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Engine(error.into())
+    }
+}
+
+impl From<JoinError> for Error {
+    fn from(error: JoinError) -> Self {
         Self::Engine(error.into())
     }
 }
@@ -74,7 +82,7 @@ pub(crate) struct Handover<P: Projection> {
 
 /// A new generation that can take over.
 pub(crate) struct Ready<P: Projection> {
-    pub engine: Engine<P>,
+    pub engine: Offload<Engine<P>>,
     pub report: RebuildReport,
 }
 
@@ -88,7 +96,8 @@ pub(crate) struct Build<P: Projection> {
 
 /// A generation that is being built.
 struct Builder<P: Projection> {
-    engine: Engine<P>,
+    generation: u64,
+    engine: Offload<Engine<P>>,
     log: Arc<dyn LogReader>,
     shared: Arc<Shared>,
     source: Option<Box<dyn Source>>,
@@ -103,12 +112,13 @@ impl<P: Projection> Build<P> {
     /// Builds the first generation, or the first one of a new version or of another log, up to the
     /// end of the log.
     /// The place in the source is taken over from `cursor`, which is of the generation before.
-    pub async fn first(&self, cursor: Option<Cursor>) -> Result<Engine<P>, Error> {
+    pub async fn first(&self, cursor: Option<Cursor>) -> Result<Offload<Engine<P>>, Error> {
         let mut builder = self.builder().await?;
         let result = async {
             let head = builder.head().await?;
             builder.advance(head, false).await?;
-            Ok(builder.engine.finish(cursor).await?)
+            builder.engine.run(move |engine| engine.finish(cursor)).await?;
+            Ok(())
         };
         let result: Result<(), Error> = result.await;
         self.end(builder, result).await
@@ -129,12 +139,14 @@ impl<P: Projection> Build<P> {
     }
 
     async fn builder(&self) -> Result<Builder<P>, Error> {
-        let settings: &Settings = &self.environment.settings;
+        let settings: Arc<Settings> = self.environment.settings.clone();
+        let batch_size = settings.rebuild_batch_size.max(1);
         let generation = self.files.next_generation()?;
         let path = self.files.path(generation);
         self.files.remove(generation)?;
         tracing::info!(projection = P::NAME, generation, "building from the log");
-        let engine = match Engine::create(&path, generation, settings).await {
+        let made = Offload::make(move || Engine::create(&path, generation, &settings)).await;
+        let engine = match made {
             Ok(engine) => engine,
             Err(error) => {
                 self.files.remove(generation)?;
@@ -142,12 +154,13 @@ impl<P: Projection> Build<P> {
             }
         };
         Ok(Builder {
+            generation,
             engine,
             log: self.environment.log.clone(),
             shared: self.shared.clone(),
             source: None,
             waiting: None,
-            batch_size: settings.rebuild_batch_size.max(1),
+            batch_size,
             failures: 0,
         })
     }
@@ -157,10 +170,10 @@ impl<P: Projection> Build<P> {
         &self,
         builder: Builder<P>,
         result: Result<(), Error>,
-    ) -> Result<Engine<P>, Error> {
+    ) -> Result<Offload<Engine<P>>, Error> {
         let Err(error) = result else { return Ok(builder.engine) };
-        let generation = builder.engine.generation();
-        builder.engine.abandon().await;
+        let generation = builder.generation;
+        drop_engine(builder.engine).await;
         if let Err(error) = self.files.remove(generation) {
             tracing::warn!(projection = P::NAME, generation, %error, "file left behind");
         }
@@ -172,8 +185,9 @@ impl<P: Projection> Build<P> {
         builder: &mut Builder<P>,
         old: &Path,
     ) -> Result<(RebuildReport, oneshot::Sender<Ready<P>>), Error> {
-        let skipped = skipped(old).await?;
-        builder.engine.take_over(&skipped, &[]).await?;
+        let file = old.to_owned();
+        let take_over = move |engine: &mut Engine<P>| engine.take_over(&skipped(&file)?, &[]);
+        builder.engine.run(take_over).await?;
         // Follow the live generation until it is no more than a batch away. The new one never
         // goes beyond it: it could not be compared then.
         let close = self.environment.settings.batch_size as u64;
@@ -197,11 +211,14 @@ impl<P: Projection> Build<P> {
         // The live generation stands still from here on.
         builder.advance(live.position, true).await?;
         builder.catch_up_streams(old, live.position).await?;
-        builder.engine.take_over(&self::skipped(old).await?, &evidence(old).await?).await?;
+        let file = old.to_owned();
+        let take_over =
+            move |engine: &mut Engine<P>| engine.take_over(&skipped(&file)?, &evidence(&file)?);
+        builder.engine.run(take_over).await?;
         self.shared.update_rebuild(|status| status.set_stage(RebuildStage::Comparing));
-        builder.engine.finish(Some(live.cursor)).await?;
-        let new = self.files.path(builder.engine.generation());
-        let report = compare(old, &new, P::Tables::INFO).await?;
+        builder.engine.run(move |engine| engine.finish(Some(live.cursor))).await?;
+        let (old, new) = (old.to_owned(), self.files.path(builder.generation));
+        let report = spawn_blocking(move || compare(&old, &new, P::Tables::INFO)).await??;
         Ok((report, hand_over))
     }
 
@@ -213,11 +230,11 @@ impl<P: Projection> Build<P> {
 impl<P: Projection> Builder<P> {
     /// Applies the log up to a position: exactly, or at least.
     async fn advance(&mut self, to: u64, exactly: bool) -> Result<(), Error> {
-        while self.engine.checkpoint().position < to {
+        while self.engine.get().checkpoint().position < to {
             let limit = if exactly { to } else { u64::MAX };
             let batch = self.batch(limit).await?;
-            self.apply(&batch).await?;
-            let position = self.engine.checkpoint().position;
+            self.apply(batch).await?;
+            let position = self.engine.get().checkpoint().position;
             self.shared.update_rebuild(|status| {
                 status.position = position;
                 status.target_position = to.max(status.target_position).max(position);
@@ -261,7 +278,7 @@ impl<P: Projection> Builder<P> {
         let mut source = match self.source.take() {
             Some(source) => source,
             None => {
-                let reached = self.engine.checkpoint();
+                let reached = self.engine.get().checkpoint();
                 if let Some(problem) = other_history(self.log.as_ref(), reached).await {
                     return Err(Error::OtherHistory(problem));
                 }
@@ -322,50 +339,48 @@ impl<P: Projection> Builder<P> {
     /// Applies what the old generation has seen beyond its position: a reader of several
     /// partitions is ahead on some of them.
     async fn catch_up_streams(&mut self, old: &Path, position: u64) -> Result<(), Error> {
-        let mut connection = store::read_only(old).await?;
-        let seen = versions::seen_after(&mut connection, position).await?;
-        connection.close().await?;
-        for (stream, to) in seen {
-            let from = self.engine.seen(&stream).await? + 1;
-            if from > to {
-                continue;
+        let old = old.to_owned();
+        let find = move |engine: &mut Engine<P>| {
+            let mut missing = Vec::new();
+            for (stream, to) in seen_after(&store::read_only(&old)?, position)? {
+                let from = engine.seen(&stream)? + 1;
+                if from <= to {
+                    missing.push((stream, from, to));
+                }
             }
+            Ok::<_, engine::Error>(missing)
+        };
+        for (stream, from, to) in self.engine.run(find).await? {
             let records = self.log.read_stream(stream.clone(), from, to).await?;
             let records = records
                 .into_iter()
                 .map(|bytes| Record::new(bytes, Origin::Text(format!("log: {stream}"))))
                 .collect();
             let batch = Batch { records, ..Batch::default() };
-            self.apply(&batch).await?;
+            self.apply(batch).await?;
         }
         Ok(())
     }
 
     /// Applies a batch in memory as long as there is room: what is being built is worth nothing
     /// after a crash.
-    async fn apply(&mut self, batch: &Batch) -> Result<(), Error> {
-        if !self.engine.gather(batch, self.log.as_ref()).await? {
-            self.engine.flush().await?;
-        }
-        Ok(())
+    async fn apply(&mut self, batch: Batch) -> Result<(), Error> {
+        let log = Arc::clone(&self.log);
+        let work = move |engine: &mut Engine<P>| match engine.gather(&batch, log.as_ref())? {
+            true => Ok(()),
+            false => engine.flush(),
+        };
+        Ok(self.engine.run(work).await?)
     }
 }
 
-async fn skipped(file: &Path) -> Result<Vec<(String, u64)>, Error> {
-    let mut connection = store::read_only(file).await?;
-    let rows =
-        sqlx::query("SELECT stream, version FROM skipped").fetch_all(&mut connection).await?;
-    connection.close().await?;
-    let read = |row: &sqlx::sqlite::SqliteRow| Ok((row.try_get(0)?, from_i64(row.try_get(1)?)));
-    rows.iter().map(read).collect()
+fn skipped(file: &Path) -> rusqlite::Result<Vec<(String, u64)>> {
+    let sql = "SELECT stream, version FROM skipped";
+    select(&store::read_only(file)?, sql, &[], |row| Ok((row.get(0)?, from_i64(row.get(1)?))))
 }
 
 /// The records in quarantine that are no events; they are not in the log.
-async fn evidence(file: &Path) -> Result<Vec<Quarantined>, Error> {
-    let mut connection = store::read_only(file).await?;
-    let rows = sqlx::query("SELECT * FROM quarantine WHERE stream = '' ORDER BY quarantine_id")
-        .fetch_all(&mut connection)
-        .await?;
-    connection.close().await?;
-    Ok(rows.iter().map(store::quarantined).collect::<Result<_, _>>()?)
+fn evidence(file: &Path) -> rusqlite::Result<Vec<Quarantined>> {
+    let sql = "SELECT * FROM quarantine WHERE stream = '' ORDER BY quarantine_id";
+    select(&store::read_only(file)?, sql, &[], store::quarantined)
 }

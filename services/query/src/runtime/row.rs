@@ -5,12 +5,12 @@ use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::Hash;
+use std::ops::Range;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
 use indexmap::map::Entry;
-use sqlx::sqlite::SqliteArguments;
-use sqlx::{Arguments, Encode, Sqlite, Type};
+use rusqlite::{Connection, Statement, ToSql};
 
 /// How many rows one statement handles, largest first. A number of rows is cut into these, so
 /// that the few statements there are stay prepared. 256 rows of at most 100 columns stay below
@@ -36,28 +36,80 @@ pub trait Row: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     /// Which of the columns that are no key differ: the first is the lowest bit.
     fn differs(&self, other: &Self) -> u64;
     /// Binds all columns, in order.
-    fn bind(self, to: &mut Binds);
+    fn bind(&self, to: &mut Binds<'_, '_>) -> rusqlite::Result<()>;
     /// Binds the columns of a key, in order.
-    fn bind_key(key: &Self::Key, to: &mut Binds);
+    fn bind_key(key: &Self::Key, to: &mut Binds<'_, '_>) -> rusqlite::Result<()>;
     /// Reads a row whose columns begin at an index.
-    fn read(row: &SqliteRow, at: usize) -> Result<Self, sqlx::Error>;
+    fn read(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<Self>;
 }
 
-/// The parameters of a statement.
-#[derive(Default)]
-pub struct Binds(pub(crate) SqliteArguments);
+/// The values of a statement, bound one after the other.
+pub struct Binds<'s, 'c> {
+    statement: &'s mut Statement<'c>,
+    bound: usize,
+}
 
-impl Binds {
-    /// Adds the next parameter.
-    pub fn add<'t, T: Encode<'t, Sqlite> + Type<Sqlite>>(&mut self, value: T) {
-        self.0.add(value).expect("integers, texts and blobs always encode");
+impl<'s, 'c> Binds<'s, 'c> {
+    /// None so far.
+    pub(crate) fn new(statement: &'s mut Statement<'c>) -> Self {
+        Self { statement, bound: 0 }
+    }
+
+    /// Binds the next value.
+    pub fn add(&mut self, value: &(impl ToSql + ?Sized)) -> rusqlite::Result<()> {
+        self.bound += 1;
+        self.statement.raw_bind_parameter(self.bound, value)
     }
 }
 
-/// A statement with its parameters.
-pub(crate) struct Statement {
-    pub sql: Arc<str>,
-    pub binds: Binds,
+/// Runs a statement that returns nothing; the values are bound by a function.
+pub(crate) fn execute(
+    connection: &Connection,
+    sql: &str,
+    bind: impl FnOnce(&mut Binds<'_, '_>) -> rusqlite::Result<()>,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(sql)?;
+    bind(&mut Binds::new(&mut statement))?;
+    statement.raw_execute().map(drop)
+}
+
+/// What a statement finds, each row read by a function. Values beyond those that the statement names
+/// are left out.
+pub fn select<T>(
+    connection: &Connection,
+    sql: &str,
+    values: &[&dyn ToSql],
+    read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Vec<T>> {
+    let mut statement = connection.prepare_cached(sql)?;
+    bind_all(&mut statement, values)?;
+    statement.raw_query().mapped(read).collect()
+}
+
+/// The rows of a `SELECT *`.
+pub fn rows<R: Row>(
+    connection: &Connection,
+    sql: &str,
+    values: &[&dyn ToSql],
+) -> rusqlite::Result<Vec<R>> {
+    select(connection, sql, values, |row| R::read(row, 0))
+}
+
+/// The first row of a `SELECT *`, if there is one.
+pub fn first<R: Row>(
+    connection: &Connection,
+    sql: &str,
+    values: &[&dyn ToSql],
+) -> rusqlite::Result<Option<R>> {
+    let mut statement = connection.prepare_cached(sql)?;
+    bind_all(&mut statement, values)?;
+    statement.raw_query().next()?.map(|row| R::read(row, 0)).transpose()
+}
+
+fn bind_all(statement: &mut Statement<'_>, values: &[&dyn ToSql]) -> rusqlite::Result<()> {
+    let named = statement.parameter_count();
+    let mut binds = Binds::new(statement);
+    values.iter().take(named).try_for_each(|value| binds.add(value))
 }
 
 /// Why an event was not applied.
@@ -222,10 +274,7 @@ impl<R: Row> Table<R> {
 fn statement<R: Row>(kind: Kind, rows: usize) -> String {
     let (keys, values) = R::COLUMNS.split_at(R::KEY_COLUMNS);
     let (table, columns, key_list) = (R::TABLE, R::COLUMNS.join(", "), keys.join(", "));
-    let tuples = |width: usize| {
-        let tuple = format!("({})", vec!["?"; width].join(", "));
-        vec![tuple; rows].join(", ")
-    };
+    let tuples = |width: usize| tuples(&format!("({})", tuples("?", width)), rows);
     match kind {
         Kind::Select => format!(
             "SELECT {columns} FROM {table} WHERE ({key_list}) IN (VALUES {})",
@@ -253,6 +302,11 @@ fn statement<R: Row>(kind: Kind, rows: usize) -> String {
             )
         }
     }
+}
+
+/// So many `tuple`s in a row, for the `VALUES` of a statement.
+pub(crate) fn tuples(tuple: &str, rows: usize) -> String {
+    vec![tuple; rows].join(", ")
 }
 
 /// Cuts a slice into pieces of the sizes in [`CHUNKS`].
@@ -285,13 +339,11 @@ pub struct TableInfo {
 }
 
 /// A [`Table`] without the type of its rows; what the engine sees.
-pub trait AnyTable: Send + Sync {
+pub trait AnyTable: Send {
     #[doc(hidden)]
-    fn loads(&mut self) -> Loads;
+    fn load(&mut self, connection: &Connection) -> rusqlite::Result<()>;
     #[doc(hidden)]
-    fn loaded(&mut self, rows: &[SqliteRow]) -> Result<(), sqlx::Error>;
-    #[doc(hidden)]
-    fn writes(&mut self) -> Writes;
+    fn write(&mut self, connection: &Connection) -> rusqlite::Result<()>;
     #[doc(hidden)]
     fn keep(&mut self);
     #[doc(hidden)]
@@ -302,82 +354,116 @@ pub trait AnyTable: Send + Sync {
     fn rows(&self) -> usize;
 }
 
-/// The statements that load the wanted rows.
-pub struct Loads(pub(crate) Vec<Statement>);
+/// A statement that writes, and the places of the rows that it takes.
+struct Write {
+    sql: Arc<str>,
+    rows: Places,
+}
 
-/// The statements that write the changed rows.
-pub struct Writes(pub(crate) Vec<Statement>);
+enum Places {
+    Slots(Vec<usize>),
+    /// Only the keys of these.
+    Keys(Vec<usize>),
+    Added(Range<usize>),
+}
 
-impl<R: Row> AnyTable for Table<R> {
-    /// From here on the wanted rows count as loaded; those not found do not exist.
-    fn loads(&mut self) -> Loads {
+impl<R: Row> Table<R> {
+    /// The keys of the wanted rows, in order. From here on they count as loaded; those that are not
+    /// found do not exist.
+    fn take_wanted(&mut self) -> Vec<R::Key> {
         let mut keys = std::mem::take(&mut self.wanted);
         keys.sort_unstable();
         keys.dedup();
-        let mut statements = Vec::new();
-        for chunk in chunks(&keys) {
-            let mut binds = Binds::default();
-            for key in chunk {
-                R::bind_key(key, &mut binds);
-            }
-            statements.push(Statement { sql: self.sql(Kind::Select, chunk.len()), binds });
+        for key in &keys {
+            self.slots.entry(key.clone()).or_insert(Slot::unchanged(None));
         }
-        for key in keys {
-            self.slots.entry(key).or_insert(Slot::unchanged(None));
-        }
-        Loads(statements)
+        keys
     }
 
-    fn loaded(&mut self, rows: &[SqliteRow]) -> Result<(), sqlx::Error> {
-        for row in rows {
-            let row = R::read(row, 0)?;
-            let slot = self.slots.entry(row.key()).or_insert(Slot::unchanged(None));
-            if !slot.changed {
-                slot.row = Some(row);
+    /// The statements that write the changed rows.
+    fn writes(&mut self) -> Vec<Write> {
+        // What an event that failed had put there is gone again.
+        let slots = &self.slots;
+        self.changed.retain(|at| slots.get_index(*at).is_some_and(|(_, slot)| slot.changed));
+        // In the order of the key, neighbours in the file are written together.
+        self.changed.sort_unstable_by_key(|at| slots.get_index(*at).expect("kept just now").0);
+        self.changed.dedup();
+        let (mut put, mut removed) = (BTreeMap::<u64, Vec<usize>>::new(), Vec::new());
+        for at in &self.changed {
+            let slot = &slots[*at];
+            let Some(row) = &slot.row else {
+                removed.push(*at);
+                continue;
+            };
+            match slot.stored.as_ref().map_or(ALL, |stored| row.differs(stored)) {
+                0 => {}
+                columns => put.entry(columns).or_default().push(*at),
+            }
+        }
+        self.added.sort_by_cached_key(R::key);
+        let mut writes = Vec::new();
+        for (columns, places) in put {
+            for chunk in chunks(&places) {
+                let sql = self.sql(Kind::Upsert(columns), chunk.len());
+                writes.push(Write { sql, rows: Places::Slots(chunk.to_vec()) });
+            }
+        }
+        let mut begin = 0;
+        for size in sizes(self.added.len()) {
+            let sql = self.sql(Kind::Insert, size);
+            writes.push(Write { sql, rows: Places::Added(begin..begin + size) });
+            begin += size;
+        }
+        for chunk in chunks(&removed) {
+            let sql = self.sql(Kind::Delete, chunk.len());
+            writes.push(Write { sql, rows: Places::Keys(chunk.to_vec()) });
+        }
+        writes
+    }
+
+    fn bind(&self, rows: &Places, to: &mut Binds<'_, '_>) -> rusqlite::Result<()> {
+        match rows {
+            Places::Slots(places) => places
+                .iter()
+                .filter_map(|at| self.slots[*at].row.as_ref())
+                .try_for_each(|row| row.bind(to)),
+            Places::Keys(places) => places
+                .iter()
+                .filter_map(|at| self.slots.get_index(*at))
+                .try_for_each(|(key, _)| R::bind_key(key, to)),
+            Places::Added(range) => {
+                self.added[range.clone()].iter().try_for_each(|row| row.bind(to))
+            }
+        }
+    }
+}
+
+impl<R: Row> AnyTable for Table<R> {
+    /// Loads the wanted rows.
+    fn load(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        for chunk in chunks(&self.take_wanted()) {
+            let sql = self.sql(Kind::Select, chunk.len());
+            let mut statement = connection.prepare_cached(&sql)?;
+            let mut binds = Binds::new(&mut statement);
+            chunk.iter().try_for_each(|key| R::bind_key(key, &mut binds))?;
+            let mut found = statement.raw_query();
+            while let Some(row) = found.next()? {
+                let row = R::read(row, 0)?;
+                let slot = self.slots.entry(row.key()).or_insert(Slot::unchanged(None));
+                if !slot.changed {
+                    slot.row = Some(row);
+                }
             }
         }
         Ok(())
     }
 
-    fn writes(&mut self) -> Writes {
-        // What an event that failed had put there is gone again.
-        let slots = std::mem::take(&mut self.slots);
-        self.changed.retain(|at| slots.get_index(*at).is_some_and(|(_, slot)| slot.changed));
-        // In the order of the key, neighbours in the file are written together.
-        self.changed.sort_unstable_by_key(|at| slots.get_index(*at).expect("kept just now").0);
-        self.changed.dedup();
-        let (mut put, mut removed) = (BTreeMap::<u64, Vec<R>>::new(), Vec::new());
-        for (key, slot) in self.changed.iter().filter_map(|at| slots.get_index(*at)) {
-            let Some(row) = &slot.row else {
-                removed.push(key);
-                continue;
-            };
-            match slot.stored.as_ref().map_or(ALL, |stored| row.differs(stored)) {
-                0 => {}
-                columns => put.entry(columns).or_default().push(row.clone()),
-            }
+    /// Writes the changed rows, in the transaction that is open. They stay until it has ended.
+    fn write(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        for Write { sql, rows } in self.writes() {
+            execute(connection, &sql, |binds| self.bind(&rows, binds))?;
         }
-        let mut added = std::mem::take(&mut self.added);
-        added.sort_by_cached_key(R::key);
-        let mut statements = Vec::new();
-        let puts = put.into_iter().map(|(columns, rows)| (Kind::Upsert(columns), rows));
-        for (kind, rows) in puts.chain([(Kind::Insert, added)]) {
-            let mut rows = rows.into_iter();
-            for size in sizes(rows.len()) {
-                let (sql, mut binds) = (self.sql(kind, size), Binds::default());
-                rows.by_ref().take(size).for_each(|row| row.bind(&mut binds));
-                statements.push(Statement { sql, binds });
-            }
-        }
-        for chunk in chunks(&removed) {
-            let (sql, mut binds) = (self.sql(Kind::Delete, chunk.len()), Binds::default());
-            for key in chunk {
-                R::bind_key(key, &mut binds);
-            }
-            statements.push(Statement { sql, binds });
-        }
-        self.slots = slots;
-        Writes(statements)
+        Ok(())
     }
 
     fn written(&mut self) {
@@ -534,24 +620,32 @@ macro_rules! rows {
                     differs
                 }
 
-                fn bind(self, to: &mut $crate::runtime::row::Binds) {
-                    $( to.add(self.$key); )+
-                    $( to.add(self.$field); )*
+                fn bind(
+                    &self,
+                    to: &mut $crate::runtime::row::Binds<'_, '_>,
+                ) -> $crate::runtime::row::rusqlite::Result<()> {
+                    $( to.add(&self.$key)?; )+
+                    $( to.add(&self.$field)?; )*
+                    Ok(())
                 }
 
-                fn bind_key(key: &Self::Key, to: &mut $crate::runtime::row::Binds) {
+                fn bind_key(
+                    key: &Self::Key,
+                    to: &mut $crate::runtime::row::Binds<'_, '_>,
+                ) -> $crate::runtime::row::rusqlite::Result<()> {
                     let ($( $key ),+) = key;
-                    $( to.add($key.clone()); )+
+                    $( to.add($key)?; )+
+                    Ok(())
                 }
 
                 fn read(
-                    row: &$crate::runtime::row::SqliteRow,
+                    row: &$crate::runtime::row::rusqlite::Row<'_>,
                     at: usize,
-                ) -> Result<Self, $crate::runtime::row::SqlError> {
+                ) -> $crate::runtime::row::rusqlite::Result<Self> {
                     let mut at = at..;
                     Ok(Self {
-                        $( $key: $crate::runtime::row::column(row, &mut at)?, )+
-                        $( $field: $crate::runtime::row::column(row, &mut at)?, )*
+                        $( $key: row.get(at.next().unwrap_or_default())?, )+
+                        $( $field: row.get(at.next().unwrap_or_default())?, )*
                     })
                 }
             }
@@ -567,29 +661,7 @@ pub trait Named {
 }
 
 #[doc(hidden)]
-pub use sqlx::Error as SqlError;
-#[doc(hidden)]
-pub use sqlx::sqlite::SqliteRow;
-
-/// Reads the next column; for [`rows!`](crate::rows).
-#[doc(hidden)]
-pub fn column<'r, T: sqlx::Decode<'r, Sqlite> + Type<Sqlite>>(
-    row: &'r SqliteRow,
-    at: &mut std::ops::RangeFrom<usize>,
-) -> Result<T, sqlx::Error> {
-    use sqlx::Row as _;
-    row.try_get(at.next().expect("a row has few columns"))
-}
-
-/// Reads a row of a `SELECT *`.
-pub fn read_row<R: Row>(row: &SqliteRow) -> Result<R, sqlx::Error> {
-    R::read(row, 0)
-}
-
-/// Reads the rows of a `SELECT *`.
-pub fn read_rows<R: Row>(rows: &[SqliteRow]) -> Result<Vec<R>, sqlx::Error> {
-    rows.iter().map(read_row).collect()
-}
+pub use rusqlite;
 
 #[cfg(test)]
 mod tests {
@@ -643,11 +715,9 @@ mod tests {
         let mut tables = Words::default();
         assert_eq!(tables.words.get(&key("a")), Err(ApplyError::NotLoaded));
         assert_eq!(tables.words.edit(&key("b")), Err(ApplyError::NotLoaded));
-        let loads = tables.words.loads().0;
-        assert_eq!(loads[0].sql.matches("(?, ?)").count(), 1, "one statement of each size");
-        assert_eq!(loads.len(), 2);
+        assert_eq!(tables.words.take_wanted(), [key("a"), key("b")]);
         assert_eq!(tables.words.get(&key("a")), Ok(None));
-        assert!(tables.words.loads().0.is_empty());
+        assert!(tables.words.take_wanted().is_empty());
     }
 
     #[test]
@@ -687,7 +757,7 @@ mod tests {
             assert_eq!(tables.words.get(&key(gone)), Err(ApplyError::NotLoaded));
         }
         assert_eq!(tables.words.get(&key("d")), Ok(Some(&word("d", 1))));
-        assert_eq!(tables.words.writes().0.len(), 2, "one that was there and one that is new");
+        assert_eq!(tables.words.writes().len(), 2, "one that was there and one that is new");
     }
 
     #[test]
@@ -701,13 +771,13 @@ mod tests {
             }
         }
         assert_eq!(tables.words.rows(), 2);
-        let writes = tables.words.writes().0;
+        let writes = tables.words.writes();
         assert_eq!(writes.len(), 2, "one statement of each size");
         let sql = "INSERT OR FAIL INTO words (word, language, count) VALUES (?, ?, ?) \
                    ON CONFLICT (word, language) DO NOTHING";
         assert_eq!(writes[0].sql.as_ref(), sql);
         tables.words.written();
-        assert!(tables.words.writes().0.is_empty());
+        assert!(tables.words.writes().is_empty());
         assert_eq!(tables.words.rows(), 0);
     }
 
@@ -718,10 +788,10 @@ mod tests {
             tables.words.put(word("a", count));
         }
         tables.words.want(key("gone"));
-        tables.words.loads();
+        tables.words.take_wanted();
         *tables.words.edit(&key("gone")).unwrap() = None;
-        let writes = tables.words.writes().0;
-        let sql: Vec<_> = writes.iter().map(|statement| statement.sql.as_ref()).collect();
+        let writes = tables.words.writes();
+        let sql: Vec<_> = writes.iter().map(|write| write.sql.as_ref()).collect();
         assert_eq!(
             sql,
             [
@@ -739,12 +809,12 @@ mod tests {
         tables.words.keep();
         tables.words.written();
         assert_eq!(tables.words.get(&key("a")), Ok(Some(&word("a", 1))));
-        assert!(tables.words.writes().0.is_empty());
+        assert!(tables.words.writes().is_empty());
         tables.words.edit(&key("a")).unwrap().as_mut().unwrap().count = 2;
         tables.words.undo();
-        assert!(tables.words.writes().0.is_empty(), "the event that changed it has failed");
+        assert!(tables.words.writes().is_empty(), "the event that changed it has failed");
         tables.words.edit(&key("a")).unwrap().as_mut().unwrap().count = 2;
-        assert_eq!(tables.words.writes().0.len(), 1);
+        assert_eq!(tables.words.writes().len(), 1);
     }
 
     #[test]
@@ -754,7 +824,7 @@ mod tests {
         let mut sets = |row: Place| {
             tables.places.put(row);
             tables.places.keep();
-            let sql = tables.places.writes().0.pop().map(|statement| statement.sql);
+            let sql = tables.places.writes().pop().map(|write| write.sql);
             tables.places.written();
             sql.map(|sql| sql.split_once(" SET ").unwrap().1.to_owned())
         };
@@ -778,6 +848,6 @@ mod tests {
         tables.words.keep();
         tables.words.written();
         assert_eq!(tables.words.get(&key("1")), Err(ApplyError::NotLoaded));
-        assert!(tables.words.writes().0.is_empty());
+        assert!(tables.words.writes().is_empty());
     }
 }

@@ -20,7 +20,9 @@ use super::feed::{self, Feed};
 use super::files::Files;
 use super::handle::{Answer, Command, Handle, Live, Progress, Shared, is_running};
 use super::history::other_history;
+use super::offload::Offload;
 use super::projection::{Projection, panic_text};
+use super::readers::Readers;
 use super::rebuild::{self, Build, Handover, Ready};
 use super::rest::Rest;
 use super::store;
@@ -90,7 +92,7 @@ struct Runner<P: Projection> {
     queue: mpsc::Receiver<Command>,
     handovers: (mpsc::Sender<Handover<P>>, mpsc::Receiver<Handover<P>>),
     rebuilds: JoinSet<()>,
-    engine: Option<Engine<P>>,
+    engine: Option<Offload<Engine<P>>>,
     /// How long to wait after the next error.
     pause: Duration,
 }
@@ -124,7 +126,7 @@ impl<P: Projection> Runner<P> {
             }
             // Whatever the connection is in the middle of ends with it; what was committed holds.
             if let Some(engine) = self.engine.take() {
-                engine.abandon().await;
+                drop_engine(engine).await;
             }
             if self.rebuilds.is_empty() && is_running(&self.shared.rebuild.borrow()) {
                 self.fail_rebuild(&error.to_string());
@@ -138,10 +140,10 @@ impl<P: Projection> Runner<P> {
         self.queue.close();
         let live = self.shared.progress.borrow().live.clone();
         if let Some(live) = live {
-            live.pool.close().await;
+            live.readers.close().await;
         }
         if let Some(engine) = self.engine.take()
-            && let Err(error) = engine.close().await
+            && let Err(error) = engine.end(Engine::close).await
         {
             tracing::warn!(projection = P::NAME, %error, "file not closed in order");
         }
@@ -157,34 +159,42 @@ impl<P: Projection> Runner<P> {
             self.files.sweep()?;
         }
         let Some(engine) = self.open_or_build().await? else { return Ok(()) };
-        let other = other_history(self.environment.log.as_ref(), engine.checkpoint()).await;
+        let reached = engine.get().checkpoint();
+        let other = other_history(self.environment.log.as_ref(), reached).await;
         self.engine = Some(engine);
         if let Some(problem) = other {
             return Err(Error::OtherHistory(problem));
         }
         if self.shared.progress.borrow().live.is_none() {
-            self.serve_readers().await?;
+            let generation = self.engine().generation();
+            let live = self.open_readers(generation);
+            self.shared.update(|progress| progress.live = Some(Arc::new(live)));
         }
         self.publish();
         self.follow().await
     }
 
     fn engine(&mut self) -> &mut Engine<P> {
+        self.offload().get_mut()
+    }
+
+    fn offload(&mut self) -> &mut Offload<Engine<P>> {
         self.engine.as_mut().expect("served while the engine is open")
     }
 
     /// `None` when the service stops before there is anything to serve.
-    async fn open_or_build(&mut self) -> Result<Option<Engine<P>>, Error> {
+    async fn open_or_build(&mut self) -> Result<Option<Offload<Engine<P>>>, Error> {
         let settings = self.environment.settings.clone();
         let mut cursor = None;
         if let Some(generation) = self.files.live()? {
             let path = self.files.path(generation);
-            match Engine::open(&path, generation, &settings).await {
+            let file = path.clone();
+            match Offload::make(move || Engine::open(&file, generation, &settings)).await {
                 Ok(engine) => return Ok(Some(engine)),
                 Err(engine::Error::Store(store::Error::Unusable(problem))) => {
                     tracing::warn!(projection = P::NAME, generation, %problem, "must be rebuilt");
                     // A reader that begins at the old place repeats nothing but what is new.
-                    cursor = store::cursor_of(&path).await;
+                    cursor = store::cursor_of(&path);
                     self.stop_readers().await;
                 }
                 Err(error) => return Err(error.into()),
@@ -192,7 +202,7 @@ impl<P: Projection> Runner<P> {
         }
         let old = self.files.live()?;
         let Some(engine) = self.build_first(cursor).await? else { return Ok(None) };
-        self.files.set_live(engine.generation())?;
+        self.files.set_live(engine.get().generation())?;
         if let Some(old) = old {
             self.files.remove(old)?;
         }
@@ -201,7 +211,10 @@ impl<P: Projection> Runner<P> {
     }
 
     /// Builds the first generation; operations that need one are refused meanwhile.
-    async fn build_first(&mut self, cursor: Option<Cursor>) -> Result<Option<Engine<P>>, Error> {
+    async fn build_first(
+        &mut self,
+        cursor: Option<Cursor>,
+    ) -> Result<Option<Offload<Engine<P>>>, Error> {
         self.begin_rebuild();
         let build = self.build();
         let building = build.first(cursor);
@@ -233,22 +246,13 @@ impl<P: Projection> Runner<P> {
         }
     }
 
-    async fn serve_readers(&mut self) -> Result<(), Error> {
-        let live = self.open_readers(self.engine.as_ref().expect("just opened")).await?;
-        self.shared.update(|progress| progress.live = Some(Arc::new(live)));
-        Ok(())
-    }
-
-    async fn open_readers(&self, engine: &Engine<P>) -> Result<Live, Error> {
-        let path = self.files.path(engine.generation());
-        let pool = store::readers(&path, self.environment.settings.readers)
-            .await
-            .map_err(engine::Error::from)?;
-        Ok(Live { pool })
+    fn open_readers(&self, generation: u64) -> Live {
+        let file = self.files.path(generation);
+        Live { readers: Readers::new(&file, self.environment.settings.readers) }
     }
 
     /// Stops serving what there is. What will be built may end before it, and have other rows.
-    async fn stop_readers(&self) {
+    async fn stop_readers(&mut self) {
         let mut live = None;
         self.shared.update(|progress| {
             live = progress.live.take();
@@ -259,7 +263,7 @@ impl<P: Projection> Runner<P> {
             };
         });
         if let Some(live) = live {
-            live.pool.close().await;
+            live.readers.close().await;
         }
     }
 
@@ -271,8 +275,9 @@ impl<P: Projection> Runner<P> {
             self.rebuilds.shutdown().await;
             self.fail_rebuild(problem);
         }
+        let text = problem.to_owned();
         if let Some(engine) = &mut self.engine
-            && let Err(error) = engine.disown(problem).await
+            && let Err(error) = engine.run(move |engine| engine.disown(&text)).await
         {
             tracing::error!(projection = P::NAME, %error, "file not marked as unusable");
         }
@@ -281,7 +286,7 @@ impl<P: Projection> Runner<P> {
     /// Asks the log, after a while, whether it is another one than that of the rows.
     fn ask_log(&self) -> BoxFuture<'static, Option<String>> {
         let engine = self.engine.as_ref().expect("served while the engine is open");
-        let (log, reached) = (self.environment.log.clone(), engine.checkpoint().clone());
+        let (log, reached) = (self.environment.log.clone(), engine.get().checkpoint().clone());
         Box::pin(async move {
             tokio::time::sleep(ASK_LOG).await;
             other_history(log.as_ref(), &reached).await
@@ -363,33 +368,40 @@ impl<P: Projection> Runner<P> {
     /// Applies a batch in one transaction; and when it is one of many, those after it as well, for
     /// a while and until somebody asks. Answers with the last.
     async fn apply(&mut self, mut batch: Batch, feed: &mut Feed) -> Result<Batch, Error> {
-        let (environment, shared) = (self.environment.clone(), self.shared.clone());
-        let (log, settings) = (environment.log.as_ref(), &environment.settings);
-        let until = Instant::now() + settings.gathering;
+        let until = Instant::now() + self.environment.settings.gathering;
         loop {
-            let has_room = self.engine().gather(&batch, log).await?;
-            let goes_on = has_room
-                && is_behind(&batch, settings.batch_size)
-                && Instant::now() < until
-                && shared.rest.open_questions().is_none();
+            let (environment, shared) = (self.environment.clone(), self.shared.clone());
+            let work = move |engine: &mut Engine<P>| {
+                let has_room = engine.gather(&batch, environment.log.as_ref())?;
+                let goes_on = has_room
+                    && is_behind(&batch, environment.settings.batch_size)
+                    && Instant::now() < until
+                    && shared.rest.open_questions().is_none();
+                if !goes_on {
+                    engine.settle()?;
+                }
+                Ok::<_, engine::Error>((batch, goes_on))
+            };
+            let (done, goes_on) = self.offload().run(work).await?;
             if !goes_on {
-                break;
+                return Ok(done);
             }
             let next = tokio::select! {
                 biased;
                 _ = stopped(&mut self.stop) => None,
                 next = unconstrained(feed.next_until(until)) => next,
             };
-            let Some(next) = next else { break };
+            let Some(next) = next else {
+                self.offload().run(Engine::settle).await?;
+                return Ok(done);
+            };
             batch = next;
         }
-        self.engine().settle().await?;
-        Ok(batch)
     }
 
     /// Tells everybody what was committed.
     fn publish(&mut self) {
-        let engine = self.engine.as_mut().expect("served while the engine is open");
+        let engine = self.engine.as_mut().expect("served while the engine is open").get_mut();
         let changed = engine.take_changed();
         let checkpoint = engine.checkpoint();
         self.shared.update(|progress| {
@@ -447,11 +459,11 @@ impl<P: Projection> Runner<P> {
                 let _ = answer.send(Ok(self.rebuild()));
             }
             Command::Retry { stream, answer } => {
-                let result = self.engine().retry(&stream).await;
+                let result = self.offload().run(move |engine| engine.retry(&stream)).await;
                 self.answer(result, answer)?;
             }
             Command::Skip { id, answer } => {
-                let result = self.engine().skip(id).await;
+                let result = self.offload().run(move |engine| engine.skip(id)).await;
                 self.answer(result, answer)?;
             }
         }
@@ -482,7 +494,7 @@ impl<P: Projection> Runner<P> {
                 ErrorReason::QuarantinedEventNotFound
             }
             engine::Error::NotFirst(..) => ErrorReason::ProjectionState,
-            engine::Error::Store(_) | engine::Error::Source(_) => {
+            engine::Error::Store(_) | engine::Error::Source(_) | engine::Error::Lost(_) => {
                 let reply = ApiError::new(ErrorReason::StoreUnavailable, text);
                 let _ = answer.send(Err(reply.with("projection", P::NAME)));
                 return Err(error.into());
@@ -519,12 +531,12 @@ impl<P: Projection> Runner<P> {
             ready = handover.ready => ready,
         };
         let Ok(Ready { engine, report }) = ready else { return Ok(()) };
-        let generation = engine.generation();
         match self.take_over(engine).await {
             Ok(()) => self.finish_rebuild(report),
             Err((engine, error)) => {
                 self.fail_rebuild(&error.to_string());
-                engine.abandon().await;
+                let generation = engine.get().generation();
+                drop_engine(engine).await;
                 self.files.remove(generation)?;
             }
         }
@@ -533,24 +545,23 @@ impl<P: Projection> Runner<P> {
     }
 
     /// Makes another generation the live one: first for the next start, then for queries.
-    async fn take_over(&mut self, engine: Engine<P>) -> Result<(), (Engine<P>, Error)> {
-        let live = match self.open_readers(&engine).await {
-            Ok(live) => live,
-            Err(error) => return Err((engine, error)),
-        };
-        if let Err(error) = self.files.set_live(engine.generation()) {
-            live.pool.close().await;
+    async fn take_over(
+        &mut self,
+        engine: Offload<Engine<P>>,
+    ) -> Result<(), (Offload<Engine<P>>, Error)> {
+        let live = self.open_readers(engine.get().generation());
+        if let Err(error) = self.files.set_live(engine.get().generation()) {
             return Err((engine, error.into()));
         }
         let old_engine = self.engine.replace(engine).expect("served while the engine is open");
-        let generation = old_engine.generation();
+        let generation = old_engine.get().generation();
         let mut old_live = None;
         self.shared.update(|progress| old_live = progress.live.replace(Arc::new(live)));
-        old_engine.abandon().await;
+        drop_engine(old_engine).await;
         let files = self.files.clone();
         tokio::spawn(async move {
             if let Some(old) = old_live
-                && tokio::time::timeout(FAREWELL, old.pool.close()).await.is_err()
+                && tokio::time::timeout(FAREWELL, old.readers.close()).await.is_err()
             {
                 tracing::warn!(projection = P::NAME, generation, "a query is still reading");
             }
@@ -589,6 +600,14 @@ impl<P: Projection> Runner<P> {
 
     fn fail_rebuild(&self, problem: &str) {
         fail_rebuild(&self.shared, problem);
+    }
+}
+
+/// Lets go of a file as it is.
+pub(super) async fn drop_engine<P: Projection>(engine: Offload<Engine<P>>) {
+    let dropped = engine.end(|engine| Ok::<_, engine::Error>(drop(engine))).await;
+    if let Err(error) = dropped {
+        tracing::error!(projection = P::NAME, %error, "file not closed");
     }
 }
 

@@ -10,11 +10,10 @@ use std::num::NonZeroUsize;
 use indexmap::IndexMap;
 use lru::LruCache;
 use prost::Message;
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteConnection;
+use rusqlite::Connection;
 
-use super::row::{Binds, chunks};
-use super::store::{self, Store, from_i64, statement, to_i64};
+use super::row::{chunks, execute, select, tuples};
+use super::store::{damaged, from_i64, to_i64};
 
 /// How many streams' versions are kept in memory; about 100 bytes each.
 const KNOWN_STREAMS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
@@ -61,10 +60,9 @@ struct Entry {
 }
 
 impl Versions {
-    /// Reads what is not at its place yet.
-    /// So many streams may wait.
-    pub async fn load(store: &mut Store, most: usize) -> Result<Self, sqlx::Error> {
-        let found = waiting(store.connection()).await?;
+    /// Reads what is not at its place yet. So many streams may wait.
+    pub fn load(connection: &Connection, most: usize) -> rusqlite::Result<Self> {
+        let found = waiting(connection)?;
         let (known, waiting) = (LruCache::new(KNOWN_STREAMS), HashMap::new());
         let mut versions = Self { known, waiting, most, entries: found.len() };
         for Entry { stream, version, position } in found {
@@ -80,11 +78,11 @@ impl Versions {
     }
 
     /// Writes what is news, in the transaction that is open. After an error this is of no use.
-    pub async fn write(
+    pub fn write(
         &mut self,
-        store: &mut Store,
+        connection: &Connection,
         streams: IndexMap<String, Seen>,
-    ) -> Result<(), store::Error> {
+    ) -> rusqlite::Result<()> {
         let mut news = Vec::new();
         for (stream, seen) in streams {
             match seen.position {
@@ -103,44 +101,40 @@ impl Versions {
         let waits = self.entries + more <= self.most.saturating_mul(ENTRIES_PER_STREAM)
             && self.waiting.len() + more <= self.most;
         if waits {
-            let mut binds = Binds::default();
-            binds.add(entries.encode_to_vec());
             let sql = "INSERT INTO waiting_versions (entries) VALUES (?)";
-            store.write(vec![statement(sql, binds)]).await?;
+            execute(connection, sql, |binds| binds.add(&entries.encode_to_vec()))?;
         }
         self.entries += more;
         for Entry { stream, version, position } in entries.entries {
             self.waiting.insert(stream, Seen { version, position: Some(position) });
         }
         if !waits {
-            self.settle(store).await?;
+            self.settle(connection)?;
         }
         Ok(())
     }
 
     /// Brings all that waits to its place.
-    async fn settle(&mut self, store: &mut Store) -> Result<(), store::Error> {
+    fn settle(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         let mut waiting: Vec<_> = self.waiting.drain().collect();
         // In the order of the key, neighbours in the file are written together.
         waiting.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        let mut statements = Vec::new();
         for chunk in chunks(&waiting) {
             let sql = format!(
                 "INSERT INTO stream_versions (stream, version, position) VALUES {}
                  ON CONFLICT (stream) DO UPDATE
                  SET version = excluded.version, position = excluded.position",
-                vec!["(?, ?, ?)"; chunk.len()].join(", ")
+                tuples("(?, ?, ?)", chunk.len())
             );
-            let mut binds = Binds::default();
-            for (stream, seen) in chunk {
-                binds.add(stream.as_str());
-                binds.add(to_i64(seen.version));
-                binds.add(to_i64(seen.position.unwrap_or_default()));
-            }
-            statements.push(statement(&sql, binds));
+            execute(connection, &sql, |binds| {
+                chunk.iter().try_for_each(|(stream, seen)| {
+                    binds.add(stream)?;
+                    binds.add(&to_i64(seen.version))?;
+                    binds.add(&to_i64(seen.position.unwrap_or_default()))
+                })
+            })?;
         }
-        statements.push(statement("DELETE FROM waiting_versions", Binds::default()));
-        store.write(statements).await?;
+        execute(connection, "DELETE FROM waiting_versions", |_| Ok(()))?;
         self.entries = 0;
         for (stream, seen) in waiting {
             self.known.put(stream, seen.version);
@@ -150,29 +144,26 @@ impl Versions {
 }
 
 /// The entries that are not at their places, the older ones first.
-async fn waiting(connection: &mut SqliteConnection) -> Result<Vec<Entry>, sqlx::Error> {
+fn waiting(connection: &Connection) -> rusqlite::Result<Vec<Entry>> {
     let sql = "SELECT entries FROM waiting_versions ORDER BY id";
-    let blobs: Vec<Vec<u8>> = sqlx::query_scalar(sql).fetch_all(connection).await?;
+    let blobs: Vec<Vec<u8>> = select(connection, sql, &[], |row| row.get(0))?;
     let mut entries = Vec::new();
     for blob in blobs {
-        let decoded = Entries::decode(blob.as_slice());
-        entries.extend(decoded.map_err(|error| sqlx::Error::Decode(error.into()))?.entries);
+        entries.extend(Entries::decode(blob.as_slice()).map_err(damaged)?.entries);
     }
     Ok(entries)
 }
 
 /// The streams of which a file has seen events after a position, with the last version.
-pub(crate) async fn seen_after(
-    connection: &mut SqliteConnection,
+pub(crate) fn seen_after(
+    connection: &Connection,
     position: u64,
-) -> Result<HashMap<String, u64>, sqlx::Error> {
+) -> rusqlite::Result<HashMap<String, u64>> {
     let sql = "SELECT stream, version FROM stream_versions WHERE position > ?";
-    let rows = sqlx::query(sql).bind(to_i64(position)).fetch_all(&mut *connection).await?;
-    let mut seen = HashMap::new();
-    for row in rows {
-        seen.insert(row.try_get(0)?, from_i64(row.try_get(1)?));
-    }
-    let waiting = waiting(connection).await?.into_iter();
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, from_i64(row.get(1)?)));
+    let mut seen: HashMap<_, _> =
+        select(connection, sql, &[&to_i64(position)], read)?.into_iter().collect();
+    let waiting = waiting(connection)?.into_iter();
     let news = waiting.filter(|entry| entry.position > position);
     seen.extend(news.map(|entry| (entry.stream, entry.version)));
     Ok(seen)

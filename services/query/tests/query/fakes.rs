@@ -21,11 +21,13 @@ use daybook_contract::daybook::v1::{
 };
 use daybook_domain::account::Account;
 use daybook_kernel::Aggregate;
+use daybook_query::runtime::row::select;
 use daybook_query::runtime::{Environment, Handle, Host, Settings, Started};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use prost::Message;
 use prost_types::{Any, Timestamp};
+use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch;
 
 use crate::random::Random;
@@ -644,23 +646,18 @@ pub fn live_file(dir: &tempfile::TempDir, name: &str) -> std::path::PathBuf {
     dir.path().join(format!("{name}.g{}.db", pointer.trim()))
 }
 
+/// The live file of a projection, to be read.
+pub fn reader(dir: &tempfile::TempDir, projection: &str) -> Connection {
+    let file = live_file(dir, projection);
+    Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap()
+}
+
 /// All rows of a table of a projection, as text, in order.
 pub async fn dump(dir: &tempfile::TempDir, projection: &str, table: &str) -> Vec<String> {
-    use sqlx::{ConnectOptions, Connection, Row};
-    let mut connection = sqlx::sqlite::SqliteConnectOptions::new()
-        .filename(live_file(dir, projection))
-        .read_only(true)
-        .connect()
-        .await
-        .unwrap();
-    let columns: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_table_info(?)")
-        .bind(table)
-        .fetch_all(&mut connection)
-        .await
-        .unwrap();
+    let reader = reader(dir, projection);
+    let columns = "SELECT name FROM pragma_table_info(?)";
+    let columns = select(&reader, columns, &[&table], |row| row.get::<_, String>(0)).unwrap();
     let quoted: Vec<_> = columns.iter().map(|column| format!("quote({column})")).collect();
     let sql = format!("SELECT {} FROM {table} ORDER BY 1", quoted.join(" || ' ' || "));
-    let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_all(&mut connection).await.unwrap();
-    connection.close().await.unwrap();
-    rows.iter().map(|row| row.get(0)).collect()
+    select(&reader, &sql, &[], |row| row.get(0)).unwrap()
 }

@@ -9,9 +9,9 @@ use daybook_contract::daybook::v1::{
 };
 use daybook_contract::error::Error;
 use daybook_query::runtime::Host;
+use daybook_query::runtime::row::select;
 use daybook_query::{BankQueries, ProjectionServer};
 use futures::StreamExt;
-use sqlx::ConnectOptions;
 use tonic::{Code, Request};
 
 use crate::fakes::*;
@@ -87,25 +87,24 @@ async fn what_was_built_has_its_indexes() {
     accounts(&log, "a", 100);
     let host = run_bank(&dir, &log);
     until_position(&host, 200).await;
-    let first = indexes(&dir, "account_balance").await;
+    let first = indexes(&dir, "account_balance");
     let names = ["accounts_by_owner", "accounts_by_status", "accounts_by_status_and_owner"];
     for name in names {
         assert!(first.contains(&name.to_owned()), "{first:?}");
     }
     assert_eq!(rebuild(&host, "account_balance").await.stage(), RebuildStage::Done);
-    assert_eq!(indexes(&dir, "account_balance").await, first);
+    assert_eq!(indexes(&dir, "account_balance"), first);
     host.shutdown().await;
 }
 
 /// The indexes of a live file; each of them has an entry for each row.
-async fn indexes(dir: &tempfile::TempDir, projection: &str) -> Vec<String> {
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(live_file(dir, projection));
-    let mut connection = options.read_only(true).connect().await.unwrap();
-    let check = sqlx::query_scalar("PRAGMA integrity_check");
-    let found: String = check.fetch_one(&mut connection).await.unwrap();
-    assert_eq!(found, "ok");
+fn indexes(dir: &tempfile::TempDir, projection: &str) -> Vec<String> {
+    let reader = reader(dir, projection);
+    let check = "PRAGMA integrity_check";
+    let found = select(&reader, check, &[], |row| row.get::<_, String>(0)).unwrap();
+    assert_eq!(found, ["ok"]);
     let names = "SELECT name FROM sqlite_schema WHERE type = 'index' ORDER BY name";
-    sqlx::query_scalar(names).fetch_all(&mut connection).await.unwrap()
+    select(&reader, names, &[], |row| row.get(0)).unwrap()
 }
 
 #[tokio::test]
@@ -350,10 +349,9 @@ async fn a_rebuild_keeps_what_was_given_up_and_tries_what_was_not() {
     let service = ProjectionServer::new(&host);
     // In order: the two of the first account, the two of the second; the evidence came first,
     // because what is no event is found before anything is applied.
-    let file = live_file(&dir, "sums");
     let skip = SkipQuarantinedEventRequest {
         name: "sums".to_owned(),
-        quarantine_id: first_quarantined(&file, "bank.account-given-up").await,
+        quarantine_id: first_quarantined(&dir, "sums", "bank.account-given-up"),
     };
     service.skip_quarantined_event(Request::new(skip)).await.unwrap();
     let before = dump(&dir, "sums", "sums").await;
@@ -374,14 +372,8 @@ async fn a_rebuild_keeps_what_was_given_up_and_tries_what_was_not() {
     host.shutdown().await;
 }
 
-async fn first_quarantined(file: &std::path::Path, stream: &str) -> u64 {
-    use sqlx::ConnectOptions;
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file).read_only(true);
-    let mut connection = options.connect().await.unwrap();
-    let id: i64 = sqlx::query_scalar("SELECT min(quarantine_id) FROM quarantine WHERE stream = ?")
-        .bind(stream)
-        .fetch_one(&mut connection)
-        .await
-        .unwrap();
+fn first_quarantined(dir: &tempfile::TempDir, projection: &str, stream: &str) -> u64 {
+    let sql = "SELECT min(quarantine_id) FROM quarantine WHERE stream = ?";
+    let id: i64 = reader(dir, projection).query_row(sql, [stream], |row| row.get(0)).unwrap();
     id as u64
 }

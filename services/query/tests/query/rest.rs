@@ -8,7 +8,6 @@ use daybook_contract::daybook::v1::projection_service_server::ProjectionService;
 use daybook_contract::daybook::v1::{PauseProjectionRequest, ProjectionState, ReadContext};
 use daybook_query::ProjectionServer;
 use daybook_query::runtime::{Handle, Host, Settings};
-use futures::FutureExt;
 use tonic::Request;
 
 use crate::fakes::*;
@@ -41,7 +40,7 @@ async fn resting(dir: &tempfile::TempDir, log: &Log) -> Host {
 
 /// The position that an answer reflects.
 async fn asked(handle: &Handle) -> u64 {
-    handle.read(None, |_| async { Ok(()) }.boxed()).await.unwrap().1
+    handle.read(None, |_| Ok(())).await.unwrap().1
 }
 
 #[tokio::test]
@@ -78,11 +77,11 @@ async fn who_waits_for_a_position_ends_a_rest_and_who_glances_does_not() {
     let host = resting(&dir, &log).await;
     let sums = handle(&host, "sums");
     for _ in 0..3 {
-        let (_, position) = sums.glance(|_| async { Ok(()) }.boxed()).await.unwrap();
+        let (_, position) = sums.glance(|_| Ok(())).await.unwrap();
         assert!(position < log.position(), "a glance has ended the rest");
     }
     let read = ReadContext { min_position: log.position(), ..Default::default() };
-    let answer = sums.read(Some(&read), |_| async { Ok(()) }.boxed()).await;
+    let answer = sums.read(Some(&read), |_| Ok(())).await;
     assert_eq!(answer.unwrap().1, log.position());
     host.shutdown().await;
 }

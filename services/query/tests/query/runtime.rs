@@ -16,8 +16,7 @@ use daybook_query::runtime::{Host, OpenError, Settings};
 use daybook_query::{BankQueries, ProjectionServer};
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, Executor};
+use rusqlite::Connection;
 use tonic::Request;
 
 use crate::fakes::*;
@@ -81,13 +80,16 @@ async fn a_read_that_is_given_up_or_fails_does_no_harm_to_the_next() {
     until_position(&host, 1).await;
     let sums = handle(&host, "sums");
     for _ in 0..3 {
-        let endless = sums.read(None, |_| std::future::pending::<Result<(), _>>().boxed());
-        tokio::time::timeout(Duration::from_millis(50), endless).await.unwrap_err();
-        let wrong = sums.read(None, |rows| rows.execute("SELECT nothing").boxed());
+        let slow = sums.read(None, |_| {
+            std::thread::sleep(Duration::from_millis(500));
+            Ok(())
+        });
+        tokio::time::timeout(Duration::from_millis(50), slow).await.unwrap_err();
+        let wrong = sums.read(None, |rows| rows.execute("SELECT nothing", ()));
         wrong.await.map(drop).unwrap_err();
         log.append("a", deposited(usd(1)));
         until_position(&host, log.position()).await;
-        let (_, position) = sums.read(None, |_| ready(Ok(())).boxed()).await.unwrap();
+        let (_, position) = sums.read(None, |_| Ok(())).await.unwrap();
         assert_eq!(position, log.position());
     }
     host.shutdown().await;
@@ -308,7 +310,7 @@ async fn events_of_others_move_the_place_and_cost_no_transaction_each() {
     let host = run_bank(&dir, &log);
     until_position(&host, 1).await;
     let queries = BankQueries::new(host.handles()).unwrap();
-    let commits = stored(&dir, "account_balance", "commits").await;
+    let commits = stored(&dir, "account_balance", "commits");
     for position in 2..=200 {
         log.append_note();
         let read = Some(ReadContext { min_position: position, ..Default::default() });
@@ -316,11 +318,11 @@ async fn events_of_others_move_the_place_and_cost_no_transaction_each() {
         let answer = queries.get_account(Request::new(request)).await.unwrap().into_inner();
         assert_eq!(answer.position, position, "a query sees the place that is not stored yet");
     }
-    let more = stored(&dir, "account_balance", "commits").await - commits;
+    let more = stored(&dir, "account_balance", "commits") - commits;
     assert!(more < 100, "{more} transactions for 199 events of others");
     // The place is stored in the end, so nothing has to be read again.
     host.shutdown().await;
-    assert_eq!(stored(&dir, "account_balance", "position").await, 200);
+    assert_eq!(stored(&dir, "account_balance", "position"), 200);
 }
 
 /// A projection that has a thousand events to catch up with, of which its source holds half back.
@@ -343,15 +345,14 @@ async fn what_is_gathered_is_told_when_it_is_committed_all_at_once() {
     let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
     let host = far_behind(&dir, &log, Duration::from_secs(3600)).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let (status, position) =
-        (handle(&host, "sums").status(), stored(&dir, "sums", "position").await);
+    let (status, position) = (handle(&host, "sums").status(), stored(&dir, "sums", "position"));
     assert!(status.position < 500, "what is in memory alone is not told: {status:?}");
     assert_eq!(status.position, position as u64);
-    let before = stored(&dir, "sums", "commits").await;
+    let before = stored(&dir, "sums", "commits");
     log.hold_at(None);
     until_position(&host, 1_001).await;
     assert_eq!(dump(&dir, "sums", "sums").await, expected(&log));
-    let commits = stored(&dir, "sums", "commits").await - before;
+    let commits = stored(&dir, "sums", "commits") - before;
     assert!(commits < 5, "{commits} transactions for the ten batches of the source");
     host.shutdown().await;
 }
@@ -375,7 +376,7 @@ async fn who_gathers_stops_at_once_and_loses_nothing() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     host.shutdown().await;
     drop(host);
-    assert_eq!(stored(&dir, "sums", "position").await, 500);
+    assert_eq!(stored(&dir, "sums", "position"), 500);
     assert_eq!(dump(&dir, "sums", "sums").await, ["'a' 500 500"]);
 }
 
@@ -384,21 +385,18 @@ async fn who_gathers_stops_at_once_and_loses_nothing() {
 async fn who_gathers_commits_after_a_while_however_fast_the_source_is() {
     let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
     let host = far_behind(&dir, &log, Duration::ZERO).await;
-    let before = stored(&dir, "sums", "commits").await;
+    let before = stored(&dir, "sums", "commits");
     log.hold_at(None);
     until_position(&host, 1_001).await;
-    let commits = stored(&dir, "sums", "commits").await - before;
+    let commits = stored(&dir, "sums", "commits") - before;
     assert!(commits >= 3, "{commits} transactions for the batches that were left");
     host.shutdown().await;
 }
 
 /// A number of the stored checkpoint of a projection.
-async fn stored(dir: &tempfile::TempDir, projection: &str, column: &str) -> i64 {
-    let file = live_file(dir, projection);
-    let options = SqliteConnectOptions::new().filename(file).read_only(true);
-    let mut connection = options.connect().await.unwrap();
-    let sql = sqlx::AssertSqlSafe(format!("SELECT {column} FROM checkpoint"));
-    sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap()
+fn stored(dir: &tempfile::TempDir, projection: &str, column: &str) -> i64 {
+    let sql = format!("SELECT {column} FROM checkpoint");
+    reader(dir, projection).query_row(&sql, (), |row| row.get(0)).unwrap()
 }
 
 #[tokio::test]
@@ -616,17 +614,13 @@ async fn rows_that_cannot_be_read_are_a_problem_of_the_projection() {
     let host = run_bank(&dir, &log);
     until_position(&host, 1).await;
     let bank = BankQueries::new(host.handles()).unwrap();
-    let mut file = SqliteConnectOptions::new()
-        .filename(live_file(&dir, "account_balance"))
-        .connect()
-        .await
-        .unwrap();
-    file.execute("ALTER TABLE accounts RENAME TO away").await.unwrap();
+    let file = Connection::open(live_file(&dir, "account_balance")).unwrap();
+    file.execute("ALTER TABLE accounts RENAME TO away", ()).unwrap();
     let error = Error::from(&bank.get_account(crate::bank::get("a")).await.unwrap_err());
     assert_eq!(error.reason(), "INTERNAL");
     let status = handle(&host, "account_balance").status();
     assert!(status.problem.contains("its rows cannot be read"), "{}", status.problem);
-    file.execute("ALTER TABLE away RENAME TO accounts").await.unwrap();
+    file.execute("ALTER TABLE away RENAME TO accounts", ()).unwrap();
     bank.get_account(crate::bank::get("a")).await.unwrap();
     assert_eq!(handle(&host, "account_balance").status().problem, "");
     host.shutdown().await;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use daybook_bus::Envelope;
 use daybook_bus::source::Record;
 use daybook_contract::contract::EventError;
+use rusqlite::Connection;
 
 use crate::runtime::projection::{EncodedEvent, Projection, Recorded, guarded};
-use crate::runtime::row::{Binds, Statement};
-use crate::runtime::store::{Quarantined, statement, to_i64};
+use crate::runtime::row::{execute, tuples};
+use crate::runtime::store::{Quarantined, to_i64};
 
 /// An event of a projection.
 fn decode<P: Projection>(event: &Envelope) -> Result<Recorded<P::Event>, String> {
@@ -88,22 +89,25 @@ pub(super) fn waits_for(version: u64) -> String {
     format!("waits for version {version} of its stream")
 }
 
-pub(super) fn insert_quarantined(entries: &[Quarantined]) -> Statement {
-    let mut binds = Binds::default();
-    for entry in entries {
-        binds.add(entry.stream.clone());
-        binds.add(to_i64(entry.version));
-        binds.add(to_i64(entry.position));
-        binds.add(entry.problem.clone());
-        binds.add(entry.attempts);
-        binds.add(entry.time_ns);
-        binds.add(entry.record.to_vec());
-        binds.add(entry.source.clone());
-    }
+pub(super) fn insert_quarantined(
+    connection: &Connection,
+    entries: &[Quarantined],
+) -> rusqlite::Result<()> {
     let sql = format!(
         "INSERT INTO quarantine (stream, version, position, problem, attempts, quarantine_time,
          record, source) VALUES {}",
-        vec!["(?, ?, ?, ?, ?, ?, ?, ?)"; entries.len()].join(", ")
+        tuples("(?, ?, ?, ?, ?, ?, ?, ?)", entries.len())
     );
-    statement(&sql, binds)
+    execute(connection, &sql, |binds| {
+        entries.iter().try_for_each(|entry| {
+            binds.add(&entry.stream)?;
+            binds.add(&to_i64(entry.version))?;
+            binds.add(&to_i64(entry.position))?;
+            binds.add(&entry.problem)?;
+            binds.add(&entry.attempts)?;
+            binds.add(&entry.time_ns)?;
+            binds.add(entry.record.as_ref())?;
+            binds.add(&entry.source)
+        })
+    })
 }
