@@ -203,6 +203,19 @@ impl<P: Projection> Engine<P> {
         Ok(self.store.close()?)
     }
 
+    /// Moves on over a batch that has nothing for the projection, in memory alone and without
+    /// blocking. False when there is something to do, which is left to [`Engine::gather`].
+    pub fn pass(&mut self, batch: &Batch) -> bool {
+        let has_own = batch.records.of(P::AGGREGATES).next().is_some();
+        if has_own || !self.pending.is_empty() || self.stored_at.elapsed() >= STORE_INTERVAL {
+            return false;
+        }
+        let mut effects = Effects::default();
+        Self::sort_out(batch, &mut effects);
+        self.reach(batch, &effects);
+        true
+    }
+
     /// Applies a batch in memory. Nothing of it is in the file, nor may be told to anybody, before
     /// [`Engine::settle`] or [`Engine::flush`]. Whether there is room for more.
     pub fn gather(&mut self, batch: &Batch, log: &dyn LogReader) -> Result<bool, Error> {

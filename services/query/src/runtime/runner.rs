@@ -368,6 +368,9 @@ impl<P: Projection> Runner<P> {
     /// Applies a batch in one transaction; and when it is one of many, those after it as well, for
     /// a while and until somebody asks. Answers with the last.
     async fn apply(&mut self, mut batch: Batch, feed: &mut Feed) -> Result<Batch, Error> {
+        if self.engine().pass(&batch) {
+            return Ok(batch);
+        }
         let until = Instant::now() + self.environment.settings.gathering;
         loop {
             let (environment, shared) = (self.environment.clone(), self.shared.clone());
