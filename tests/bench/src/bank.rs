@@ -312,6 +312,14 @@ impl WriteAndRead {
         Ok(receipt.context("a deposit failed")?.into_inner())
     }
 
+    /// Deposits so many units.
+    pub async fn write_units(&mut self, account_id: String, units: i64) -> Result<()> {
+        let mut request = deposit(account_id);
+        request.amount = request.amount.map(|amount| Money { units, ..amount });
+        self.commands.deposit(request).await.context("a deposit failed")?;
+        Ok(())
+    }
+
     /// Waits until GetAccount shows the effect of a command.
     pub async fn read(&mut self, receipt: &CommandReceipt, waiting: Waiting) -> Result<()> {
         loop {

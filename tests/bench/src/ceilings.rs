@@ -2,20 +2,25 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use daybook_testing::{TempDir, unique};
 use rusqlite::Connection;
 
-use crate::bank::{ACCOUNTS, CommandPipe, Deposits, Random, WINDOW};
+use crate::bank::{ACCOUNTS, CommandPipe, Deposits, Random, WINDOW, WriteAndRead};
 use crate::durable::MediumKind;
-use crate::kafka;
+use crate::kafka::{self, Arrivals};
 use crate::load::{self, Window};
-use crate::report::{Row, median};
-use crate::scenarios::{Bench, CLIENTS, EVENLY, Kafka};
+use crate::report::{Row, Summary, median};
+use crate::scenarios::{Bench, CLIENTS, EVENLY, Kafka, any_account};
 use crate::{CONSUMER, DURABLE_SERVER, noop};
+
+/// How long a record may take through Kafka.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The rows that are written to see what SQLite takes.
 const ROWS: i64 = 400_000;
@@ -101,6 +106,44 @@ impl Bench {
         let consumer = Some(noop::Process::start([CONSUMER, at[0], at[1]])?);
         let server = durable_server(&data, MediumKind::Sqlite, &at)?;
         Ok(Durable { server, consumer, _data: data })
+    }
+
+    /// From the receipt of a deposit until a query after it is answered, where nothing is done but what
+    /// anybody would have to: the deposit is durable and on Kafka, a reader has it, and the query is
+    /// a no-op.
+    pub(crate) async fn visible_alone(&mut self, broker: &Kafka) -> Result<()> {
+        let data = self.programs.fresh()?;
+        let topic = unique("bench-visible");
+        kafka::make_topic(&broker.bootstrap, &topic).await?;
+        let at = [broker.bootstrap.as_str(), &topic];
+        let server = durable_server(&data, MediumKind::Sqlite, &at)?;
+        let arrivals = Arrivals::follow(at[0], at[1])?;
+        let client = WriteAndRead::connect(&server.url, &self.noop.url).await?;
+        let (mut windows, number) = (Vec::new(), Arc::new(AtomicI64::new(1)));
+        for _ in 0..self.windows {
+            let (client, arrivals) = (client.clone(), Arc::clone(&arrivals));
+            let number = Arc::clone(&number);
+            let request = move |due: Instant| {
+                let (mut client, arrivals) = (client.clone(), Arc::clone(&arrivals));
+                let units = number.fetch_add(1, Ordering::Relaxed);
+                async move {
+                    let arrived = arrivals.expect(units);
+                    client.write_units(any_account(due), units).await?;
+                    let received = Instant::now();
+                    tokio::time::timeout(PATIENCE, arrived).await.context("it never came")??;
+                    client.reached(0).await?;
+                    Ok([received.elapsed()])
+                }
+            };
+            let ids = [server.id(), self.noop.id()];
+            let ([visible], window) =
+                load::open(self.visible_rate, self.times, &ids, request).await?;
+            windows.push((window, visible));
+        }
+        let name = "receipt → read, durable in SQLite and Kafka alone".to_owned();
+        let measured = Summary::of(&windows, self.report.machine.processors);
+        self.row(Row { name, measured, beside: None });
+        Ok(())
     }
 
     pub(crate) async fn durable_deposits(

@@ -1,16 +1,22 @@
 //! Kafka with nothing around it: the ceiling of what publishes and consumes.
 
+use std::collections::HashMap;
 use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use daybook_contract::bank::v1::DepositRequest;
 use daybook_testing::unique;
+use prost::Message as _;
+use rdkafka::Message as _;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::oneshot;
 
 /// The partitions of a topic, as many as daybook makes.
 const PARTITIONS: i32 = 3;
@@ -140,6 +146,45 @@ impl Reading {
             read += 1;
         }
         Ok(records as f64 / began.elapsed().as_secs_f64())
+    }
+}
+
+/// Follows a topic of deposits, and tells who waits for one that it has come. Deposits are known by
+/// their units.
+#[derive(Default)]
+pub struct Arrivals {
+    awaited: Mutex<HashMap<i64, oneshot::Sender<()>>>,
+}
+
+impl Arrivals {
+    /// Begins with the first record, until nobody holds it any more.
+    pub fn follow(brokers: &str, topic: &str) -> Result<Arc<Self>> {
+        let reading = Reading::begin(brokers, topic)?;
+        let arrivals = Arc::new(Self::default());
+        let weak = Arc::downgrade(&arrivals);
+        std::thread::spawn(move || {
+            while let Some(arrivals) = weak.upgrade() {
+                let record = reading.consumer.poll(Duration::from_millis(100));
+                let Some(Ok(record)) = record else { continue };
+                let deposit = DepositRequest::decode(record.payload().unwrap_or_default());
+                let units = deposit.ok().and_then(|deposit| Some(deposit.amount?.units));
+                let awaited = units.and_then(|units| arrivals.awaited().remove(&units));
+                // Who has left need not be told.
+                let _ = awaited.map(|awaited| awaited.send(()));
+            }
+        });
+        Ok(arrivals)
+    }
+
+    /// Awaits the deposit of so many units, which is not sent yet.
+    pub fn expect(&self, units: i64) -> oneshot::Receiver<()> {
+        let (arrived, has_arrived) = oneshot::channel();
+        self.awaited().insert(units, arrived);
+        has_arrived
+    }
+
+    fn awaited(&self) -> std::sync::MutexGuard<'_, HashMap<i64, oneshot::Sender<()>>> {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

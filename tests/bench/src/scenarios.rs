@@ -257,7 +257,8 @@ impl Bench {
         self.visible_in(embedded, "embedded", [3.0, 15.0]).await?;
         let Some(kafka) = self.kafka().await? else { return Ok(()) };
         let separate = self.programs.over_kafka(&kafka.bootstrap)?;
-        self.visible_in(separate, "over Kafka", [8.0, 30.0]).await
+        self.visible_in(separate, "over Kafka", [8.0, 30.0]).await?;
+        self.visible_alone(&kafka).await
     }
 
     async fn visible_in(&mut self, system: System, how: &str, most: [f64; 2]) -> Result<()> {
@@ -430,7 +431,7 @@ impl Bench {
 }
 
 /// An account by chance: the clock of a request that comes at its time is chance enough.
-fn any_account(due: Instant) -> String {
+pub(crate) fn any_account(due: Instant) -> String {
     let seed = due.elapsed().as_nanos() as u64;
     account(Random::new(seed).below(ACCOUNTS))
 }

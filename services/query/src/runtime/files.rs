@@ -5,17 +5,21 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The names of the files of one projection.
 #[derive(Debug, Clone)]
 pub(crate) struct Files {
     dir: PathBuf,
     name: &'static str,
+    /// The highest number that was given to a generation.
+    given: Arc<AtomicU64>,
 }
 
 impl Files {
     pub fn new(dir: &Path, name: &'static str) -> Self {
-        Self { dir: dir.to_owned(), name }
+        Self { dir: dir.to_owned(), name, given: Arc::default() }
     }
 
     /// The database of a generation.
@@ -69,9 +73,13 @@ impl Files {
         Ok((found, highest + 1))
     }
 
-    /// A number that no generation has had since the pointer was set.
+    /// A number that no generation with a file has, nor one of this process: what was given up may
+    /// still be at work on its file for a moment.
     pub fn next_generation(&self) -> io::Result<u64> {
-        Ok(self.generations()?.1)
+        let free = self.generations()?.1;
+        let given = |last: u64| Some(free.max(last + 1));
+        let last = self.given.fetch_update(Ordering::SeqCst, Ordering::SeqCst, given);
+        Ok(free.max(last.unwrap_or_default() + 1))
     }
 
     /// Removes what interrupted rebuilds have left: every generation but the live one.
@@ -136,6 +144,7 @@ mod tests {
         fs::write(dir.path().join("sums_of_sums.g1.db"), "").unwrap();
         files.set_live(2).unwrap();
         assert_eq!(files.next_generation().unwrap(), 4);
+        assert_eq!(files.next_generation().unwrap(), 5, "4 may still be at work");
         files.sweep().unwrap();
         let mut left: Vec<_> = fs::read_dir(dir.path())
             .unwrap()

@@ -14,7 +14,7 @@ use super::store;
 /// How long a query waits for its turn.
 const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a connection stays open that nobody uses.
+/// A connection that nobody has used for so long is closed when the next query ends.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why there is no answer.
@@ -43,7 +43,7 @@ pub(crate) struct Readers {
 
 struct Connections {
     file: PathBuf,
-    /// Those that nobody uses, and since when; `None` after the end.
+    /// Those that nobody uses, and since when; `None` once they are to be closed.
     idle: Mutex<Option<Vec<(Connection, Instant)>>>,
 }
 
@@ -61,6 +61,9 @@ impl Readers {
         &self,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<(T, u64), Error> {
+        if self.connections.idle().is_none() {
+            return Err(Error::Closed);
+        }
         let turn = tokio::time::timeout(TURN_TIMEOUT, self.turns.clone().acquire_owned());
         let turn = turn.await.map_err(|_| Error::Busy)?.map_err(|_| Error::Closed)?;
         let connections = Arc::clone(&self.connections);
@@ -71,11 +74,15 @@ impl Readers {
         reading.await?
     }
 
-    /// Waits for the queries under way, and closes the connections; later queries fail.
+    /// Closes the connections, those of queries under way when they end, and waits for that. Later
+    /// queries fail.
     pub async fn close(&self) {
-        let _ = self.turns.acquire_many(self.most).await;
+        let idle = self.connections.idle().take();
+        // To close the last connection of a file may take the disk a while.
+        let closed = spawn_blocking(move || drop(idle)).await;
+        let all = self.turns.acquire_many(self.most).await;
         self.turns.close();
-        drop(self.connections.idle().take());
+        drop((closed, all));
     }
 }
 
@@ -99,10 +106,71 @@ impl Connections {
         let position = connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
         let answer = query(&connection)?;
         connection.prepare_cached("COMMIT")?.execute([])?;
-        if let Some(idle) = self.idle().as_mut() {
-            idle.push((connection, Instant::now()));
-            idle.retain(|(_, since)| since.elapsed() < IDLE_TIMEOUT);
-        }
+        let old = match self.idle().as_mut() {
+            Some(idle) => {
+                idle.push((connection, Instant::now()));
+                let is_old =
+                    |(_, since): &mut (Connection, Instant)| since.elapsed() > IDLE_TIMEOUT;
+                idle.extract_if(.., is_old).collect()
+            }
+            None => vec![(connection, Instant::now())],
+        };
+        // They are closed where nobody waits for the lock.
+        drop(old);
         Ok((answer, store::from_i64(position)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn file(dir: &tempfile::TempDir) -> PathBuf {
+        let file = dir.path().join("rows.db");
+        let connection = Connection::open(&file).unwrap();
+        let schema =
+            "CREATE TABLE checkpoint (position INTEGER); INSERT INTO checkpoint VALUES (7)";
+        connection.execute_batch(schema).unwrap();
+        file
+    }
+
+    #[tokio::test]
+    async fn an_end_waits_for_queries_under_way_and_refuses_others_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let readers = Arc::new(Readers::new(&file(&dir), 1));
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let (go_on, waits) = mpsc::channel::<()>();
+        let reading = readers.clone();
+        let under_way = tokio::spawn(async move {
+            let query = move |_: &Connection| {
+                begun.send(()).unwrap();
+                waits.recv().unwrap();
+                Ok("an answer")
+            };
+            reading.read(query).await.unwrap()
+        });
+        has_begun.await.unwrap();
+        let closing = readers.clone();
+        let mut end = tokio::spawn(async move { closing.close().await });
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut end).await;
+        assert!(early.is_err(), "it did not wait for the query");
+        let refused = readers.read(|_| Ok(())).await;
+        assert!(matches!(refused, Err(Error::Closed)), "{refused:?}");
+        go_on.send(()).unwrap();
+        assert_eq!(under_way.await.unwrap(), ("an answer", 7));
+        end.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_query_that_panics_or_fails_gives_its_turn_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let readers = Readers::new(&file(&dir), 1);
+        let panicked = readers.read::<()>(|_| panic!("a bug")).await;
+        assert!(matches!(panicked, Err(Error::Lost(_))), "{panicked:?}");
+        let failed = readers.read(|rows| rows.execute("DELETE FROM checkpoint", [])).await;
+        assert!(matches!(failed, Err(Error::Sql(_))), "{failed:?}");
+        assert_eq!(readers.read(|_| Ok(())).await.unwrap(), ((), 7));
     }
 }

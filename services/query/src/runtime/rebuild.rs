@@ -135,7 +135,9 @@ impl<P: Projection> Build<P> {
             Err(error) => return self.end(builder, Err(error)).await.map(drop),
         };
         let ready = Ready { engine: builder.engine, report };
-        hand_over.send(ready).map_err(|_| Error::Stopping)
+        let Err(ready) = hand_over.send(ready) else { return Ok(()) };
+        drop_engine(ready.engine).await;
+        Err(Error::Stopping)
     }
 
     async fn builder(&self) -> Result<Builder<P>, Error> {

@@ -11,8 +11,8 @@ use daybook_contract::error::Error as ApiError;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 use tokio::task::coop::unconstrained;
+use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::Instant;
 
 use super::engine::{self, Engine};
@@ -112,6 +112,12 @@ enum Error {
     Panicked(String),
 }
 
+impl From<JoinError> for Error {
+    fn from(error: JoinError) -> Self {
+        Self::Engine(error.into())
+    }
+}
+
 impl<P: Projection> Runner<P> {
     async fn run(mut self) {
         loop {
@@ -194,7 +200,7 @@ impl<P: Projection> Runner<P> {
                 Err(engine::Error::Store(store::Error::Unusable(problem))) => {
                     tracing::warn!(projection = P::NAME, generation, %problem, "must be rebuilt");
                     // A reader that begins at the old place repeats nothing but what is new.
-                    cursor = store::cursor_of(&path);
+                    cursor = spawn_blocking(move || store::cursor_of(&path)).await?;
                     self.stop_readers().await;
                 }
                 Err(error) => return Err(error.into()),
@@ -483,9 +489,9 @@ impl<P: Projection> Runner<P> {
         result: Result<T, engine::Error>,
         answer: Answer<T>,
     ) -> Result<(), Error> {
-        self.publish();
         let error = match result {
             Ok(value) => {
+                self.publish();
                 let _ = answer.send(Ok(value));
                 return Ok(());
             }

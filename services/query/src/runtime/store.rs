@@ -1,5 +1,5 @@
-//! The SQLite file of one generation of a projection: its writer connection, its readers, and the
-//! tables that every projection has.
+//! The SQLite file of one generation of a projection: its writer, and the tables that every
+//! projection has.
 
 use std::path::Path;
 use std::time::Duration;
@@ -443,12 +443,13 @@ pub(crate) fn quarantined(row: &rusqlite::Row<'_>) -> rusqlite::Result<Quarantin
 /// A file that SQLite finds damaged is unusable, like one of another version.
 fn unusable(error: Error) -> Error {
     let Error::Sql(sql) = &error else { return error };
-    match sql.sqlite_error_code() {
-        // The first one says that there is no such table.
-        Some(ErrorCode::Unknown | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            Error::Unusable(error.to_string())
-        }
-        _ => error,
+    // No such table, or no such column.
+    let is_other = matches!(sql, rusqlite::Error::SqlInputError { .. })
+        || sql.sqlite_error_code() == Some(ErrorCode::Unknown);
+    let damaged = [Some(ErrorCode::DatabaseCorrupt), Some(ErrorCode::NotADatabase)];
+    match is_other || damaged.contains(&sql.sqlite_error_code()) {
+        true => Error::Unusable(error.to_string()),
+        false => error,
     }
 }
 
