@@ -614,8 +614,11 @@ impl<P: Projection> Runner<P> {
 
 /// Lets go of a file as it is.
 pub(super) async fn drop_engine<P: Projection>(engine: Offload<Engine<P>>) {
-    let dropped = engine.end(|engine| Ok::<_, engine::Error>(drop(engine))).await;
-    if let Err(error) = dropped {
+    let last = |engine| {
+        drop(engine);
+        Ok::<_, engine::Error>(())
+    };
+    if let Err(error) = engine.end(last).await {
         tracing::error!(projection = P::NAME, %error, "file not closed");
     }
 }
