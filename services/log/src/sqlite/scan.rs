@@ -49,7 +49,8 @@ impl Scans {
 
     /// Waits for reads under way and closes the connections; later reads fail.
     pub async fn close(&self) {
-        let _ = self.inner.turns.acquire_many(READERS).await;
+        // A turn that was given back would go to who waits for one.
+        let _turns = self.inner.turns.acquire_many(READERS).await;
         self.inner.turns.close();
         drop(self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner).take());
     }

@@ -7,7 +7,7 @@ use rusqlite::{Connection, ToSql};
 use crate::projections::product_admin::SalesRow;
 use crate::projections::product_details::{PriceRow, ProductRow};
 use crate::runtime::Row;
-use crate::runtime::row::{first, rows, select};
+use crate::runtime::row::{first, marks, rows, select};
 
 /// The most prices of a product that are shown.
 const SHOWN_PRICES: u32 = 100;
@@ -76,7 +76,7 @@ fn sales(
     connection: &Connection,
     products: &[AdminRow],
 ) -> rusqlite::Result<HashMap<String, Vec<SalesRow>>> {
-    let wanted = vec!["?"; products.len()].join(", ");
+    let wanted = marks("?", products.len());
     let sql = format!(
         "SELECT * FROM sales WHERE product_id IN ({wanted}) ORDER BY product_id, currency_code"
     );

@@ -18,7 +18,7 @@ use indexmap::IndexMap;
 use rusqlite::OptionalExtension;
 
 use super::projection::{Projection, guarded};
-use super::row::{ApplyError, Tables, chunks, select, tuples};
+use super::row::{ApplyError, Tables, chunks, marks, select};
 use super::store::{self, Anchor, Checkpoint, Quarantined, Store, from_i64};
 use super::versions::{Seen, Versions};
 
@@ -299,9 +299,9 @@ impl<P: Projection> Engine<P> {
         }
         unknown.sort_unstable();
         for chunk in chunks(&unknown) {
-            let marks = tuples("?", chunk.len());
+            let wanted = marks("?", chunk.len());
             let sql =
-                format!("SELECT stream, version FROM stream_versions WHERE stream IN ({marks})");
+                format!("SELECT stream, version FROM stream_versions WHERE stream IN ({wanted})");
             let values: Vec<_> =
                 chunk.iter().map(|stream| stream as &dyn rusqlite::ToSql).collect();
             let seen = select(self.store.connection(), &sql, &values, |row| {

@@ -274,7 +274,7 @@ impl<R: Row> Table<R> {
 fn statement<R: Row>(kind: Kind, rows: usize) -> String {
     let (keys, values) = R::COLUMNS.split_at(R::KEY_COLUMNS);
     let (table, columns, key_list) = (R::TABLE, R::COLUMNS.join(", "), keys.join(", "));
-    let tuples = |width: usize| tuples(&format!("({})", tuples("?", width)), rows);
+    let tuples = |width: usize| marks(&format!("({})", marks("?", width)), rows);
     match kind {
         Kind::Select => format!(
             "SELECT {columns} FROM {table} WHERE ({key_list}) IN (VALUES {})",
@@ -304,9 +304,9 @@ fn statement<R: Row>(kind: Kind, rows: usize) -> String {
     }
 }
 
-/// So many `tuple`s in a row, for the `VALUES` of a statement.
-pub(crate) fn tuples(tuple: &str, rows: usize) -> String {
-    vec![tuple; rows].join(", ")
+/// So many marks, or tuples of them, for the values of a statement.
+pub(crate) fn marks(mark: &str, number: usize) -> String {
+    vec![mark; number].join(", ")
 }
 
 /// Cuts a slice into pieces of the sizes in [`CHUNKS`].
@@ -642,10 +642,11 @@ macro_rules! rows {
                     row: &$crate::runtime::row::rusqlite::Row<'_>,
                     at: usize,
                 ) -> $crate::runtime::row::rusqlite::Result<Self> {
-                    let mut at = at..;
+                    let mut columns = at..;
+                    let mut column = || columns.next().expect("a row has few columns");
                     Ok(Self {
-                        $( $key: row.get(at.next().unwrap_or_default())?, )+
-                        $( $field: row.get(at.next().unwrap_or_default())?, )*
+                        $( $key: row.get(column())?, )+
+                        $( $field: row.get(column())?, )*
                     })
                 }
             }

@@ -12,7 +12,7 @@ use lru::LruCache;
 use prost::Message;
 use rusqlite::Connection;
 
-use super::row::{chunks, execute, select, tuples};
+use super::row::{chunks, execute, marks, select};
 use super::store::{damaged, from_i64, to_i64};
 
 /// How many streams' versions are kept in memory; about 100 bytes each.
@@ -124,7 +124,7 @@ impl Versions {
                 "INSERT INTO stream_versions (stream, version, position) VALUES {}
                  ON CONFLICT (stream) DO UPDATE
                  SET version = excluded.version, position = excluded.position",
-                tuples("(?, ?, ?)", chunk.len())
+                marks("(?, ?, ?)", chunk.len())
             );
             execute(connection, &sql, |binds| {
                 chunk.iter().try_for_each(|(stream, seen)| {

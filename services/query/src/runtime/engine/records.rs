@@ -8,7 +8,7 @@ use daybook_contract::contract::EventError;
 use rusqlite::Connection;
 
 use crate::runtime::projection::{EncodedEvent, Projection, Recorded, guarded};
-use crate::runtime::row::{execute, tuples};
+use crate::runtime::row::{execute, marks};
 use crate::runtime::store::{Quarantined, to_i64};
 
 /// An event of a projection.
@@ -96,7 +96,7 @@ pub(super) fn insert_quarantined(
     let sql = format!(
         "INSERT INTO quarantine (stream, version, position, problem, attempts, quarantine_time,
          record, source) VALUES {}",
-        tuples("(?, ?, ?, ?, ?, ?, ?, ?)", entries.len())
+        marks("(?, ?, ?, ?, ?, ?, ?, ?)", entries.len())
     );
     execute(connection, &sql, |binds| {
         entries.iter().try_for_each(|entry| {

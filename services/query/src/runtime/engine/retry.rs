@@ -10,7 +10,7 @@ use rusqlite::Connection;
 
 use super::{Effects, Engine, Error, Work, insert_quarantined, waits_for};
 use crate::runtime::projection::Projection;
-use crate::runtime::row::{chunks, execute, select, tuples};
+use crate::runtime::row::{chunks, execute, marks, select};
 use crate::runtime::store::{Checkpoint, Quarantined, from_i64, quarantined, to_i64};
 
 /// How many quarantined events are applied again in one transaction.
@@ -185,8 +185,8 @@ impl<P: Projection> Engine<P> {
 /// Removes events from the quarantine.
 fn remove(connection: &Connection, ids: &[u64]) -> rusqlite::Result<()> {
     for chunk in chunks(ids) {
-        let marks = tuples("?", chunk.len());
-        let sql = format!("DELETE FROM quarantine WHERE quarantine_id IN ({marks})");
+        let ids = marks("?", chunk.len());
+        let sql = format!("DELETE FROM quarantine WHERE quarantine_id IN ({ids})");
         execute(connection, &sql, |binds| chunk.iter().try_for_each(|id| binds.add(&to_i64(*id))))?;
     }
     Ok(())
