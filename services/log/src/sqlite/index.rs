@@ -13,13 +13,11 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use uuid::Uuid;
 
+use super::runs::{self, Place, Runs};
 use crate::storage::{Group, Recall, RequestRow, StoredAnswer};
 
 /// How often requests are merged for once that events are.
 const REQUESTS_MORE_OFTEN: usize = 4;
-
-/// The position of each version of a stream, by number.
-pub(super) type Versions = BTreeMap<(i64, u64), u64>;
 
 /// Answered requests.
 #[derive(Debug, Default)]
@@ -48,33 +46,29 @@ impl Requests {
 /// What was appended and is not in the tables.
 #[derive(Debug, Default)]
 pub(super) struct Filling {
-    versions: Versions,
+    places: Runs,
     pub requests: Requests,
     /// The position of the last event.
     last: u64,
 }
 
 impl Filling {
-    pub fn add_event(&mut self, stream_id: i64, version: u64, position: u64) {
-        self.versions.insert((stream_id, version), position);
-        self.last = self.last.max(position);
+    /// Takes up the next events of the log.
+    pub fn add_events(&mut self, places: Vec<Place>) {
+        self.last = places.last().map_or(self.last, |place| place.position);
+        self.places.add(places);
     }
 }
 
-/// What is being merged. Without versions, only requests are.
+/// What is being merged. Without places, only requests are.
 #[derive(Debug)]
 pub(super) struct Merging {
-    pub versions: Versions,
+    /// In the order of their table.
+    pub places: Vec<Place>,
     pub requests: Arc<Requests>,
     /// The requests of all events up to here are in the table afterwards, and so are the events if
     /// there are some.
     pub last: u64,
-}
-
-/// The last version of a stream.
-fn head(versions: &Versions, stream_id: i64) -> Option<u64> {
-    let last = versions.range((stream_id, 0)..=(stream_id, u64::MAX)).next_back();
-    last.map(|((_, version), _)| *version)
 }
 
 /// Ids of this kind begin with the time, so that those of new requests are greater than all others.
@@ -109,9 +103,12 @@ impl Index {
     /// Takes up what is durable now.
     pub fn add(&self, group: &Group) {
         let mut parts = self.write();
-        for row in &group.events {
-            parts.filling.add_event(row.stream_id, row.version, row.record.position);
-        }
+        let places = group.events.iter().map(|row| Place {
+            stream_id: row.stream_id,
+            version: row.version,
+            position: row.record.position,
+        });
+        parts.filling.add_events(places.collect());
         for row in &group.requests {
             parts.filling.requests.add(row.clone());
         }
@@ -120,14 +117,14 @@ impl Index {
     /// What to merge: what is under way, or else what is full, or, when `all`, whatever there is.
     pub fn to_merge(&self, all: bool) -> Option<Arc<Merging>> {
         let mut parts = self.write();
-        let Parts { filling: Filling { versions, requests, last }, merging, .. } = &mut *parts;
-        let empty = versions.is_empty() && requests.rows.is_empty();
-        let events_too = all || versions.len() >= self.size;
+        let Parts { filling: Filling { places, requests, last }, merging, .. } = &mut *parts;
+        let empty = places.len() == 0 && requests.rows.is_empty();
+        let events_too = all || places.len() >= self.size;
         let full = events_too || requests.rows.len() >= self.requests();
         if merging.is_none() && !empty && full {
-            let versions = if events_too { std::mem::take(versions) } else { Versions::new() };
+            let places = if events_too { std::mem::take(places).sorted() } else { Vec::new() };
             let requests = Arc::new(std::mem::take(requests));
-            *merging = Some(Arc::new(Merging { versions, requests, last: *last }));
+            *merging = Some(Arc::new(Merging { places, requests, last: *last }));
         }
         merging.clone()
     }
@@ -159,20 +156,17 @@ impl Index {
     /// The last version of a stream, if one of its events is in memory. It is then the last of all.
     pub fn last_version(&self, stream_id: i64) -> Option<u64> {
         let parts = self.read();
-        let merging = || head(&parts.merging.as_ref()?.versions, stream_id);
-        head(&parts.filling.versions, stream_id).or_else(merging)
+        let merging = || runs::of(&parts.merging.as_ref()?.places, stream_id).last();
+        let last = parts.filling.places.last_of(stream_id).or_else(merging);
+        last.map(|place| place.version)
     }
 
-    /// The positions of the versions of a stream that are in memory, in the order of versions.
-    /// Those before the first of them are in the tables.
-    pub fn positions(&self, stream_id: i64) -> Vec<(u64, u64)> {
+    /// Where the versions of a stream are that are in memory, in their order. Those before the first
+    /// of them are in the tables.
+    pub fn places(&self, stream_id: i64) -> Vec<Place> {
         let parts = self.read();
-        let merging = parts.merging.as_ref().map(|merging| &merging.versions);
-        let versions = merging
-            .into_iter()
-            .chain([&parts.filling.versions])
-            .flat_map(|versions| versions.range((stream_id, 0)..=(stream_id, u64::MAX)));
-        versions.map(|((_, version), position)| (*version, *position)).collect()
+        let merging = parts.merging.iter().flat_map(|merging| runs::of(&merging.places, stream_id));
+        merging.chain(parts.filling.places.of(stream_id)).copied().collect()
     }
 
     /// What is known of a request without a look at the tables.

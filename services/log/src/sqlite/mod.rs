@@ -6,11 +6,13 @@
 //! any error the connection is dropped, a new one is opened, and the store is asked whether the
 //! group is in it.
 
+mod checkpoint;
 mod heads;
 mod index;
 mod insert;
 mod raw;
 mod reader;
+mod runs;
 mod scan;
 mod writer;
 
@@ -35,6 +37,7 @@ use crate::storage::{RequestRow, StoreInfo, StoredAnswer};
 use index::{Filling, Index};
 pub use raw::{RawClaim, RawIndex, RawRequest, RawRow};
 pub use reader::SqliteReader;
+use runs::Place;
 pub use writer::SqliteWriter;
 
 /// The name of the database file in the directory of the log.
@@ -239,9 +242,14 @@ fn tail(store: &rusqlite::Connection) -> rusqlite::Result<(Filling, Uuid)> {
     )?;
     let mut rows = events.query([indexed])?;
     let mut filling = Filling::default();
+    let mut places = Vec::new();
     while let Some(row) = rows.next()? {
         let position = row.get(0)?;
-        filling.add_event(row.get(1)?, unsigned(row.get(2)?), unsigned(position));
+        places.push(Place {
+            stream_id: row.get(1)?,
+            version: unsigned(row.get(2)?),
+            position: unsigned(position),
+        });
         if position > requests_indexed
             && let Some(request) = row.get_ref(3)?.as_blob_or_null()?
         {
@@ -252,6 +260,7 @@ fn tail(store: &rusqlite::Connection) -> rusqlite::Result<(Filling, Uuid)> {
             filling.requests.add(request);
         }
     }
+    filling.add_events(places);
     Ok((filling, Uuid::from_bytes(newest)))
 }
 

@@ -128,19 +128,19 @@ impl StorageReader for SqliteReader {
         Box::pin(async move {
             let Some(id) = self.stream_id(stream).await? else { return Ok(Vec::new()) };
             // Memory first: what leaves it meanwhile is in the table by then.
-            let recent = self.index.positions(id);
-            let indexed = recent.first().map_or(u64::MAX, |(version, _)| version - 1);
+            let recent = self.index.places(id);
+            let indexed = recent.first().map_or(u64::MAX, |place| place.version - 1);
             let mut records;
             match direction {
                 Direction::Forward => {
                     records = self.indexed(id, (from, indexed), direction, limit).await?;
-                    let rest = recent.iter().filter(|(version, _)| *version >= from);
-                    let rest = rest.take(limit - records.len()).map(|(_, position)| *position);
+                    let rest = recent.iter().filter(|place| place.version >= from);
+                    let rest = rest.take(limit - records.len()).map(|place| place.position);
                     records.extend(self.at(rest.collect()).await?);
                 }
                 Direction::Backward => {
-                    let last = recent.iter().rev().filter(|(version, _)| *version <= from);
-                    let last = last.take(limit).map(|(_, position)| *position);
+                    let last = recent.iter().rev().filter(|place| place.version <= from);
+                    let last = last.take(limit).map(|place| place.position);
                     records = self.at(last.collect()).await?;
                     let rest = limit - records.len();
                     let versions = (0, from.min(indexed));

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use super::index::Index;
+use super::runs::Place;
 use super::{BUSY_TIMEOUT, FILE_NAME, READERS, signed, unsigned};
 use crate::storage::StoredStream;
 use crate::{Error, Record};
@@ -111,8 +112,7 @@ pub(super) fn streams(
         ids.push(id.map_err(failed)?);
     }
     // Memory first: what leaves it meanwhile is in the tables by then.
-    let recent: Vec<_> =
-        ids.iter().map(|id: &Option<i64>| id.map(|id| index.positions(id))).collect();
+    let recent: Vec<_> = ids.iter().map(|id: &Option<i64>| id.map(|id| index.places(id))).collect();
     // In one look at the file, a page is read once.
     let moment = connection.unchecked_transaction().map_err(failed)?;
     let mut found = Vec::with_capacity(streams.len());
@@ -127,17 +127,17 @@ pub(super) fn streams(
 fn stream(
     connection: &Connection,
     id: i64,
-    recent: &[(u64, u64)],
+    recent: &[Place],
     limit: usize,
 ) -> rusqlite::Result<StoredStream> {
     let version = match recent.last() {
-        Some((version, _)) => *version,
+        Some(place) => place.version,
         None => {
             let sql = "SELECT coalesce(max(version), 0) FROM stream_events WHERE stream_id = ?";
             connection.prepare_cached(sql)?.query_row([id], |row| row.get(0)).map(unsigned)?
         }
     };
-    let indexed = recent.first().map_or(version, |(version, _)| version - 1);
+    let indexed = recent.first().map_or(version, |place| place.version - 1);
     let read = || {
         let mut records = match indexed.min(limit as u64) {
             0 => Vec::new(),
@@ -150,8 +150,8 @@ fn stream(
             )?,
         };
         let sql = "SELECT position, record, leaf_hash FROM events WHERE position = ?";
-        for (_, position) in recent.iter().take(limit - records.len()) {
-            records.extend(events(connection, sql, [signed(*position)])?);
+        for place in recent.iter().take(limit - records.len()) {
+            records.extend(events(connection, sql, [signed(place.position)])?);
         }
         Ok(records)
     };

@@ -14,15 +14,14 @@ use tokio::sync::oneshot;
 use tracing::warn;
 use uuid::Uuid;
 
+use super::checkpoint::Checkpoints;
 use super::heads::Heads;
 use super::index::{Index, Merging, beside_the_log, is_v7};
 use super::insert::Insert;
+use super::runs::Place;
 use super::{BUSY_TIMEOUT, FILE_NAME, LEAST_SQLITE, Options, request_column, signed};
 use crate::Error;
 use crate::storage::{ClaimKey, EventRow, Group, Holders, StorageWriter, StoredAnswer};
-
-/// The WAL is moved into the main file when it is this long, in pages of 4 KiB.
-const CHECKPOINT_PAGES: u32 = 4000;
 
 /// The prepared statements that are kept; there are fewer.
 const STATEMENTS: usize = 32;
@@ -63,10 +62,19 @@ enum Order {
 
 impl SqliteWriter {
     pub(super) fn start(options: Options, index: Index, lock: File) -> Result<Self, String> {
-        let connection = connect(&options).map_err(|error| error.to_string())?;
-        let connection = Some(connection);
-        let heads = Heads::new();
-        let store = Store { connection, options, index, heads, merge: None, _lock: lock };
+        let open = || connect(&options).map_err(|error| error.to_string());
+        let connection = Some(open()?);
+        let checkpoints = Checkpoints::start(open()?).map_err(|error| error.to_string())?;
+        let store = Store {
+            connection,
+            checkpoints: Some(checkpoints),
+            options,
+            index,
+            heads: Heads::new(),
+            merge: None,
+            stopped: None,
+            _lock: lock,
+        };
         let (orders, inbox) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("log-writer".to_owned())
@@ -153,18 +161,23 @@ impl Problem {
 /// What the thread works with.
 struct Store {
     connection: Option<Connection>,
+    /// `None` once the store is closed.
+    checkpoints: Option<Checkpoints>,
     options: Options,
     index: Index,
     heads: Heads,
     /// How far what is being merged is in the tables.
     merge: Option<Merge>,
+    /// Why nothing may be written any more.
+    stopped: Option<String>,
     _lock: File,
 }
 
 #[derive(Clone)]
 struct Merge {
     rows: Arc<Merging>,
-    after_event: Option<(i64, u64)>,
+    /// How many of its places.
+    places: usize,
     after_request: Option<Uuid>,
     done: bool,
 }
@@ -175,6 +188,7 @@ impl Store {
             match order {
                 Order::Commit(group, reply) => {
                     let _ = reply.send(self.commit(&group));
+                    self.checkpoint();
                 }
                 Order::Close(reply) => {
                     self.close();
@@ -187,6 +201,9 @@ impl Store {
     }
 
     fn commit(&mut self, group: &Group) -> Result<(), Error> {
+        if let Some(problem) = self.stopped.clone() {
+            return Err(Error::Stopped { problem });
+        }
         let rows = group.events.len() + group.requests.len();
         let error = match self.try_commit(group, MERGED_PER_ROW * rows) {
             Ok(()) => {
@@ -202,6 +219,7 @@ impl Store {
                 // After a failed fsync the page cache may show what the disk does not have:
                 // even a look at the store proves nothing.
                 self.connection = None;
+                self.stopped = Some(problem.clone());
                 return Err(Error::Stopped { problem });
             }
             Failure::Refused(problem) => {
@@ -231,6 +249,21 @@ impl Store {
         self.index.add(group);
         for row in &group.events {
             self.heads.set(row.stream_id, row.version);
+        }
+    }
+
+    /// Moves what is in the WAL into the main file, as far as it is time for it. Nothing that is
+    /// durable depends on it, unless the file cannot be written.
+    fn checkpoint(&mut self) {
+        let (Some(connection), Some(checkpoints)) = (&self.connection, &mut self.checkpoints)
+        else {
+            return;
+        };
+        let Err(error) = checkpoints.go_on(connection) else { return };
+        warn!(%error, "the WAL could not be moved into the main file");
+        if let Failure::Fatal(problem) = Problem::from(error).meaning() {
+            self.connection = None;
+            self.stopped = Some(problem);
         }
     }
 
@@ -283,6 +316,7 @@ impl Store {
     /// into the main file.
     fn close(&mut self) {
         let merged = self.merge_all();
+        self.checkpoints = None;
         let Some(connection) = self.connection.take() else { return };
         let moved = merged.and_then(|()| {
             let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
@@ -312,25 +346,23 @@ impl Store {
 
 impl Merge {
     fn new(rows: Arc<Merging>) -> Self {
-        Self { rows, after_event: None, after_request: None, done: false }
+        Self { rows, places: 0, after_request: None, done: false }
     }
 
     /// Merges the next rows in the order of the tables. A row may be there from before a crash.
     fn go_on(&mut self, connection: &Connection, rows: usize) -> rusqlite::Result<()> {
-        if self.after_event.is_none() && self.after_request.is_none() {
+        if self.places == 0 && self.after_request.is_none() {
             remember_newest(connection, self.rows.requests.rows.keys())?;
         }
         let mut left = rows;
-        let from = self.after_event.map_or(Bound::Unbounded, Bound::Excluded);
-        let events = self.rows.versions.range((from, Bound::Unbounded)).take(left);
-        let events = events.inspect(|(key, _)| {
-            self.after_event = Some(**key);
-            left -= 1;
-        });
-        let versions = events.map(|(&(stream_id, version), &position)| {
+        let places = self.rows.places[self.places..].iter().take(left);
+        self.places += places.len();
+        left -= places.len();
+        let places = places.map(|place| {
+            let Place { stream_id, version, position } = *place;
             [stream_id, signed(version), signed(position)].map(ValueRef::Integer)
         });
-        STREAM_EVENTS.all(connection, versions)?;
+        STREAM_EVENTS.all(connection, places)?;
         let from = self.after_request.map_or(Bound::Unbounded, Bound::Excluded);
         let requests = self.rows.requests.rows.range((from, Bound::Unbounded)).take(left);
         let requests = requests.inspect(|(id, _)| {
@@ -349,7 +381,7 @@ impl Merge {
         REQUESTS.all(connection, recorded)?;
         if left > 0 {
             let last = signed(self.rows.last);
-            let events = if self.rows.versions.is_empty() { 0 } else { last };
+            let events = if self.rows.places.is_empty() { 0 } else { last };
             let sql = "UPDATE store SET indexed = max(indexed, ?),
                        requests_indexed = max(requests_indexed, ?)";
             connection.prepare_cached(sql)?.execute([events, last])?;
@@ -370,11 +402,10 @@ fn connect(options: &Options) -> Result<Connection, Problem> {
             rusqlite::version()
         )));
     }
-    connection.execute_batch(&format!(
+    connection.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF;
-         PRAGMA mmap_size = 0; PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};
-         PRAGMA cache_size = -16384;"
-    ))?;
+         PRAGMA mmap_size = 0; PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -16384;",
+    )?;
     if let Some(pages) = options.max_pages {
         connection.execute_batch(&format!("PRAGMA max_page_count = {pages}"))?;
     }

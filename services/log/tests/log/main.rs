@@ -1,5 +1,6 @@
 //! The laws of the log (DESIGN §5), over SQLite and over storages with faults.
 
+mod checkpoint;
 mod claims;
 mod fixture;
 mod index;
