@@ -684,13 +684,13 @@ impl Writer {
         };
         let mut rows = Vec::with_capacity(events.len());
         let mut event_ids = Vec::with_capacity(events.len());
-        for (event, step) in events.into_iter().zip(1..) {
+        for (event, step) in events.iter().zip(1..) {
             let id = event_id::make(&self.shared.store_id, millis(&now), head + step).to_string();
             let version = version + step;
             let bytes = record::encode(
                 event,
-                Envelope {
-                    event_id: id.clone(),
+                &Envelope {
+                    event_id: &id,
                     stream: &job.submission.stream,
                     version,
                     position: head + step,
