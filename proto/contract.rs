@@ -101,6 +101,9 @@ pub trait EventSet<U>: fmt::Debug + Clone + PartialEq + Send + Sync + Sized + 's
     /// The full name of the message, such as `bank.v1.MoneyDeposited`.
     fn type_name(&self) -> &'static str;
 
+    /// The type of the message in an Any: `type.googleapis.com/` and its full name.
+    fn type_url(&self) -> &'static str;
+
     /// The encoded message.
     fn encode(&self) -> Vec<u8>;
 

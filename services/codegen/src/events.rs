@@ -80,7 +80,9 @@ fn implementation(aggregate: &Aggregate) -> TokenStream {
     let variants: Vec<_> = aggregate.events.iter().map(|event| camel(&event.name)).collect();
     let names = aggregate.events.iter().map(|event| &event.name);
     let versions = aggregate.events.iter().map(Event::version);
-    let types = aggregate.events.iter().map(|event| event.current().full_name().to_owned());
+    let types: Vec<_> =
+        aggregate.events.iter().map(|event| event.current().full_name().to_owned()).collect();
+    let urls = types.iter().map(|name| format!("type.googleapis.com/{name}"));
     quote! {
         impl<U: Upcast> crate::contract::EventSet<U> for Event {
             const AGGREGATE: &'static str = #name;
@@ -98,6 +100,10 @@ fn implementation(aggregate: &Aggregate) -> TokenStream {
 
             fn type_name(&self) -> &'static str {
                 match self { #(Self::#variants(_) => #types,)* }
+            }
+
+            fn type_url(&self) -> &'static str {
+                match self { #(Self::#variants(_) => #urls,)* }
             }
 
             fn encode(&self) -> Vec<u8> {

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::answers::to_receipt;
 use crate::caller::Caller;
-use crate::decide::{self, Awaits, Given, Recording, SagaRead, TYPE_URL_PREFIX};
+use crate::decide::{self, Awaits, Given, Recording, SagaRead};
 use crate::from_log;
 
 /// Routes commands to aggregates. Clones are the same bus.
@@ -124,7 +124,7 @@ impl CommandBus {
         }
         let message = format!(
             "{:?} is not a command of this server; a command is the request of a command RPC, \
-             such as {TYPE_URL_PREFIX}bank.v1.DepositRequest",
+             such as type.googleapis.com/bank.v1.DepositRequest",
             command.type_url
         );
         Err(Error::new(ErrorReason::UnknownCommand, message.as_str())

@@ -16,9 +16,6 @@ use tonic::Code;
 use crate::answers::step_outcome;
 use crate::caller::fingerprint;
 
-/// What stands before the name of a message in an Any.
-pub(crate) const TYPE_URL_PREFIX: &str = "type.googleapis.com/";
-
 /// One decision of an aggregate.
 struct Decide<A: Aggregate> {
     command: A::Command,
@@ -211,12 +208,9 @@ fn another_type(aggregate: &str) -> Failure {
 
 fn new_event<A: Aggregate>(event: &A::Event) -> NewEvent {
     NewEvent {
-        name: event.name().to_owned(),
+        name: event.name().into(),
         version: event.version(),
-        payload: Payload::Message {
-            type_url: format!("{TYPE_URL_PREFIX}{}", event.type_name()),
-            value: event.encode(),
-        },
+        payload: Payload::Message { type_url: event.type_url().into(), value: event.encode() },
         claims: event.claims(),
     }
 }

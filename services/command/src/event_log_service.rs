@@ -566,12 +566,12 @@ fn check_events(events: &[WireNewEvent], violations: &mut Violations) {
 fn to_new_event(event: WireNewEvent) -> Option<NewEvent> {
     let payload = match event.payload? {
         new_event::Payload::Event(any) => {
-            Payload::Message { type_url: any.type_url, value: any.value }
+            Payload::Message { type_url: any.type_url.into(), value: any.value }
         }
         new_event::Payload::Raw(raw) => {
             Payload::Raw { content_type: raw.content_type, data: raw.data }
         }
     };
-    let (name, version) = (event.event_name, event.event_version.max(1));
+    let (name, version) = (event.event_name.into(), event.event_version.max(1));
     Some(NewEvent { name, version, payload, claims: Vec::new() })
 }

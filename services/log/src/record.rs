@@ -1,5 +1,7 @@
 //! Records: an event in the one encoding in which it is stored, published and hashed.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use daybook_contract::contract::Claim;
 use daybook_contract::daybook::v1::{EventMetadata, RecordedEvent};
@@ -15,7 +17,7 @@ use crate::Error;
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewEvent {
     /// The name, in the past tense.
-    pub name: String,
+    pub name: Cow<'static, str>,
     /// The version of its schema, from 1.
     pub version: u32,
     /// The fact itself.
@@ -30,7 +32,7 @@ pub enum Payload {
     /// A protobuf message.
     Message {
         /// `type.googleapis.com/` and the full name of the message.
-        type_url: String,
+        type_url: Cow<'static, str>,
         /// The encoded message.
         value: Vec<u8>,
     },
@@ -219,7 +221,9 @@ mod tests {
     /// The record as prost makes it.
     fn by_prost(event: NewEvent, envelope: &Envelope<'_>) -> Vec<u8> {
         let payload = match event.payload {
-            Payload::Message { type_url, value } => RecordedPayload::Event(Any { type_url, value }),
+            Payload::Message { type_url, value } => {
+                RecordedPayload::Event(Any { type_url: type_url.into(), value })
+            }
             Payload::Raw { content_type, data } => {
                 RecordedPayload::Raw(RawPayload { content_type, data })
             }
@@ -230,7 +234,7 @@ mod tests {
             aggregate_id: envelope.stream.id().to_owned(),
             version: envelope.version,
             position: envelope.position,
-            event_name: event.name,
+            event_name: event.name.into(),
             event_version: event.version,
             recorded_time: Some(envelope.time),
             metadata: Some(envelope.metadata.clone()),
@@ -254,7 +258,10 @@ mod tests {
 
     fn payloads() -> impl Strategy<Value = Payload> {
         prop_oneof![
-            (texts(), bytes()).prop_map(|(type_url, value)| Payload::Message { type_url, value }),
+            (texts(), bytes()).prop_map(|(type_url, value)| {
+                let type_url = type_url.into();
+                Payload::Message { type_url, value }
+            }),
             (texts(), bytes()).prop_map(|(content_type, data)| {
                 let data = data.into();
                 Payload::Raw { content_type, data }
@@ -296,7 +303,7 @@ mod tests {
             is_zero in any::<bool>(),
         ) {
             let version = if is_zero { 0 } else { version };
-            let event = NewEvent { name, version, payload, claims: Vec::new() };
+            let event = NewEvent { name: name.into(), version, payload, claims: Vec::new() };
             let (event_id, metadata) = (event_id.as_str(), &metadata);
             let stream = &stream;
             let version = stream_version;
