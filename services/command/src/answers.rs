@@ -5,6 +5,7 @@ use daybook_contract::daybook::v1::{CommandReceipt, StepRefusal};
 use daybook_contract::error::Error;
 use daybook_log::{Answer, Receipt};
 use tonic::Status;
+use uuid::Uuid;
 
 /// The receipt as a caller sees it.
 pub(crate) fn to_receipt(receipt: Receipt) -> CommandReceipt {
@@ -12,7 +13,7 @@ pub(crate) fn to_receipt(receipt: Receipt) -> CommandReceipt {
         aggregate_id: receipt.aggregate_id,
         version: receipt.version,
         position: receipt.position,
-        event_ids: receipt.event_ids,
+        event_ids: receipt.event_ids.iter().map(Uuid::to_string).collect(),
         replayed: receipt.replayed,
         recorded_time: Some(receipt.recorded_time),
     }

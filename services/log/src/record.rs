@@ -10,6 +10,8 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, k
 use prost::{Message, length_delimiter_len};
 use prost_types::Timestamp;
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use crate::Error;
 
@@ -56,7 +58,7 @@ pub struct Record {
 
 /// What surrounds an event when it is recorded.
 pub(crate) struct Envelope<'a> {
-    pub event_id: &'a str,
+    pub event_id: Uuid,
     pub stream: &'a StreamName,
     pub version: u64,
     pub position: u64,
@@ -68,6 +70,8 @@ pub(crate) struct Envelope<'a> {
 /// copies of its parts.
 pub(crate) fn encode(event: &NewEvent, envelope: &Envelope<'_>) -> Bytes {
     let Envelope { event_id, stream, version, position, time, metadata } = envelope;
+    let mut event_id_text = [0; Hyphenated::LENGTH];
+    let event_id = event_id.hyphenated().encode_lower(&mut event_id_text);
     let EventMetadata { actor, correlation_id, causation_id, request_id } = metadata;
     let time = [(1, number(time.seconds)), (2, number(time.nanos.into()))];
     let metadata = [
@@ -229,7 +233,7 @@ mod tests {
             }
         };
         RecordedEvent {
-            event_id: envelope.event_id.to_owned(),
+            event_id: envelope.event_id.to_string(),
             aggregate_type: envelope.stream.category().to_owned(),
             aggregate_id: envelope.stream.id().to_owned(),
             version: envelope.version,
@@ -298,14 +302,13 @@ mod tests {
         #[test]
         fn a_record_is_what_prost_makes_of_it(
             (name, version, payload) in (texts(), any::<u32>(), payloads()),
-            (event_id, stream, metadata) in (texts(), streams(), metadata()),
+            (event_id, stream, metadata) in (any::<u128>(), streams(), metadata()),
             (stream_version, position, time) in (numbers(), numbers(), times()),
             is_zero in any::<bool>(),
         ) {
             let version = if is_zero { 0 } else { version };
             let event = NewEvent { name: name.into(), version, payload, claims: Vec::new() };
-            let (event_id, metadata) = (event_id.as_str(), &metadata);
-            let stream = &stream;
+            let (event_id, stream, metadata) = (Uuid::from_u128(event_id), &stream, &metadata);
             let version = stream_version;
             let envelope = Envelope { event_id, stream, version, position, time, metadata };
             prop_assert_eq!(encode(&event, &envelope), by_prost(event, &envelope));

@@ -112,7 +112,7 @@ pub struct Receipt {
     /// The id part of the stream.
     pub aggregate_id: String,
     /// The ids of its events.
-    pub event_ids: Vec<String>,
+    pub event_ids: Vec<Uuid>,
     /// When they were recorded.
     pub recorded_time: Timestamp,
     /// Whether this is the answer of an earlier request with the same id.

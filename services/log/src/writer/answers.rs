@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::limits::MAX_EVENTS_PER_SUBMISSION;
 use crate::log::Shared;
+use crate::record::stream_name;
 use crate::storage::{Direction, RequestRow, StorageReader, StoredAnswer};
 use crate::{Answer, Error, Receipt, Record, RequestKey};
 
@@ -135,11 +136,16 @@ fn receipt(id: &Uuid, position: u64, records: Vec<Record>) -> Result<Receipt, Er
         let problem = "it does not carry the id of the request that recorded it".to_owned();
         return Err(Error::Damaged { position, stream: String::new(), problem });
     };
+    let ids = events.iter().rev().map(|event| event.event_id.parse());
+    let event_ids = ids.collect::<Result<_, uuid::Error>>().map_err(|error| {
+        let problem = format!("the id of an event of its request is not a UUID: {error}");
+        Error::Damaged { position, stream: stream_name(last), problem }
+    })?;
     Ok(Receipt {
         version: last.version,
         position,
         aggregate_id: last.aggregate_id.clone(),
-        event_ids: events.iter().rev().map(|event| event.event_id.clone()).collect(),
+        event_ids,
         recorded_time: last.recorded_time.unwrap_or_default(),
         replayed: true,
     })

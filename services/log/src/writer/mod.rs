@@ -685,12 +685,12 @@ impl Writer {
         let mut rows = Vec::with_capacity(events.len());
         let mut event_ids = Vec::with_capacity(events.len());
         for (event, step) in events.iter().zip(1..) {
-            let id = event_id::make(&self.shared.store_id, millis(&now), head + step).to_string();
+            let id = event_id::make(&self.shared.store_id, millis(&now), head + step);
             let version = version + step;
             let bytes = record::encode(
                 event,
                 &Envelope {
-                    event_id: &id,
+                    event_id: id,
                     stream: &job.submission.stream,
                     version,
                     position: head + step,

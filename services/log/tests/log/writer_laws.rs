@@ -279,7 +279,7 @@ async fn an_event_is_found_by_its_id() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(&dir).await;
     add(&log, "a", 1).await.unwrap();
-    let id: Uuid = add(&log, "b", 1).await.unwrap().event_ids[0].parse().unwrap();
+    let id = add(&log, "b", 1).await.unwrap().event_ids[0];
     assert_eq!(log.find(&id).await.unwrap().unwrap().position, 2);
     assert_eq!(log.find(&Uuid::now_v7()).await.unwrap(), None);
     assert_eq!(log.get(3).await.unwrap(), None);
