@@ -1,13 +1,11 @@
 //! Names of streams: `<category>-<id>`. The category is the name of an aggregate.
 
 use std::fmt;
+use std::sync::Arc;
 
-/// The name of a stream, split into its two parts.
+/// The name of a stream. Clones share it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct StreamName {
-    category: String,
-    id: String,
-}
+pub struct StreamName(Arc<str>);
 
 /// What is wrong with the name of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,38 +19,58 @@ pub struct InvalidStreamName(pub String);
 impl StreamName {
     /// The name with these parts.
     pub fn new(category: &str, id: &str) -> Result<Self, InvalidStreamName> {
-        let category_ok = (1..=63).contains(&category.len())
-            && category
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_'));
-        if !category_ok || !is_id(id) {
-            return Err(InvalidStreamName(format!("{category}-{id}")));
+        let name = [category, "-", id].concat();
+        match is_category(category) && is_id(id) {
+            true => Ok(Self(name.into())),
+            false => Err(InvalidStreamName(name)),
         }
-        Ok(Self { category: category.to_owned(), id: id.to_owned() })
     }
 
     /// Splits a whole name at its first hyphen.
     pub fn parse(name: &str) -> Result<Self, InvalidStreamName> {
-        let (category, id) =
-            name.split_once('-').ok_or_else(|| InvalidStreamName(name.to_owned()))?;
-        Self::new(category, id).map_err(|_| InvalidStreamName(name.to_owned()))
+        match name.split_once('-') {
+            Some((category, id)) if is_category(category) && is_id(id) => Ok(Self(name.into())),
+            _ => Err(InvalidStreamName(name.to_owned())),
+        }
+    }
+
+    /// The whole name.
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 
     /// The part before the first hyphen: the name of the aggregate.
     pub fn category(&self) -> &str {
-        &self.category
+        self.parts().0
     }
 
     /// The part after the first hyphen: the id of the aggregate.
     pub fn id(&self) -> &str {
-        &self.id
+        self.parts().1
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        self.0.split_once('-').expect("it was checked when it was made")
+    }
+}
+
+impl From<StreamName> for Arc<str> {
+    fn from(name: StreamName) -> Self {
+        name.0
     }
 }
 
 impl fmt::Display for StreamName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.category, self.id)
+        f.write_str(&self.0)
     }
+}
+
+fn is_category(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_'))
 }
 
 /// Whether a text can be the id of an aggregate: 1 to 64 unreserved characters of RFC 3986.

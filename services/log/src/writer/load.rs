@@ -4,21 +4,22 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use daybook_kernel::StreamName;
 use futures::future::join_all;
 
+use super::PANICKED;
 use super::streams::{Entry, Folded};
-use super::{Name, PANICKED};
 use crate::limits::MAX_READ_EVENTS;
 use crate::record::stream_name;
 use crate::storage::{ClaimKey, Direction, StorageReader, StoredStream};
 use crate::{Error, Folder};
 
 /// Streams to load, each with how its state is made.
-pub(super) type Cold = HashMap<Name, Option<&'static dyn Folder>>;
+pub(super) type Cold = HashMap<StreamName, Option<&'static dyn Folder>>;
 
 /// What has been loaded.
 pub(super) enum Loaded {
-    Streams(Vec<(Name, Result<Entry, Error>)>),
+    Streams(Vec<(StreamName, Result<Entry, Error>)>),
     Claims(Vec<(ClaimKey, Result<Option<i64>, Error>)>),
 }
 
@@ -34,11 +35,12 @@ pub(super) async fn streams(reader: Arc<dyn StorageReader>, cold: Cold) -> Loade
 
 async fn load_chunk(
     reader: &dyn StorageReader,
-    chunk: &[(Name, Option<&'static dyn Folder>)],
-) -> Vec<(Name, Result<Entry, Error>)> {
+    chunk: &[(StreamName, Option<&'static dyn Folder>)],
+) -> Vec<(StreamName, Result<Entry, Error>)> {
     // Who needs no state needs no events.
-    let wanted =
-        chunk.iter().map(|(name, folder)| (name.clone(), folder.map_or(0, |_| MAX_READ_EVENTS)));
+    let wanted = chunk
+        .iter()
+        .map(|(name, folder)| (name.clone().into(), folder.map_or(0, |_| MAX_READ_EVENTS)));
     let found = match reader.load_streams(wanted.collect()).await {
         Ok(found) => found,
         Err(error) => {
@@ -47,7 +49,7 @@ async fn load_chunk(
     };
     let mut entries = Vec::with_capacity(chunk.len());
     for ((name, folder), stored) in chunk.iter().zip(found) {
-        entries.push((name.clone(), load_one(reader, name, stored, *folder).await));
+        entries.push((name.clone(), load_one(reader, name.as_str(), stored, *folder).await));
     }
     entries
 }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use daybook_contract::daybook::v1::Failure;
+use daybook_kernel::StreamName;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
 use prost_types::Timestamp;
@@ -56,9 +57,6 @@ const PANICKED: &str = "the code of the domain panicked; its message is in the s
 
 type Reply = oneshot::Sender<Result<Receipt, Error>>;
 
-/// The name of a stream.
-type Name = Arc<str>;
-
 /// What reaches the writer.
 pub(crate) enum Message {
     /// Something to decide.
@@ -75,8 +73,6 @@ struct Job {
     number: u64,
     submission: Box<Submission>,
     reply: Reply,
-    /// The stream that it may append to, then those that it reads.
-    streams: Vec<Name>,
     /// What it claimed when it could not be decided, because the holders were not known.
     claims: Vec<ClaimKey>,
     /// How many requests had been answered when it was looked up.
@@ -89,25 +85,16 @@ struct Job {
 
 impl Job {
     fn new(number: u64, submission: Box<Submission>, reply: Reply) -> Self {
-        let reads = submission.reads.iter().map(|(stream, _)| stream);
-        let streams = std::iter::once(&submission.stream).chain(reads);
-        let streams = streams.map(|name| Name::from([name.category(), "-", name.id()].concat()));
-        let (streams, claims, looked_up_at) = (streams.collect(), Vec::new(), 0);
+        let (claims, looked_up_at) = (Vec::new(), 0);
         let (stored, told) = (None, None);
-        Self { number, submission, reply, streams, claims, looked_up_at, stored, told }
+        Self { number, submission, reply, claims, looked_up_at, stored, told }
     }
 
-    /// The stream that it may append to.
-    fn stream(&self) -> &Name {
-        &self.streams[0]
-    }
-
-    /// How the state of one of its streams is made.
-    fn folder(&self, stream: usize) -> Option<&'static dyn Folder> {
-        match stream.checked_sub(1) {
-            None => self.submission.decider.folder(),
-            Some(read) => Some(self.submission.reads[read].1),
-        }
+    /// The stream that it may append to, then those that it reads, each with how its state is made.
+    fn streams(&self) -> impl Iterator<Item = (&StreamName, Option<&'static dyn Folder>)> {
+        let Submission { stream, reads, decider, .. } = self.submission.as_ref();
+        let reads = reads.iter().map(|(stream, folder)| (stream, Some(*folder)));
+        std::iter::once((stream, decider.folder())).chain(reads)
     }
 }
 
@@ -131,7 +118,7 @@ struct Batch {
     requests: HashMap<Uuid, usize>,
     /// The streams it was decided about: what the storage says of them is out of date until the
     /// commit.
-    streams: HashSet<Name>,
+    streams: HashSet<StreamName>,
 }
 
 impl Batch {
@@ -197,7 +184,7 @@ pub(crate) struct Writer {
     lookups: FuturesOrdered<BoxFuture<'static, Looked>>,
     loads: FuturesUnordered<BoxFuture<'static, Loaded>>,
     /// The streams of `loads` and of `delayed`.
-    loading: HashSet<Name>,
+    loading: HashSet<StreamName>,
     /// The claims of `loads`.
     loading_claims: HashSet<ClaimKey>,
     committing: Option<Committing>,
@@ -464,8 +451,8 @@ impl Writer {
     /// yet, are added to `cold`, or loaded when they are settled.
     fn find_cold(&mut self, job: &Job, cold: &mut Cold) -> bool {
         let mut warm = true;
-        for (index, stream) in job.streams.iter().enumerate() {
-            if self.streams.has(stream, job.folder(index)) {
+        for (stream, folder) in job.streams() {
+            if self.streams.has(stream, folder) {
                 continue;
             }
             warm = false;
@@ -476,14 +463,14 @@ impl Writer {
                     true => &mut self.delayed,
                     false => &mut *cold,
                 };
-                when.insert(stream.clone(), job.folder(index));
+                when.insert(stream.clone(), folder);
             }
         }
         warm
     }
 
     /// Whether what is in the storage of a stream is out of date.
-    fn is_unsettled(&self, stream: &Name) -> bool {
+    fn is_unsettled(&self, stream: &StreamName) -> bool {
         let committing = self.committing.as_ref();
         self.open.streams.contains(stream)
             || committing.is_some_and(|committing| committing.batch.streams.contains(stream))
@@ -491,7 +478,7 @@ impl Writer {
 
     /// Takes up what has been loaded, and what waited for it.
     fn loaded(&mut self, loaded: Loaded) {
-        let mut failed_streams: HashMap<Name, Error> = HashMap::new();
+        let mut failed_streams: HashMap<StreamName, Error> = HashMap::new();
         let mut failed_claims: HashMap<ClaimKey, Error> = HashMap::new();
         match loaded {
             Loaded::Streams(streams) => {
@@ -515,7 +502,7 @@ impl Writer {
         }
         let mut jobs = Vec::new();
         for job in self.waiting.take() {
-            let stream = job.streams.iter().find_map(|stream| failed_streams.get(stream));
+            let stream = job.streams().find_map(|(stream, _)| failed_streams.get(stream));
             let claim = || job.claims.iter().find_map(|claim| failed_claims.get(claim));
             match stream.or_else(claim) {
                 Some(error) => answer(job.reply, Err(error.clone())),
@@ -564,8 +551,8 @@ impl Writer {
         {
             let Some(job) = self.take_up(job) else { continue };
             let mut cold = false;
-            for (index, stream) in job.streams.iter().enumerate() {
-                cold |= !self.streams.has(stream, job.folder(index));
+            for (stream, folder) in job.streams() {
+                cold |= !self.streams.has(stream, folder);
             }
             match cold || self.waiting.hold_up(&job) {
                 true => self.ready_or_wait(vec![job]),
@@ -638,7 +625,7 @@ impl Writer {
             self.open.requests.insert(key.id, self.open.pending.len());
             request = Some(key);
         }
-        self.open.streams.insert(job.streams.swap_remove(0));
+        self.open.streams.insert(job.submission.stream);
         let (reply, again) = (job.reply, Vec::new());
         self.open.pending.push(Pending { outcome, reply, request, again });
     }
@@ -653,7 +640,7 @@ impl Writer {
     fn try_decide(&mut self, job: &mut Job) -> Result<Receipt, Undecided> {
         let now = self.now();
         let head = self.decided_head();
-        let stream = job.stream().clone();
+        let stream = job.submission.stream.clone();
         self.streams.promote(&stream);
         let (id, version) = match self.streams.peek(&stream) {
             Some(entry) => (entry.id, entry.version),
@@ -721,7 +708,7 @@ impl Writer {
         entry.version += rows.len() as u64;
         if new {
             self.last_stream_id = stream_id;
-            self.open.group.streams.push((stream_id, stream));
+            self.open.group.streams.push((stream_id, stream.into()));
         }
         self.claims.apply(claims, &mut self.open.group.claims);
         let receipt = Receipt {
@@ -744,30 +731,27 @@ impl Writer {
         now: Timestamp,
         head: u64,
     ) -> Result<Vec<NewEvent>, Undecided> {
-        for read in &job.streams[1..] {
+        for (read, _) in &job.submission.reads {
             self.streams.promote(read);
         }
-        let states: Vec<Option<&State>> = job
-            .streams
-            .iter()
-            .map(|stream| Some(&self.streams.peek(stream)?.state.as_ref()?.state))
-            .collect();
-        let reads: Vec<_> = states[1..].iter().flatten().copied().collect();
+        let state = |stream| Some(&self.streams.peek(stream)?.state.as_ref()?.state);
+        let reads = job.submission.reads.iter().filter_map(|(stream, _)| state(stream));
+        let reads: Vec<&State> = reads.collect();
         let answer = job.told.take().transpose()?;
-        let facts = Facts { state: states[0], reads: &reads, now, answer };
+        let facts = Facts { state: state(&job.submission.stream), reads: &reads, now, answer };
         let decide = || job.submission.decider.decide(facts);
         match catch_unwind(AssertUnwindSafe(decide)) {
             Ok(Err(failure)) if !job.submission.decider.keeps_refusal() => {
                 Err(Error::OutOfTurn { failure: Box::new(failure) }.into())
             }
             Ok(decided) => Ok(decided?),
-            Err(_) => Err(self.panicked(&job.streams[0], head)),
+            Err(_) => Err(self.panicked(&job.submission.stream, head)),
         }
     }
 
     /// A fault in the code of a domain stops one command, not the bank. What it did to the state
     /// is not known, so the stream is loaded anew.
-    fn panicked(&mut self, stream: &Name, position: u64) -> Undecided {
+    fn panicked(&mut self, stream: &StreamName, position: u64) -> Undecided {
         error!(%stream, "the code of the domain panicked");
         self.streams.forget(stream);
         let (stream, problem) = (stream.to_string(), PANICKED.to_owned());

@@ -4,9 +4,9 @@ use std::borrow::Borrow;
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 
+use daybook_kernel::StreamName;
 use lru::LruCache;
 
-use super::Name;
 use crate::log::StreamCache;
 use crate::{Folder, State};
 
@@ -28,7 +28,7 @@ pub(super) struct Folded {
 
 /// The streams in memory.
 pub(super) struct Streams {
-    unpacked: LruCache<Name, Entry>,
+    unpacked: LruCache<StreamName, Entry>,
     /// How many streams stay unpacked.
     most_unpacked: usize,
     packed: Packed,
@@ -43,12 +43,14 @@ impl Streams {
 
     /// Whether a stream is in memory, with its state when a folder for it is given. It is unpacked
     /// then.
-    pub fn has(&mut self, stream: &Name, folder: Option<&'static dyn Folder>) -> bool {
+    pub fn has(&mut self, stream: &StreamName, folder: Option<&'static dyn Folder>) -> bool {
         let is_enough = |entry: &Entry| entry.state.is_some() || folder.is_none();
         if let Some(entry) = self.unpacked.peek(stream) {
             return is_enough(entry);
         }
-        let Some(entry) = self.packed.take(stream).and_then(|packed| packed.unpack(folder)) else {
+        let Some(entry) =
+            self.packed.take(stream.as_str()).and_then(|packed| packed.unpack(folder))
+        else {
             return false;
         };
         let enough = is_enough(&entry);
@@ -57,35 +59,35 @@ impl Streams {
     }
 
     /// A stream that is unpacked; this is no use of it.
-    pub fn peek(&self, stream: &Name) -> Option<&Entry> {
+    pub fn peek(&self, stream: &StreamName) -> Option<&Entry> {
         self.unpacked.peek(stream)
     }
 
     /// The same, to change it.
-    pub fn peek_mut(&mut self, stream: &Name) -> Option<&mut Entry> {
+    pub fn peek_mut(&mut self, stream: &StreamName) -> Option<&mut Entry> {
         self.unpacked.peek_mut(stream)
     }
 
     /// A stream that is unpacked is used now.
-    pub fn promote(&mut self, stream: &Name) {
+    pub fn promote(&mut self, stream: &StreamName) {
         self.unpacked.promote(stream);
     }
 
     /// Takes a stream into memory.
-    pub fn put(&mut self, stream: Name, entry: Entry) {
-        self.packed.take(&stream);
+    pub fn put(&mut self, stream: StreamName, entry: Entry) {
+        self.packed.take(stream.as_str());
         self.unpacked.put(stream, entry);
     }
 
     /// Forgets a stream.
-    pub fn forget(&mut self, stream: &Name) {
+    pub fn forget(&mut self, stream: &StreamName) {
         self.unpacked.pop(stream);
-        self.packed.take(stream);
+        self.packed.take(stream.as_str());
     }
 
     /// Packs the streams that were not used for longest, without those that are `needed` as they
     /// are, and forgets the packed ones that there is no room for.
-    pub fn trim(&mut self, needed: impl Fn(&Name) -> bool) {
+    pub fn trim(&mut self, needed: impl Fn(&StreamName) -> bool) {
         let Some(mut excess) = self.unpacked.len().checked_sub(self.most_unpacked) else { return };
         let mut kept = Vec::new();
         while excess > 0
@@ -94,7 +96,7 @@ impl Streams {
             if needed(&stream) {
                 kept.push((stream, entry));
             } else {
-                self.packed.put(PackedStream::new(&stream, &entry));
+                self.packed.put(PackedStream::new(stream.as_str(), &entry));
                 excess -= 1;
             }
         }
@@ -228,8 +230,8 @@ mod tests {
         Streams::new(StreamCache { streams, packed_bytes })
     }
 
-    fn name(number: u64) -> Name {
-        format!("counter-{number}").into()
+    fn name(number: u64) -> StreamName {
+        StreamName::new("counter", &number.to_string()).unwrap()
     }
 
     fn entry(number: u64) -> Entry {

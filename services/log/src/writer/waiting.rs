@@ -2,18 +2,20 @@
 
 use std::collections::HashSet;
 
-use super::{Job, Name};
+use daybook_kernel::StreamName;
+
+use super::Job;
 
 /// Submissions that wait until something is loaded, in their order.
 #[derive(Default)]
 pub(super) struct Waiting {
     jobs: Vec<Job>,
-    streams: HashSet<Name>,
+    streams: HashSet<StreamName>,
 }
 
 impl Waiting {
     pub(super) fn push(&mut self, job: Job) {
-        self.streams.extend(job.streams.iter().cloned());
+        self.streams.extend(job.streams().map(|(stream, _)| stream.clone()));
         self.jobs.push(job);
     }
 
@@ -26,11 +28,11 @@ impl Waiting {
     /// Whether a job has to wait behind one of these: it names a stream that one of them names,
     /// and overtaking it would change the order in which that stream is decided about.
     pub(super) fn hold_up(&self, job: &Job) -> bool {
-        !self.jobs.is_empty() && job.streams.iter().any(|stream| self.streams.contains(stream))
+        !self.jobs.is_empty() && job.streams().any(|(stream, _)| self.streams.contains(stream))
     }
 
     /// Whether one of these names a stream.
-    pub(super) fn need(&self, stream: &Name) -> bool {
+    pub(super) fn need(&self, stream: &StreamName) -> bool {
         self.streams.contains(stream)
     }
 
