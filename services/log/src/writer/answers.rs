@@ -1,10 +1,9 @@
 //! Answers to requests: what is kept of them, and how they are given once more.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 use daybook_contract::daybook::v1::execute_stream_response::Outcome as StoredOutcome;
 use daybook_contract::daybook::v1::{CommandReceipt, ExecuteStreamResponse};
+use foldhash::HashMap;
 use futures::future::join_all;
 use prost::Message as _;
 use uuid::Uuid;

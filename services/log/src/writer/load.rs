@@ -1,10 +1,10 @@
 //! Bringing into memory what a decision needs.
 
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use daybook_kernel::StreamName;
+use foldhash::HashMap;
 use futures::future::join_all;
 
 use super::PANICKED;

@@ -13,13 +13,14 @@ mod load;
 mod streams;
 mod waiting;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use daybook_contract::daybook::v1::Failure;
 use daybook_kernel::StreamName;
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
 use prost_types::Timestamp;
@@ -34,15 +35,13 @@ use crate::limits::{
 use crate::log::{Shared, StreamCache};
 use crate::record::{self, Envelope};
 use crate::storage::{ClaimKey, EventRow, Group, Recall, RequestRow, StorageReader, StorageWriter};
-use crate::{
-    Error, Facts, Folder, NewEvent, Receipt, Record, RequestKey, State, Submission, event_id,
-};
+use crate::{Error, Facts, Folder, NewEvent, Receipt, Record, RequestKey, Submission, event_id};
 use answers::{
     Told, recent_answer, replayed, reused, stored_answer, stored_answers, to_store, told,
 };
 use claims::{Claims, Unsettled};
 use load::{Cold, Loaded};
-use streams::Streams;
+use streams::{Entry, Streams};
 use waiting::Waiting;
 
 /// The look-ups under way at most. What comes meanwhile is looked up together: many small look-ups
@@ -122,6 +121,22 @@ struct Batch {
 }
 
 impl Batch {
+    /// An empty one, with room for as much as this one has.
+    fn like(&self) -> Self {
+        let group = Group {
+            events: Vec::with_capacity(self.group.events.len()),
+            requests: Vec::with_capacity(self.group.requests.len()),
+            ..Group::default()
+        };
+        Self {
+            group,
+            bytes: 0,
+            pending: Vec::with_capacity(self.pending.len()),
+            requests: HashMap::with_capacity(self.requests.len()),
+            streams: HashSet::with_capacity(self.streams.len()),
+        }
+    }
+
     fn is_full(&self) -> bool {
         self.pending.len() >= MAX_GROUP_SUBMISSIONS || self.bytes >= MAX_GROUP_BYTES
     }
@@ -151,6 +166,8 @@ enum Undecided {
     Error(Error),
     /// The holders of these claims have to be loaded first.
     Claims(Vec<ClaimKey>),
+    /// The code of the domain panicked.
+    Panicked,
 }
 
 impl From<Error> for Undecided {
@@ -610,6 +627,7 @@ impl Writer {
         let outcome = match self.try_decide(&mut job) {
             Ok(receipt) => Ok(receipt),
             Err(Undecided::Error(error)) => Err(error),
+            Err(Undecided::Panicked) => Err(self.panicked(&job.submission.stream)),
             Err(Undecided::Claims(claims)) => {
                 self.find_claims(&claims);
                 self.waiting.push(Job { claims, ..job });
@@ -641,18 +659,17 @@ impl Writer {
         let now = self.now();
         let head = self.decided_head();
         let stream = job.submission.stream.clone();
-        self.streams.promote(&stream);
-        let (id, version) = match self.streams.peek(&stream) {
-            Some(entry) => (entry.id, entry.version),
-            None => unreachable!("what is decided is in memory"),
+        let Some(entry) = self.streams.peek(&stream) else {
+            unreachable!("what is decided is in memory")
         };
+        let (id, version) = (entry.id, entry.version);
         if let Some(expected) = job.submission.expected_version
             && expected != version
         {
             let (stream, actual) = (stream.to_string(), version);
             return Err(Error::VersionConflict { stream, expected, actual }.into());
         }
-        let events = self.ask(job, now, head)?;
+        let events = ask(job, entry, &self.streams, now)?;
         if events.len() > MAX_EVENTS_PER_SUBMISSION {
             let (actual, limit) = (events.len(), MAX_EVENTS_PER_SUBMISSION);
             let what = "number of events";
@@ -666,7 +683,7 @@ impl Writer {
             Err(Unsettled::Taken(claim)) => {
                 let taken = || job.submission.decider.taken(&claim);
                 let failure = catch_unwind(AssertUnwindSafe(taken));
-                return Err(failure.map_or_else(|_| self.panicked(&stream, head), Into::into));
+                return Err(failure.map_or(Undecided::Panicked, Into::into));
             }
         };
         let mut rows = Vec::with_capacity(events.len());
@@ -701,7 +718,7 @@ impl Writer {
         if let Some(folded) = &mut entry.state {
             let evolve = || job.submission.decider.evolve(&mut folded.state);
             if catch_unwind(AssertUnwindSafe(evolve)).is_err() {
-                return Err(self.panicked(&stream, head));
+                return Err(Undecided::Panicked);
             }
         }
         entry.id = stream_id;
@@ -724,38 +741,13 @@ impl Writer {
         Ok(receipt)
     }
 
-    /// Asks the domain what follows from a submission.
-    fn ask(
-        &mut self,
-        job: &mut Job,
-        now: Timestamp,
-        head: u64,
-    ) -> Result<Vec<NewEvent>, Undecided> {
-        for (read, _) in &job.submission.reads {
-            self.streams.promote(read);
-        }
-        let state = |stream| Some(&self.streams.peek(stream)?.state.as_ref()?.state);
-        let reads = job.submission.reads.iter().filter_map(|(stream, _)| state(stream));
-        let reads: Vec<&State> = reads.collect();
-        let answer = job.told.take().transpose()?;
-        let facts = Facts { state: state(&job.submission.stream), reads: &reads, now, answer };
-        let decide = || job.submission.decider.decide(facts);
-        match catch_unwind(AssertUnwindSafe(decide)) {
-            Ok(Err(failure)) if !job.submission.decider.keeps_refusal() => {
-                Err(Error::OutOfTurn { failure: Box::new(failure) }.into())
-            }
-            Ok(decided) => Ok(decided?),
-            Err(_) => Err(self.panicked(&job.submission.stream, head)),
-        }
-    }
-
     /// A fault in the code of a domain stops one command, not the bank. What it did to the state
     /// is not known, so the stream is loaded anew.
-    fn panicked(&mut self, stream: &StreamName, position: u64) -> Undecided {
+    fn panicked(&mut self, stream: &StreamName) -> Error {
         error!(%stream, "the code of the domain panicked");
         self.streams.forget(stream);
         let (stream, problem) = (stream.to_string(), PANICKED.to_owned());
-        Error::NotUnderstood { position, stream, problem }.into()
+        Error::NotUnderstood { position: self.decided_head(), stream, problem }
     }
 
     fn with_published(&self, mut group: Group) -> Group {
@@ -765,7 +757,9 @@ impl Writer {
     }
 
     fn commit_open(&mut self) {
-        let batch = std::mem::take(&mut self.open);
+        // The next one is likely to be as long.
+        let next = self.open.like();
+        let batch = std::mem::replace(&mut self.open, next);
         metrics::histogram!("daybook_group_submissions").record(batch.pending.len() as f64);
         match batch.group.events.is_empty() && batch.group.requests.is_empty() {
             true => self.finish(batch, &Group::default(), Ok(())),
@@ -860,6 +854,28 @@ impl Writer {
             self.last_time = Timestamp { seconds, nanos };
         }
         self.last_time
+    }
+}
+
+/// Asks the domain what follows from a submission about a stream in memory.
+fn ask(
+    job: &mut Job,
+    stream: &Entry,
+    streams: &Streams,
+    now: Timestamp,
+) -> Result<Vec<NewEvent>, Undecided> {
+    let reads = job.submission.reads.iter();
+    let reads: Vec<_> =
+        reads.filter_map(|(read, _)| streams.peek(read).and_then(Entry::state)).collect();
+    let answer = job.told.take().transpose()?;
+    let facts = Facts { state: stream.state(), reads: &reads, now, answer };
+    let decide = || job.submission.decider.decide(facts);
+    match catch_unwind(AssertUnwindSafe(decide)) {
+        Ok(Err(failure)) if !job.submission.decider.keeps_refusal() => {
+            Err(Error::OutOfTurn { failure: Box::new(failure) }.into())
+        }
+        Ok(decided) => Ok(decided?),
+        Err(_) => Err(Undecided::Panicked),
     }
 }
 

@@ -1,10 +1,10 @@
 //! The streams in memory: those in use as they are, those used longer ago packed.
 
 use std::borrow::Borrow;
-use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 
 use daybook_kernel::StreamName;
+use foldhash::HashSet;
 use lru::LruCache;
 
 use crate::log::StreamCache;
@@ -18,6 +18,12 @@ pub(super) struct Entry {
     pub id: i64,
     pub version: u64,
     pub state: Option<Folded>,
+}
+
+impl Entry {
+    pub fn state(&self) -> Option<&State> {
+        Some(&self.state.as_ref()?.state)
+    }
 }
 
 /// A state, and what can pack it.
@@ -42,10 +48,10 @@ impl Streams {
     }
 
     /// Whether a stream is in memory, with its state when a folder for it is given. It is unpacked
-    /// then.
+    /// then, and used now.
     pub fn has(&mut self, stream: &StreamName, folder: Option<&'static dyn Folder>) -> bool {
         let is_enough = |entry: &Entry| entry.state.is_some() || folder.is_none();
-        if let Some(entry) = self.unpacked.peek(stream) {
+        if let Some(entry) = self.unpacked.get(stream) {
             return is_enough(entry);
         }
         let Some(entry) =
@@ -66,11 +72,6 @@ impl Streams {
     /// The same, to change it.
     pub fn peek_mut(&mut self, stream: &StreamName) -> Option<&mut Entry> {
         self.unpacked.peek_mut(stream)
-    }
-
-    /// A stream that is unpacked is used now.
-    pub fn promote(&mut self, stream: &StreamName) {
-        self.unpacked.promote(stream);
     }
 
     /// Takes a stream into memory.

@@ -1,8 +1,7 @@
 //! Submissions that cannot be decided yet.
 
-use std::collections::HashSet;
-
 use daybook_kernel::StreamName;
+use foldhash::HashSet;
 
 use super::Job;
 
