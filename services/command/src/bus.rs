@@ -1,7 +1,6 @@
 //! The command bus: validates a command, finds its aggregate, and submits the decision to the log.
 
 use std::any::Any;
-use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use daybook_contract::daybook::v1::{CommandReceipt, ErrorReason, StepAnswer};
 use daybook_contract::error::Error;
 use daybook_kernel::{Aggregate, Context, Saga, StreamName, step_id};
 use daybook_log::{Decider, EventLog, Folder, Submission};
+use foldhash::HashMap;
 use prost_types::Timestamp;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -139,7 +139,7 @@ impl CommandBus {
     }
 
     /// Checks a command and fills in what the caller left to the server.
-    fn prepare<C: CommandSet>(&self, mut command: C, actor: &str) -> Result<Submission, Error> {
+    fn prepare<C: CommandSet>(&self, mut command: C, actor: String) -> Result<Submission, Error> {
         let route = self.route::<C>()?;
         let mut violations = Violations::default();
         command.validate(&mut violations);
@@ -157,7 +157,7 @@ impl CommandBus {
             aggregate_id: stream.id().to_owned(),
             now: Timestamp::default(),
             command_id: caller.request_id().to_owned(),
-            actor: actor.to_owned(),
+            actor: actor.clone(),
         };
         let recording = route.recording;
         let recorded = recording.and_then(|recording| (recording.recorded)(&mut command));
@@ -190,7 +190,7 @@ impl Dispatch for CommandBus {
         request: Request<C>,
     ) -> Result<Response<CommandReceipt>, Status> {
         let actor = actor::of(request.metadata())?;
-        let submission = self.prepare(request.into_inner(), &actor)?;
+        let submission = self.prepare(request.into_inner(), actor)?;
         let receipt = self.log.submit(submission).await.map_err(from_log)?;
         Ok(Response::new(to_receipt(receipt)))
     }
@@ -208,7 +208,7 @@ fn stream(aggregate: &str, id: &str) -> Result<StreamName, Error> {
 
 /// The request id of the step of a saga that an answer is to.
 fn step_request_id(saga: &StreamName, answer: &StepAnswer) -> Uuid {
-    let id = step_id(&saga.to_string(), answer.version, answer.index.into());
+    let id = step_id(saga.as_str(), answer.version, answer.index.into());
     Uuid::parse_str(&id).expect("the id of a step is a UUID")
 }
 
@@ -221,15 +221,18 @@ fn reads(
     command: &impl CommandSet,
     routes: &Routes,
 ) -> Result<(Vec<usize>, Vec<ReadStream>), Error> {
-    let reads = command.reads().into_iter().enumerate().filter(|(_, read)| !read.key.is_empty());
-    let reads = reads.map(|(index, read)| {
+    let reads = command.reads();
+    let (mut indexes, mut streams) =
+        (Vec::with_capacity(reads.len()), Vec::with_capacity(reads.len()));
+    for (index, read) in reads.iter().enumerate().filter(|(_, read)| !read.key.is_empty()) {
         let folder = routes.folders.get(read.aggregate);
         let folder = folder.ok_or_else(|| not_registered(read.aggregate))?;
         let stream = stream(read.aggregate, read.key)
             .map_err(|error| error.with_violation(read.field, "must be an id"))?;
-        Ok((index, (stream, *folder)))
-    });
-    reads.collect::<Result<Vec<_>, Error>>().map(|reads| reads.into_iter().unzip())
+        indexes.push(index);
+        streams.push((stream, *folder));
+    }
+    Ok((indexes, streams))
 }
 
 struct TypedDecoder<A>(PhantomData<fn() -> A>);
@@ -244,7 +247,7 @@ impl<A: Aggregate> Decoder for TypedDecoder<A> {
     ) -> Option<Result<Submission, Error>> {
         let command = A::Command::decode(type_name, bytes)?;
         Some(match command {
-            Ok(command) => bus.prepare(command, actor),
+            Ok(command) => bus.prepare(command, actor.to_owned()),
             Err(error) => {
                 let message = format!("command.value is not a {type_name}: {error}");
                 let error = Error::new(ErrorReason::InvalidRequest, message.as_str());

@@ -6,6 +6,7 @@ use daybook_kernel::StreamName;
 use daybook_log::{Decider, RequestKey, Submission};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 /// The version of the UUIDs that are the request ids of steps; see [`step_id`](daybook_kernel::step_id).
 const STEP_ID_VERSION: usize = 8;
@@ -20,7 +21,7 @@ pub(crate) struct Caller {
 impl Caller {
     /// Checks a context. `content` is the encoded request without its context.
     pub(crate) fn new(
-        context: CommandContext,
+        mut context: CommandContext,
         type_name: &str,
         content: impl FnOnce() -> Vec<u8>,
     ) -> Result<Self, Error> {
@@ -38,7 +39,11 @@ impl Caller {
         })?;
         let fingerprint = fingerprint(type_name, &content(), context.expected_version);
         let request = Some(RequestKey { id, fingerprint });
-        Ok(Self { request_id: id.to_string(), request, context })
+        // There are other ways to write a UUID.
+        let mut request_id = std::mem::take(&mut context.request_id);
+        request_id.clear();
+        request_id.push_str(id.hyphenated().encode_lower(&mut [0; Hyphenated::LENGTH]));
+        Ok(Self { request_id, request, context })
     }
 
     /// The request id.
@@ -60,7 +65,7 @@ impl Caller {
     pub(crate) fn submission(
         self,
         stream: StreamName,
-        actor: &str,
+        actor: String,
         decider: Box<dyn Decider>,
     ) -> Submission {
         Submission {
@@ -70,7 +75,7 @@ impl Caller {
             expected_version: self.context.expected_version,
             request: self.request,
             metadata: EventMetadata {
-                actor: actor.to_owned(),
+                actor,
                 correlation_id: self.context.correlation_id,
                 causation_id: self.context.causation_id,
                 request_id: self.request_id,

@@ -120,7 +120,7 @@ impl event_log_service_server::EventLogService for EventLogServer {
             return Err(crate::decide::not_awaited(caller.request_id()).into());
         }
         let events = request.events.into_iter().filter_map(to_new_event).collect();
-        let submission = caller.submission(stream, &actor, Box::new(Raw { events }));
+        let submission = caller.submission(stream, actor, Box::new(Raw { events }));
         let receipt = self.log().submit(submission).await.map_err(from_log)?;
         Ok(Response::new(AppendResponse { receipt: Some(to_receipt(receipt)) }))
     }
