@@ -76,10 +76,11 @@ struct Job {
     claims: Vec<ClaimKey>,
     /// How many requests had been answered when it was looked up.
     looked_up_at: u64,
-    /// What was looked up of the request whose answer it is told.
-    stored: Option<Told>,
+    /// What was looked up of the request whose answer it is told. Few are told one, so it is not
+    /// moved about with the others.
+    stored: Option<Box<Told>>,
     /// What it is told, since it was taken up to be decided.
-    told: Option<Told>,
+    told: Option<Box<Told>>,
 }
 
 impl Job {
@@ -404,7 +405,7 @@ impl Writer {
             let answers = stored_answers(reader.as_ref(), rows).await;
             for job in &mut jobs {
                 let id = job.submission.answer_of;
-                job.stored = id.and_then(|id| answers.get(&id).cloned());
+                job.stored = id.and_then(|id| answers.get(&id).cloned()).map(Box::new);
             }
             (jobs, found)
         }));
@@ -602,7 +603,7 @@ impl Writer {
             }
         }
         if let Some(id) = job.submission.answer_of {
-            job.told = job.stored.clone().or_else(|| self.answer_at_hand(&id));
+            job.told = job.stored.clone().or_else(|| self.answer_at_hand(&id).map(Box::new));
             let is_stored = || matches!(self.reader.recall(&id), Recall::Stored(_));
             look_up_again |= job.told.is_none() && (is_long_ago || is_stored());
         }
@@ -867,7 +868,7 @@ fn ask(
     let reads = job.submission.reads.iter();
     let reads: Vec<_> =
         reads.filter_map(|(read, _)| streams.peek(read).and_then(Entry::state)).collect();
-    let answer = job.told.take().transpose()?;
+    let answer = job.told.take().map(|told| *told).transpose()?;
     let facts = Facts { state: stream.state(), reads: &reads, now, answer };
     let decide = || job.submission.decider.decide(facts);
     match catch_unwind(AssertUnwindSafe(decide)) {
