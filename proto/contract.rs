@@ -28,7 +28,7 @@ pub trait CommandSet: fmt::Debug + Clone + Send + Sync + Sized + 'static {
 
     /// Decodes a request by its full type name, such as `bank.v1.DepositRequest`. `None` when it
     /// is not a command of this aggregate.
-    fn decode(type_name: &str, bytes: Bytes) -> Option<Result<Self, prost::DecodeError>>;
+    fn decode(type_name: &str, bytes: &[u8]) -> Option<Result<Self, prost::DecodeError>>;
 
     /// The full name of the request message.
     fn type_name(&self) -> &'static str;

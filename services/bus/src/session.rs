@@ -33,6 +33,11 @@ const PROBLEM_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The least time between two moves of the published mark while much is under way.
 const REPORT_INTERVAL: Duration = Duration::from_millis(20);
 
+/// With so many records on their way more are gathered before they are sent, so long: a busy broker
+/// needs fewer requests, not sooner ones.
+const CROWDED: usize = 32;
+const GATHER: Duration = Duration::from_millis(5);
+
 /// The memory for records that wait to be sent, in KiB.
 const QUEUE_KIB: &str = "65536";
 
@@ -77,6 +82,7 @@ struct Running<'a, O> {
     head: watch::Receiver<u64>,
     store_id: String,
     source: String,
+    sent_at: Instant,
     reported: Option<u64>,
     reported_at: Instant,
     check: Option<JoinHandle<Result<PartitionCounts, KafkaError>>>,
@@ -157,6 +163,7 @@ impl<O: Outbox> Session<'_, O> {
             head,
             store_id,
             source,
+            sent_at: now,
             reported: None,
             reported_at: now,
             check: None,
@@ -238,7 +245,12 @@ impl<O: Outbox> Running<'_, O> {
             let room = self.session.config.max_in_flight.saturating_sub(in_flight);
             // Reading a handful of events for each delivery would be slow.
             let enough = room >= READ_LIMIT.min(self.session.config.max_in_flight / 2);
-            if enough && sent < until.unwrap_or(head) {
+            let end = until.unwrap_or(head);
+            if enough && sent < end {
+                if in_flight >= CROWDED && end - sent < READ_LIMIT as u64 {
+                    sleep_until(self.sent_at + GATHER).await;
+                }
+                self.sent_at = Instant::now();
                 self.send_some(sent, room.min(READ_LIMIT)).await?;
                 continue;
             }

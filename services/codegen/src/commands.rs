@@ -58,7 +58,7 @@ fn implementation(aggregate: &Aggregate) -> TokenStream {
 
             fn decode(
                 type_name: &str,
-                bytes: bytes::Bytes,
+                bytes: &[u8],
             ) -> Option<Result<Self, prost::DecodeError>> {
                 match type_name {
                     #(#types => Some(<#requests as prost::Message>::decode(bytes).map(Self::from)),)*

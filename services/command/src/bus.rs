@@ -4,7 +4,6 @@ use std::any::Any;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use daybook_contract::actor;
 use daybook_contract::contract::{AggregateState, CommandSet, Dispatch, Violations};
 use daybook_contract::daybook::v1::{CommandReceipt, ErrorReason, StepAnswer};
@@ -52,7 +51,7 @@ trait Decoder: Send + Sync {
     fn decode(
         &self,
         type_name: &str,
-        bytes: Bytes,
+        bytes: &[u8],
         actor: &str,
         bus: &CommandBus,
     ) -> Option<Result<Submission, Error>>;
@@ -116,9 +115,8 @@ impl CommandBus {
             return Err(Error::invalid(violations));
         };
         let name = command.type_url.rsplit('/').next().unwrap_or_default();
-        let bytes = Bytes::from(command.value);
         for decoder in &self.routes.decoders {
-            if let Some(submission) = decoder.decode(name, bytes.clone(), actor, self) {
+            if let Some(submission) = decoder.decode(name, &command.value, actor, self) {
                 return submission;
             }
         }
@@ -241,7 +239,7 @@ impl<A: Aggregate> Decoder for TypedDecoder<A> {
     fn decode(
         &self,
         type_name: &str,
-        bytes: Bytes,
+        bytes: &[u8],
         actor: &str,
         bus: &CommandBus,
     ) -> Option<Result<Submission, Error>> {

@@ -50,7 +50,9 @@ impl StreamName {
     }
 
     fn parts(&self) -> (&str, &str) {
-        self.0.split_once('-').expect("it was checked when it was made")
+        let hyphen = self.0.bytes().position(|byte| byte == b'-');
+        let hyphen = hyphen.expect("it was checked when it was made");
+        (&self.0[..hyphen], &self.0[hyphen + 1..])
     }
 }
 

@@ -139,7 +139,7 @@ places!(
 );
 
 fn decoded<C: CommandSet>(step: &Step) -> C {
-    let command = C::decode(step.type_name, step.request.clone().into());
+    let command = C::decode(step.type_name, &step.request);
     command.expect("a command of the aggregate").expect("well formed")
 }
 

@@ -187,7 +187,10 @@ impl Store {
         while let Ok(order) = inbox.recv() {
             match order {
                 Order::Commit(group, reply) => {
-                    let _ = reply.send(self.commit(&group));
+                    let result = self.commit(&group);
+                    // Whoever gets the answer is then the only one who has the group.
+                    drop(group);
+                    let _ = reply.send(result);
                     self.checkpoint();
                 }
                 Order::Close(reply) => {
