@@ -246,25 +246,27 @@ impl<O: Outbox> Running<'_, O> {
             // Reading a handful of events for each delivery would be slow.
             let enough = room >= READ_LIMIT.min(self.session.config.max_in_flight / 2);
             let end = until.unwrap_or(head);
-            if enough && sent < end {
-                if in_flight >= CROWDED && end - sent < READ_LIMIT as u64 {
-                    sleep_until(self.sent_at + GATHER).await;
-                }
+            let is_crowded = in_flight >= CROWDED && end - sent < READ_LIMIT as u64;
+            let gathered = self.sent_at + GATHER;
+            let gathering = is_crowded && until.is_none() && Instant::now() < gathered;
+            if enough && sent < end && !gathering {
                 self.sent_at = Instant::now();
                 self.send_some(sent, room.min(READ_LIMIT)).await?;
                 continue;
             }
-            if let Some(outcome) = self.wait(stop, delivered).await? {
+            let gathered = (enough && sent < end).then_some(gathered);
+            if let Some(outcome) = self.wait(stop, delivered, gathered).await? {
                 return Ok(outcome);
             }
         }
     }
 
-    /// Waits until there is something to do.
+    /// Waits until there is something to do; when events are gathered, until then at most.
     async fn wait(
         &mut self,
         stop: &mut Stop<'_>,
         delivered: u64,
+        gathered: Option<Instant>,
     ) -> Result<Option<Outcome>, String> {
         let problem = self.shared.lock().problem.clone();
         self.show_problem(problem.clone());
@@ -279,7 +281,8 @@ impl<O: Outbox> Running<'_, O> {
         let stopping = stop.has_begun();
         tokio::select! {
             () = self.shared.changed.notified() => {}
-            changed = self.head.changed(), if !stopping => {
+            () = sleep_until(gathered.unwrap_or(next_check)), if gathered.is_some() => {}
+            changed = self.head.changed(), if !stopping && gathered.is_none() => {
                 if changed.is_err() {
                     return Err("the log has been closed".to_owned());
                 }

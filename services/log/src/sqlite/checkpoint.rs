@@ -4,50 +4,75 @@
 //!
 //! The WAL begins anew only when all of it was moved and synced, while nothing is written. So the
 //! thread that writes does the rest itself, between two groups: what came meanwhile.
+//!
+//! SQLite syncs the main file only with the last of the pages. So that the thread that writes does
+//! not wait for all of them, the other one syncs the file after its part, by a descriptor of its own.
 
+use std::cell::Cell;
+use std::fs::File;
+use std::sync::Arc;
 use std::sync::mpsc::{self, TryRecvError};
 use std::thread::JoinHandle;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ffi};
 
 /// The WAL is moved when it is this long, in pages of 4 KiB.
 const PAGES: i64 = 4000;
 
-/// When the WAL could not begin anew since a reader needed it, this many pages later once more.
+/// When the WAL does not begin anew after it was moved, a reader needs it: it is moved again with so
+/// many of the next groups, then when it is this many pages longer.
+const TRIES: u32 = 16;
 const PAGES_MORE: i64 = PAGES / 4;
 
-/// As long as more pages have come meanwhile, another round moves them.
+/// As long as more pages have come meanwhile, another round moves them; but fewer each time.
 const REST: i64 = PAGES / 16;
 
 /// The rounds at most.
 const ROUNDS: usize = 4;
 
-/// Checkpoints under way or to come. The thread ends when this is dropped.
+thread_local! {
+    /// The pages of the WAL after the last commit of this thread.
+    static WAL: Cell<i64> = const { Cell::new(0) };
+}
+
+/// Counts the pages of the WAL with every commit on a connection, which then makes no checkpoint by
+/// itself.
+pub(super) fn count_pages(connection: &Connection) {
+    connection.wal_hook(Some(|_, pages| {
+        WAL.set(pages.into());
+        Ok(())
+    }));
+}
+
+/// Checkpoints under way or to come.
 pub(super) struct Checkpoints {
-    orders: Option<mpsc::Sender<()>>,
+    orders: mpsc::Sender<()>,
     moved: mpsc::Receiver<rusqlite::Result<()>>,
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
     under_way: bool,
     /// How long the WAL was when it was moved, 0 once it has begun anew.
     length: i64,
+    /// How often it was moved again since.
+    tries: u32,
 }
 
 impl Checkpoints {
-    /// Starts the thread, with a connection of its own to the file.
-    pub fn start(connection: Connection) -> std::io::Result<Self> {
+    /// Starts the thread, with a connection of its own and the main file. The file must stay open as
+    /// long as any connection to it in this process: closing it gives up the locks of all of them.
+    pub fn start(connection: Connection, file: Arc<File>) -> std::io::Result<Self> {
         let (orders, inbox) = mpsc::channel();
         let (outbox, moved) = mpsc::channel();
         let run = move || {
-            while inbox.recv().is_ok() && outbox.send(rounds(&connection)).is_ok() {}
+            while inbox.recv().is_ok() && outbox.send(rounds(&connection, &file)).is_ok() {}
         };
         let thread = std::thread::Builder::new().name("log-checkpoint".to_owned()).spawn(run)?;
-        let (orders, thread) = (Some(orders), Some(thread));
-        Ok(Self { orders, moved, thread, under_way: false, length: 0 })
+        Ok(Self { orders, moved, thread, under_way: false, length: 0, tries: 0 })
     }
 
-    /// What there is to do after a group, on the thread that writes, with its connection. After an
-    /// error of input or output the file is not to be trusted.
+    /// What there is to do after a group, on the thread that writes, with its connection, of which
+    /// pages are counted. After an error of input or output the file is not to be trusted.
     pub fn go_on(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let pages = WAL.get();
         if self.under_way {
             let moved = match self.moved.try_recv() {
                 Err(TryRecvError::Empty) => return Ok(()),
@@ -55,41 +80,52 @@ impl Checkpoints {
                 // The rest is then all of it.
                 Err(TryRecvError::Disconnected) => Ok(()),
             };
-            self.under_way = false;
-            self.length = checkpoint(connection, "NOOP")?.pages;
+            (self.under_way, self.length, self.tries) = (false, pages, 0);
             return moved.and_then(|()| checkpoint(connection, "PASSIVE")).map(drop);
         }
-        let pages = checkpoint(connection, "NOOP")?.pages;
+        // A group that is longer than the whole WAL before it is taken for more of the same, which
+        // moves it sooner.
         if pages < self.length {
             self.length = 0;
+        }
+        if self.length > 0 && pages > self.length && self.tries < TRIES {
+            (self.length, self.tries) = (pages, self.tries + 1);
+            return checkpoint(connection, "PASSIVE").map(drop);
         }
         if pages >= PAGES.max(self.length + PAGES_MORE) {
             self.under_way = true;
             // A thread that has ended is noticed with the next group.
-            let _ = self.orders.as_ref().map(|orders| orders.send(()));
+            let _ = self.orders.send(());
         }
         Ok(())
     }
-}
 
-impl Drop for Checkpoints {
-    fn drop(&mut self) {
-        self.orders = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+    /// Waits for what is under way, and ends the thread.
+    pub fn end(self) -> rusqlite::Result<()> {
+        drop(self.orders);
+        // The message of a panic is in the server's log.
+        let _ = self.thread.join();
+        self.moved.into_iter().collect()
     }
 }
 
-fn rounds(connection: &Connection) -> rusqlite::Result<()> {
+fn rounds(connection: &Connection, file: &File) -> rusqlite::Result<()> {
+    let mut rest = i64::MAX;
     for _ in 0..ROUNDS {
         checkpoint(connection, "PASSIVE")?;
+        file.sync_data().map_err(not_synced)?;
         let wal = checkpoint(connection, "NOOP")?;
-        if wal.pages - wal.moved <= REST {
+        let before = std::mem::replace(&mut rest, wal.pages - wal.moved);
+        if rest <= REST || rest >= before {
             break;
         }
     }
     Ok(())
+}
+
+fn not_synced(error: std::io::Error) -> rusqlite::Error {
+    let problem = format!("the main file could not be synced: {error}");
+    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR_FSYNC), Some(problem))
 }
 
 /// The WAL, in pages.
@@ -99,6 +135,6 @@ struct Wal {
 }
 
 fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<Wal> {
-    let mut statement = connection.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?;
-    statement.query_row([], |row| Ok(Wal { pages: row.get(1)?, moved: row.get(2)? }))
+    let sql = format!("PRAGMA wal_checkpoint({mode})");
+    connection.query_row(&sql, [], |row| Ok(Wal { pages: row.get(1)?, moved: row.get(2)? }))
 }

@@ -54,9 +54,9 @@ pub(super) struct Filling {
 
 impl Filling {
     /// Takes up the next events of the log.
-    pub fn add_events(&mut self, places: Vec<Place>) {
-        self.last = places.last().map_or(self.last, |place| place.position);
-        self.places.add(places);
+    pub fn add_events(&mut self, places: impl Iterator<Item = Place>) {
+        let Self { places: before, last, .. } = self;
+        before.add(places.inspect(|place| *last = place.position));
     }
 }
 
@@ -108,7 +108,7 @@ impl Index {
             version: row.version,
             position: row.record.position,
         });
-        parts.filling.add_events(places.collect());
+        parts.filling.add_events(places);
         for row in &group.requests {
             parts.filling.requests.add(row.clone());
         }

@@ -1,5 +1,5 @@
-//! The log in SQLite: WAL, synchronous=FULL, one writing connection on a thread of its own,
-//! read-only connections for the rest, and a lock file that keeps a second process out.
+//! The log in SQLite: WAL, synchronous=FULL, one connection that appends on a thread of its own,
+//! another beside it for the checkpoints, read-only ones for the rest, and a lock file that keeps a second process out.
 //!
 //! A write error never leaves a half-open transaction behind: SQLite rolls back by itself on a
 //! full disk and some I/O errors, after which further statements would commit one by one. So after
@@ -19,6 +19,7 @@ mod writer;
 use std::fs::{File, TryLockError};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::OpenFlags;
@@ -102,8 +103,10 @@ pub async fn open(options: Options) -> Result<Sqlite, Error> {
         .map_err(|error| failed(error.to_string()))?;
     let index = read_index(&options.directory, options.index_after.get()).await;
     let index = index.map_err(failed)?;
-    let reader = SqliteReader::new(pool, &options.directory, index.clone());
-    let writer = SqliteWriter::start(options, index, lock).map_err(failed)?;
+    let file = File::open(options.directory.join(FILE_NAME));
+    let file = Arc::new(file.map_err(|error| failed(error.to_string()))?);
+    let reader = SqliteReader::new(pool, &options.directory, index.clone(), Some(file.clone()));
+    let writer = SqliteWriter::start(options, index, lock, file).map_err(failed)?;
     Ok(Sqlite { info, writer, reader })
 }
 
@@ -132,7 +135,7 @@ pub async fn open_reader(directory: &Path) -> Result<SqliteReader, Error> {
         return Err(failed("it was written by a later version of Daybook: use that".to_owned()));
     }
     let index = read_index(directory, INDEX_AFTER).await.map_err(failed)?;
-    Ok(SqliteReader::new(pool, directory, index))
+    Ok(SqliteReader::new(pool, directory, index, None))
 }
 
 /// The version of the tables in a store.
@@ -260,7 +263,7 @@ fn tail(store: &rusqlite::Connection) -> rusqlite::Result<(Filling, Uuid)> {
             filling.requests.add(request);
         }
     }
-    filling.add_events(places);
+    filling.add_events(places.into_iter());
     Ok((filling, Uuid::from_bytes(newest)))
 }
 

@@ -1,6 +1,7 @@
 //! The reading half: connections that only read, and what the writer has in memory.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -31,11 +32,18 @@ pub struct SqliteReader {
     pub(super) pool: SqlitePool,
     scans: Scans,
     index: Index,
+    /// Of the checkpoints: stays open as long as the connections; see there.
+    _file: Option<Arc<File>>,
 }
 
 impl SqliteReader {
-    pub(super) fn new(pool: SqlitePool, directory: &Path, index: Index) -> Self {
-        Self { pool, scans: Scans::new(directory), index }
+    pub(super) fn new(
+        pool: SqlitePool,
+        directory: &Path,
+        index: Index,
+        file: Option<Arc<File>>,
+    ) -> Self {
+        Self { pool, scans: Scans::new(directory), index, _file: file }
     }
 
     /// The number of a stream.

@@ -16,40 +16,56 @@ pub(super) fn of(sorted: &[Place], stream_id: i64) -> &[Place] {
     &rest[..rest.partition_point(|place| place.stream_id == stream_id)]
 }
 
-/// Sorted runs, the oldest first. Each is more than twice as long as the next, so that there are few.
+/// So many places are kept in the order in which they came, before they are sorted: to look through
+/// them takes no longer than to find something in a long run.
+const UNSORTED: usize = 256;
+
+/// Places in sorted runs, the oldest first. Each is at least twice as long as the next, so that there
+/// are few.
 #[derive(Debug, Default)]
-pub(super) struct Runs(Vec<Vec<Place>>);
+pub(super) struct Runs {
+    runs: Vec<Vec<Place>>,
+    /// The newest, in the order of the log.
+    unsorted: Vec<Place>,
+}
 
 impl Runs {
     /// How many places there are.
     pub fn len(&self) -> usize {
-        self.0.iter().map(Vec::len).sum()
+        self.runs.iter().map(Vec::len).sum::<usize>() + self.unsorted.len()
     }
 
-    /// Adds places of later events than all before, in any order.
-    pub fn add(&mut self, mut run: Vec<Place>) {
+    /// Adds the places of the next events of the log.
+    pub fn add(&mut self, places: impl IntoIterator<Item = Place>) {
+        self.unsorted.extend(places);
+        if self.unsorted.len() < UNSORTED {
+            return;
+        }
+        let mut run = std::mem::take(&mut self.unsorted);
         run.sort_unstable();
-        while let Some(before) = self.0.pop_if(|before| before.len() <= 2 * run.len()) {
+        while let Some(before) = self.runs.pop_if(|before| before.len() < 2 * run.len()) {
             run = merged(before, run);
         }
-        if !run.is_empty() {
-            self.0.push(run);
-        }
+        self.runs.push(run);
     }
 
     /// The places of a stream, in the order of its versions.
     pub fn of(&self, stream_id: i64) -> impl Iterator<Item = &Place> {
-        self.0.iter().flat_map(move |run| of(run, stream_id))
+        let unsorted = self.unsorted.iter().filter(move |place| place.stream_id == stream_id);
+        self.runs.iter().flat_map(move |run| of(run, stream_id)).chain(unsorted)
     }
 
     /// The last place of a stream.
     pub fn last_of(&self, stream_id: i64) -> Option<&Place> {
-        self.0.iter().rev().find_map(|run| of(run, stream_id).last())
+        let unsorted = self.unsorted.iter().rfind(|place| place.stream_id == stream_id);
+        unsorted.or_else(|| self.runs.iter().rev().find_map(|run| of(run, stream_id).last()))
     }
 
     /// All places in their order.
-    pub fn sorted(self) -> Vec<Place> {
-        self.0.into_iter().rev().reduce(|later, before| merged(before, later)).unwrap_or_default()
+    pub fn sorted(mut self) -> Vec<Place> {
+        self.unsorted.sort_unstable();
+        let later = self.unsorted;
+        self.runs.into_iter().rev().fold(later, |later, before| merged(before, later))
     }
 }
 
@@ -72,7 +88,7 @@ mod tests {
     proptest! {
         #[test]
         fn runs_say_what_a_map_says(groups in prop::collection::vec(
-            prop::collection::vec(0_i64..8, 0..40), 0..60,
+            prop::collection::vec(0_i64..8, 0..200), 0..60,
         )) {
             let mut runs = Runs::default();
             let mut map: BTreeMap<i64, Vec<Place>> = BTreeMap::new();
@@ -86,7 +102,7 @@ mod tests {
                     place
                 }).collect();
                 runs.add(places);
-                prop_assert!(runs.0.is_sorted_by(|before, later| before.len() > 2 * later.len()));
+                prop_assert!(runs.runs.is_sorted_by(|before, later| before.len() >= 2 * later.len()));
                 for stream_id in 0..9 {
                     let expected = map.get(&stream_id).map_or(&[][..], Vec::as_slice);
                     prop_assert!(runs.of(stream_id).eq(expected));

@@ -1,4 +1,4 @@
-//! The writing half: a thread with the one connection that writes.
+//! The writing half: a thread with the one connection that appends.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -8,13 +8,14 @@ use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 
 use futures::future::BoxFuture;
+use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::oneshot;
-use tracing::warn;
+use tracing::{error, warn};
 use uuid::Uuid;
 
-use super::checkpoint::Checkpoints;
+use super::checkpoint::{self, Checkpoints};
 use super::heads::Heads;
 use super::index::{Index, Merging, beside_the_log, is_v7};
 use super::insert::Insert;
@@ -61,10 +62,16 @@ enum Order {
 }
 
 impl SqliteWriter {
-    pub(super) fn start(options: Options, index: Index, lock: File) -> Result<Self, String> {
+    pub(super) fn start(
+        options: Options,
+        index: Index,
+        lock: File,
+        file: Arc<File>,
+    ) -> Result<Self, String> {
         let open = || connect(&options).map_err(|error| error.to_string());
         let connection = Some(open()?);
-        let checkpoints = Checkpoints::start(open()?).map_err(|error| error.to_string())?;
+        let checkpoints = Checkpoints::start(open()?, file);
+        let checkpoints = checkpoints.map_err(|error| error.to_string())?;
         let store = Store {
             connection,
             checkpoints: Some(checkpoints),
@@ -221,9 +228,7 @@ impl Store {
             Failure::Fatal(problem) => {
                 // After a failed fsync the page cache may show what the disk does not have:
                 // even a look at the store proves nothing.
-                self.connection = None;
-                self.stopped = Some(problem.clone());
-                return Err(Error::Stopped { problem });
+                return Err(self.stop(problem));
             }
             Failure::Refused(problem) => {
                 // What is in the way is in the store already, so a look would mislead.
@@ -243,7 +248,7 @@ impl Store {
                     Error::NotWritten { problem }
                 }
             }),
-            Err(second) => Err(Error::Stopped { problem: format!("{error}; then {second}") }),
+            Err(second) => Err(self.stop(format!("{error}; then {second}"))),
         }
     }
 
@@ -263,11 +268,24 @@ impl Store {
             return;
         };
         let Err(error) = checkpoints.go_on(connection) else { return };
-        warn!(%error, "the WAL could not be moved into the main file");
-        if let Failure::Fatal(problem) = Problem::from(error).meaning() {
-            self.connection = None;
-            self.stopped = Some(problem);
+        match Problem::from(error).meaning() {
+            Failure::Fatal(problem) => {
+                error!(%problem, "the WAL could not be moved into the main file; the log stops");
+                self.stop(problem);
+            }
+            Failure::Full | Failure::Refused(_) | Failure::Other(_) => {
+                warn!("the WAL could not be moved into the main file; it will be tried again");
+            }
         }
+    }
+
+    /// Nothing may be written any more, and the WAL, which has everything, must stay.
+    fn stop(&mut self, problem: String) -> Error {
+        if let Some(connection) = self.connection.take() {
+            let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        }
+        self.stopped = Some(problem.clone());
+        Error::Stopped { problem }
     }
 
     /// Writes a group, and merges some rows into the indexes by the way.
@@ -318,22 +336,27 @@ impl Store {
     /// Brings the indexes up to date, so that the next start has nothing to read, and everything
     /// into the main file.
     fn close(&mut self) {
-        let merged = self.merge_all();
-        self.checkpoints = None;
-        let Some(connection) = self.connection.take() else { return };
-        let moved = merged.and_then(|()| {
-            let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
-            Ok(connection.query_row(sql, [], |_| Ok(()))?)
-        });
+        let moved = self.checkpoints.take().map_or(Ok(()), Checkpoints::end);
+        let merged = moved.map_err(Problem::from).and_then(|()| self.merge_all());
+        let moved = merged.and_then(|()| self.move_wal("TRUNCATE"));
         if let Err(error) = moved {
             warn!(%error, "the indexes or the WAL could not be brought up to date; nothing is lost");
+            self.stop(error.to_string());
         }
-        let _ = connection.close();
+        if let Some(connection) = self.connection.take() {
+            let _ = connection.close();
+        }
+    }
+
+    fn move_wal(&self, mode: &str) -> Result<(), Problem> {
+        let Some(connection) = &self.connection else { return Ok(()) };
+        let sql = format!("PRAGMA wal_checkpoint({mode})");
+        Ok(connection.query_row(&sql, [], |_| Ok(()))?)
     }
 
     fn merge_all(&mut self) -> Result<(), Problem> {
-        let Some(connection) = &mut self.connection else { return Ok(()) };
         loop {
+            let Some(connection) = &mut self.connection else { return Ok(()) };
             let under_way = self.merge.take();
             let merge = under_way.or_else(|| self.index.to_merge(true).map(Merge::new));
             let Some(mut merge) = merge else { return Ok(()) };
@@ -343,6 +366,7 @@ impl Store {
                 commit(connection)?;
             }
             self.index.merged();
+            self.move_wal("PASSIVE")?;
         }
     }
 }
@@ -407,8 +431,9 @@ fn connect(options: &Options) -> Result<Connection, Problem> {
     }
     connection.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF;
-         PRAGMA mmap_size = 0; PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -16384;",
+         PRAGMA mmap_size = 0; PRAGMA cache_size = -16384;",
     )?;
+    checkpoint::count_pages(&connection);
     if let Some(pages) = options.max_pages {
         connection.execute_batch(&format!("PRAGMA max_page_count = {pages}"))?;
     }

@@ -89,10 +89,12 @@ impl Claims {
         }
     }
 
-    /// Pushes out of memory what was not asked for the longest. Only while nothing waits for a
-    /// commit: what is not durable must stay.
-    pub(super) fn trim(&mut self) {
-        while self.known.len() > CACHED_CLAIMS {
+    /// Pushes out of memory what was not asked for the longest, up to what is `held`: what is not
+    /// durable must stay.
+    pub(super) fn trim(&mut self, held: impl Fn(&ClaimKey) -> bool) {
+        while self.known.len() > CACHED_CLAIMS
+            && self.known.peek_lru().is_some_and(|(claim, _)| !held(claim))
+        {
             self.known.pop_lru();
         }
     }

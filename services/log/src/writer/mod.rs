@@ -13,7 +13,7 @@ mod load;
 mod streams;
 mod waiting;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -47,12 +47,6 @@ use waiting::Waiting;
 /// The look-ups under way at most. What comes meanwhile is looked up together: many small look-ups
 /// cost more than they save, since the commit is what takes the time.
 const MAX_LOOKUPS: usize = 1;
-
-/// A group of so many that was decided while another one was committed is committed before the others
-/// are answered. With fewer the answers come first, and what they bring goes with the group.
-static LONG: std::sync::LazyLock<usize> = std::sync::LazyLock::new(|| {
-    std::env::var("DAYBOOK_LONG").ok().and_then(|v| v.parse().ok()).unwrap_or(64)
-});
 
 /// How long a moved published mark waits for a group to go with, before it is written alone.
 const PUBLISHED_DELAY: Duration = Duration::from_secs(1);
@@ -294,13 +288,9 @@ impl Writer {
             match self.next(&mut buffer, open).await {
                 Happening::Committed(result) => {
                     self.shared.wrote(result.clone());
-                    let Some(Committing { batch, group, .. }) = self.committing.take() else {
-                        continue;
-                    };
-                    if result.is_ok() && self.open.pending.len() >= *LONG {
-                        self.commit_open();
+                    if let Some(Committing { batch, group, .. }) = self.committing.take() {
+                        self.finish(batch, group, result);
                     }
-                    self.finish(batch, group, result);
                 }
                 Happening::Loaded(loaded) => self.loaded(loaded),
                 Happening::Looked((jobs, found)) => self.looked(jobs, found),
@@ -799,10 +789,7 @@ impl Writer {
     }
 
     fn settle(&mut self, batch: Batch, group: Group) {
-        let on_top = self.committing.as_ref().map(|committing| &committing.group.claims);
-        if self.open.group.claims.is_empty() && on_top.is_none_or(BTreeMap::is_empty) {
-            self.claims.trim();
-        }
+        self.claims.trim(|claim| self.open.group.claims.contains_key(claim));
         if let Some(last) = group.events.last() {
             self.head = last.record.position;
             metrics::counter!("daybook_events_appended_total").increment(group.events.len() as u64);
