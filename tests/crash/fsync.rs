@@ -1,10 +1,11 @@
-//! The disk fails while a group is made durable. After that nobody knows what it holds (PostgreSQL's
+//! The disk fails while something is made durable. After that nobody knows what it holds (PostgreSQL's
 //! "fsyncgate", 2018), so the process ends rather than lie.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use daybook_contract::daybook::v1::{NewEvent, RawPayload, new_event};
 use daybook_testing::{Daybook as Process, eventually};
 use uuid::Uuid;
 
@@ -23,23 +24,19 @@ fn fail_fsync(directory: &Path) -> PathBuf {
     library
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_failed_fsync_is_answered_with_no_receipt_and_ends_the_process() {
-    let site = Site::new();
-    let broken = site.data.path().join("broken");
+/// A command service whose syncs fail while the file exists: all, or those of files with this end.
+async fn start(site: &Site, broken: &Path, of: Option<&str>) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_daybook"));
-    command.env("LD_PRELOAD", fail_fsync(site.data.path())).env("FAIL_FSYNC", &broken);
+    command.env("LD_PRELOAD", fail_fsync(site.data.path())).env("FAIL_FSYNC", broken);
+    command.envs(of.map(|end| ("FAIL_FSYNC_OF", end)));
     let mut process = Process::spawn_as(command, "command", site.data.path(), site.ports, &[]);
     let ready = || async { process.is_ready().then_some(()) };
     eventually(PATIENCE, ready).await;
-    let strict = site.strict_client();
-    strict.open_account("Ada").account_id("ada").await.unwrap();
-    strict.deposit("ada", usd(5)).await.unwrap();
+    process
+}
 
-    std::fs::write(&broken, "").unwrap();
-    let id = Uuid::now_v7().to_string();
-    let error = strict.deposit("ada", usd(7)).request_id(&id).await.unwrap_err();
-    assert!(error.is_retryable(), "the outcome is open: {error}");
+/// Waits until it has ended, which it does with a failure, and says why.
+async fn ends_by_itself(process: &mut Process) {
     let begun = Instant::now();
     let status = loop {
         if let Some(status) = process.ended() {
@@ -49,6 +46,22 @@ async fn a_failed_fsync_is_answered_with_no_receipt_and_ends_the_process() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
     assert!(!status.success(), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_fsync_is_answered_with_no_receipt_and_ends_the_process() {
+    let site = Site::new();
+    let broken = site.data.path().join("broken");
+    let mut process = start(&site, &broken, None).await;
+    let strict = site.strict_client();
+    strict.open_account("Ada").account_id("ada").await.unwrap();
+    strict.deposit("ada", usd(5)).await.unwrap();
+
+    std::fs::write(&broken, "").unwrap();
+    let id = Uuid::now_v7().to_string();
+    let error = strict.deposit("ada", usd(7)).request_id(&id).await.unwrap_err();
+    assert!(error.is_retryable(), "the outcome is open: {error}");
+    ends_by_itself(&mut process).await;
     let lines = process.log_lines();
     assert!(lines.contains("disk I/O error"), "it says why: {lines}");
 
@@ -61,4 +74,33 @@ async fn a_failed_fsync_is_answered_with_no_receipt_and_ends_the_process() {
     assert_eq!(log.len(), 3, "{log:?}");
     let refused = client.withdraw("ada", usd(13)).await.unwrap_err();
     assert_eq!(refused.metadata()["balance"], "0.12 USD");
+}
+
+/// What is in the WAL is moved into the main file beside the thread that writes: when that file
+/// cannot be synced, the WAL must stay as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_main_file_that_cannot_be_synced_ends_the_process_and_loses_nothing() {
+    let site = Site::new();
+    let broken = site.data.path().join("broken");
+    let mut process = start(&site, &broken, Some("/log.db")).await;
+    let strict = site.strict_client();
+    std::fs::write(&broken, "").unwrap();
+    let raw = RawPayload { content_type: "text/plain".into(), data: vec![b' '; 200_000].into() };
+    let payload = Some(new_event::Payload::Raw(raw));
+    let event = NewEvent { event_name: "Noted".into(), event_version: 1, payload };
+    let mut noted = 0;
+    // 16 MB are moved at once.
+    while strict.events().append("notes-1", vec![event.clone()]).await.is_ok() {
+        noted += 1;
+        assert!(noted < 1000, "it goes on: {}", process.log_lines());
+    }
+    assert!(noted >= 80, "the WAL alone could be written: {noted}");
+    ends_by_itself(&mut process).await;
+    let lines = process.log_lines();
+    assert!(lines.contains("the main file could not be synced"), "it says why: {lines}");
+
+    std::fs::remove_file(&broken).unwrap();
+    let _process = site.start("command", &[]);
+    let log = everything(&site.client()).await.len();
+    assert!((noted..=noted + 1).contains(&log), "{noted} were answered, {log} are there");
 }
