@@ -29,7 +29,7 @@ async fn start(site: &Site, broken: &Path, of: Option<&str>) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_daybook"));
     command.env("LD_PRELOAD", fail_fsync(site.data.path())).env("FAIL_FSYNC", broken);
     command.envs(of.map(|end| ("FAIL_FSYNC_OF", end)));
-    let mut process = Process::spawn_as(command, "command", site.data.path(), site.ports, &[]);
+    let process = Process::spawn_as(command, "command", site.data.path(), site.ports, &[]);
     let ready = || async { process.is_ready().then_some(()) };
     eventually(PATIENCE, ready).await;
     process

@@ -44,11 +44,11 @@ pub(super) fn count_pages(connection: &Connection) {
     }));
 }
 
-/// Checkpoints under way or to come.
+/// Checkpoints under way or to come. The thread has ended when this is dropped.
 pub(super) struct Checkpoints {
-    orders: mpsc::Sender<()>,
+    orders: Option<mpsc::Sender<()>>,
     moved: mpsc::Receiver<rusqlite::Result<()>>,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
     under_way: bool,
     /// How long the WAL was when it was moved, 0 once it has begun anew.
     length: i64,
@@ -66,6 +66,7 @@ impl Checkpoints {
             while inbox.recv().is_ok() && outbox.send(rounds(&connection, &file)).is_ok() {}
         };
         let thread = std::thread::Builder::new().name("log-checkpoint".to_owned()).spawn(run)?;
+        let (orders, thread) = (Some(orders), Some(thread));
         Ok(Self { orders, moved, thread, under_way: false, length: 0, tries: 0 })
     }
 
@@ -95,17 +96,29 @@ impl Checkpoints {
         if pages >= PAGES.max(self.length + PAGES_MORE) {
             self.under_way = true;
             // A thread that has ended is noticed with the next group.
-            let _ = self.orders.send(());
+            let _ = self.orders.as_ref().map(|orders| orders.send(()));
         }
         Ok(())
     }
 
-    /// Waits for what is under way, and ends the thread.
-    pub fn end(self) -> rusqlite::Result<()> {
-        drop(self.orders);
-        // The message of a panic is in the server's log.
-        let _ = self.thread.join();
-        self.moved.into_iter().collect()
+    /// Waits for what is under way, ends the thread, and says how it went.
+    pub fn end(mut self) -> rusqlite::Result<()> {
+        self.join();
+        self.moved.try_iter().collect()
+    }
+
+    fn join(&mut self) {
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            // The message of a panic is in the server's log.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Checkpoints {
+    fn drop(&mut self) {
+        self.join();
     }
 }
 

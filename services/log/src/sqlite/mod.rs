@@ -1,5 +1,6 @@
 //! The log in SQLite: WAL, synchronous=FULL, one connection that appends on a thread of its own,
-//! another beside it for the checkpoints, read-only ones for the rest, and a lock file that keeps a second process out.
+//! another beside it for the checkpoints, read-only ones for the rest, and a lock file that keeps a
+//! second process out.
 //!
 //! A write error never leaves a half-open transaction behind: SQLite rolls back by itself on a
 //! full disk and some I/O errors, after which further statements would commit one by one. So after

@@ -1,5 +1,5 @@
-//! Where events are, by stream, in sorted runs: each entry is moved a few times, at the end of
-//! long pieces of memory, instead of to a place in a tree (a log-structured merge, O'Neil and others 1996).
+//! Where events are, by stream, in sorted runs: each entry is moved a few times, at the end of long
+//! pieces of memory, instead of to a place in a tree (a log-structured merge, O'Neil and others 1996).
 
 /// Where an event is: its order is that of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,7 +102,8 @@ mod tests {
                     place
                 }).collect();
                 runs.add(places);
-                prop_assert!(runs.runs.is_sorted_by(|before, later| before.len() >= 2 * later.len()));
+                let lengths = runs.runs.iter().map(Vec::len);
+                prop_assert!(lengths.is_sorted_by(|before, later| *before >= 2 * *later));
                 for stream_id in 0..9 {
                     let expected = map.get(&stream_id).map_or(&[][..], Vec::as_slice);
                     prop_assert!(runs.of(stream_id).eq(expected));
