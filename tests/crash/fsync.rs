@@ -94,13 +94,13 @@ async fn a_main_file_that_cannot_be_synced_ends_the_process_and_loses_nothing() 
         noted += 1;
         assert!(noted < 1000, "it goes on: {}", process.log_lines());
     }
-    assert!(noted >= 80, "the WAL alone could be written: {noted}");
+    assert!(noted >= 70, "the WAL alone could be written: {noted}");
     ends_by_itself(&mut process).await;
     let lines = process.log_lines();
-    assert!(lines.contains("the main file could not be synced"), "it says why: {lines}");
+    let why = "the WAL could not be moved into the main file; the log stops";
+    assert!(lines.contains(why), "it says why: {lines}");
 
     std::fs::remove_file(&broken).unwrap();
     let _process = site.start("command", &[]);
-    let log = everything(&site.client()).await.len();
-    assert!((noted..=noted + 1).contains(&log), "{noted} were answered, {log} are there");
+    assert_eq!(everything(&site.client()).await.len(), noted, "those that were answered");
 }

@@ -2,8 +2,9 @@
 //! writes. SQLite by itself does all of it within some COMMIT, and a group waits for thousands of
 //! pages.
 //!
-//! The WAL begins anew only when all of it was moved and synced, while nothing is written. So the
-//! thread that writes does the rest itself, between two groups: what came meanwhile.
+//! The WAL begins anew only when all of it was moved and synced, while nothing is written and nobody
+//! reads from it. So the thread that writes does the rest itself, between two groups: what came
+//! meanwhile.
 //!
 //! SQLite syncs the main file only with the last of the pages. So that the thread that writes does
 //! not wait for all of them, the other one syncs the file after its part, by a descriptor of its own.

@@ -32,7 +32,7 @@ pub struct SqliteReader {
     pub(super) pool: SqlitePool,
     scans: Scans,
     index: Index,
-    /// Of the checkpoints: stays open as long as the connections; see there.
+    /// Of the checkpoints, which close it no sooner than the connections are closed here.
     _file: Option<Arc<File>>,
 }
 

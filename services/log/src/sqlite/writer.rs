@@ -70,8 +70,9 @@ impl SqliteWriter {
     ) -> Result<Self, String> {
         let open = || connect(&options).map_err(|error| error.to_string());
         let connection = Some(open()?);
-        let checkpoints = Checkpoints::start(open()?, file);
-        let checkpoints = checkpoints.map_err(|error| error.to_string())?;
+        let beside = open()?;
+        keep_wal(&beside).map_err(|error| error.to_string())?;
+        let checkpoints = Checkpoints::start(beside, file).map_err(|error| error.to_string())?;
         let store = Store {
             connection,
             checkpoints: Some(checkpoints),
@@ -261,20 +262,21 @@ impl Store {
     }
 
     /// Moves what is in the WAL into the main file, as far as it is time for it. Nothing that is
-    /// durable depends on it, unless the file cannot be written.
+    /// durable depends on it; when the file cannot be written, the next group is refused.
     fn checkpoint(&mut self) {
         let (Some(connection), Some(checkpoints)) = (&self.connection, &mut self.checkpoints)
         else {
             return;
         };
         let Err(error) = checkpoints.go_on(connection) else { return };
-        match Problem::from(error).meaning() {
+        let problem = Problem::from(error);
+        match problem.meaning() {
             Failure::Fatal(problem) => {
                 error!(%problem, "the WAL could not be moved into the main file; the log stops");
                 self.stop(problem);
             }
             Failure::Full | Failure::Refused(_) | Failure::Other(_) => {
-                warn!("the WAL could not be moved into the main file; it will be tried again");
+                warn!(%problem, "the WAL could not be moved into the main file; it stays for now");
             }
         }
     }
@@ -282,7 +284,7 @@ impl Store {
     /// Nothing may be written any more, and the WAL, which has everything, must stay.
     fn stop(&mut self, problem: String) -> Error {
         if let Some(connection) = self.connection.take() {
-            let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+            let _ = keep_wal(&connection);
         }
         self.stopped = Some(problem.clone());
         Error::Stopped { problem }
@@ -418,7 +420,12 @@ impl Merge {
     }
 }
 
-/// Opens the writing connection and reads back what its safety rests on.
+/// Even when it is the last connection to be closed, it does not move the WAL and delete it.
+fn keep_wal(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map(drop)
+}
+
+/// Opens a connection that writes and reads back what its safety rests on.
 fn connect(options: &Options) -> Result<Connection, Problem> {
     let connection = Connection::open(options.directory.join(FILE_NAME))?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
