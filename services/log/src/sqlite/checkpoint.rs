@@ -143,12 +143,13 @@ fn not_synced(error: std::io::Error) -> rusqlite::Error {
 }
 
 /// The WAL, in pages.
-struct Wal {
+pub(super) struct Wal {
     pages: i64,
     moved: i64,
 }
 
-fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<Wal> {
+/// A checkpoint of one of SQLite's modes; NOOP only looks.
+pub(super) fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<Wal> {
     let sql = format!("PRAGMA wal_checkpoint({mode})");
     connection.query_row(&sql, [], |row| Ok(Wal { pages: row.get(1)?, moved: row.get(2)? }))
 }

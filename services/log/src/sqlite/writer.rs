@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tracing::{error, warn};
 use uuid::Uuid;
 
-use super::checkpoint::{self, Checkpoints};
+use super::checkpoint::{Checkpoints, checkpoint, count_pages};
 use super::heads::Heads;
 use super::index::{Index, Merging, beside_the_log, is_v7};
 use super::insert::Insert;
@@ -338,10 +338,9 @@ impl Store {
     /// Brings the indexes up to date, so that the next start has nothing to read, and everything
     /// into the main file.
     fn close(&mut self) {
-        let moved = self.checkpoints.take().map_or(Ok(()), Checkpoints::end);
-        let merged = moved.map_err(Problem::from).and_then(|()| self.merge_all());
-        let moved = merged.and_then(|()| self.move_wal("TRUNCATE"));
-        if let Err(error) = moved {
+        let ended = self.checkpoints.take().map_or(Ok(()), Checkpoints::end);
+        let closed = ended.map_err(Problem::from).and_then(|()| self.merge_all());
+        if let Err(error) = closed {
             warn!(%error, "the indexes or the WAL could not be brought up to date; nothing is lost");
             self.stop(error.to_string());
         }
@@ -350,25 +349,24 @@ impl Store {
         }
     }
 
-    fn move_wal(&self, mode: &str) -> Result<(), Problem> {
-        let Some(connection) = &self.connection else { return Ok(()) };
-        let sql = format!("PRAGMA wal_checkpoint({mode})");
-        Ok(connection.query_row(&sql, [], |_| Ok(()))?)
-    }
-
+    /// Merges what is in memory of the indexes, and leaves nothing in the WAL.
     fn merge_all(&mut self) -> Result<(), Problem> {
         loop {
             let Some(connection) = &mut self.connection else { return Ok(()) };
             let under_way = self.merge.take();
             let merge = under_way.or_else(|| self.index.to_merge(true).map(Merge::new));
-            let Some(mut merge) = merge else { return Ok(()) };
+            let Some(mut merge) = merge else {
+                checkpoint(connection, "TRUNCATE")?;
+                return Ok(());
+            };
             while !merge.done {
                 begin(connection)?;
                 merge.go_on(connection, MERGED_AT_CLOSE)?;
                 commit(connection)?;
+                // So that the WAL takes the room of one slice only.
+                checkpoint(connection, "PASSIVE")?;
             }
             self.index.merged();
-            self.move_wal("PASSIVE")?;
         }
     }
 }
@@ -440,7 +438,7 @@ fn connect(options: &Options) -> Result<Connection, Problem> {
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF;
          PRAGMA mmap_size = 0; PRAGMA cache_size = -16384;",
     )?;
-    checkpoint::count_pages(&connection);
+    count_pages(&connection);
     if let Some(pages) = options.max_pages {
         connection.execute_batch(&format!("PRAGMA max_page_count = {pages}"))?;
     }
