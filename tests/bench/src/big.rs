@@ -8,7 +8,7 @@ use daybook_testing::Ports;
 
 use crate::bank::{Deposits, deposit_in, open_from};
 use crate::load::{self, Window};
-use crate::machine;
+use crate::machine::{self, Processor};
 use crate::projections::head;
 use crate::report::{Row, Series};
 use crate::scenarios::{Bench, EVENLY, MANY_CLIENTS};
@@ -23,32 +23,41 @@ const EVENTS_PER_ACCOUNT: u64 = 10;
 /// The most commands that the ceiling answers beside a point.
 const CEILING: u64 = 200_000;
 
+/// What the series of a growing store count: rates, and processor time of the server, which moves less
+/// when others use the machine.
+pub const RATE: &str = "commands/s";
+pub const COST: &str = "µs of the server for a command";
+
 impl Bench {
     /// Fills a store, and looks at it on the way and at the end.
     pub async fn big(&mut self) -> Result<()> {
         let (data, ports) = (self.programs.fresh()?, Ports::free());
         let url = ports.command_url();
         let process = self.programs.start("command", data.path(), ports, &[]).daybook;
-        let (mut rates, mut ceilings) = (Vec::new(), Vec::new());
+        let (mut rates, mut costs, mut ceilings) = (Vec::new(), Vec::new(), Vec::new());
         let (mut events, mut next) = (0, FIRST);
         while events < self.big_events {
             let end = next.min(self.big_events);
             let before = events / EVENTS_PER_ACCOUNT;
             let accounts = end / EVENTS_PER_ACCOUNT;
-            let began = Instant::now();
+            let (began, used) = (Instant::now(), Processor::read(&[process.id()])?);
             open_from(&url, before, accounts - before).await?;
             deposit_in(&url, &Spread::Evenly(accounts), end - events - (accounts - before)).await?;
             let rate = (end - events) as f64 / began.elapsed().as_secs_f64();
-            eprintln!("{end} events: {rate:.0}/s");
+            let used = Processor::read(&[process.id()])?.since(&used).servers;
+            let cost = used * 1e6 / (end - events) as f64;
+            eprintln!("{end} events: {rate:.0}/s, {cost:.1} {COST}");
             rates.push((end as f64, rate));
+            costs.push((end as f64, cost));
             let began = Instant::now();
             let commands = CEILING.min(end);
             deposit_in(&self.noop.url, &EVENLY, commands).await?;
             ceilings.push((end as f64, commands as f64 / began.elapsed().as_secs_f64()));
             (events, next) = (end, next * 2);
         }
-        self.series("ExecuteStream, 1 stream", rates);
-        self.series("no-op stream", ceilings);
+        self.series("ExecuteStream, 1 stream", RATE, rates);
+        self.series("no-op stream", RATE, ceilings);
+        self.series("ExecuteStream, 1 stream", COST, costs);
         let all = Spread::Evenly(events / EVENTS_PER_ACCOUNT);
         let size = format!("{events} events, {} accounts", events / EVENTS_PER_ACCOUNT);
 
@@ -104,8 +113,8 @@ impl Bench {
         load::closed(clients, self.times, &[id]).await
     }
 
-    fn series(&mut self, name: &str, points: Vec<(f64, f64)>) {
-        let [name, x, y] = [name, "events in the store", "commands/s"].map(str::to_owned);
+    fn series(&mut self, name: &str, unit: &str, points: Vec<(f64, f64)>) {
+        let [name, x, y] = [name, "events in the store", unit].map(str::to_owned);
         self.report.series.push(Series { name, x, y, points });
     }
 }

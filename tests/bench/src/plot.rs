@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::big;
 use crate::report::{Report, Series};
 
 const WIDTH: f64 = 760.0;
@@ -15,13 +16,18 @@ const RIGHT: f64 = 90.0;
 const BAR: f64 = 16.0;
 const COLORS: [&str; 5] = ["#1f5fa8", "#9a9a9a", "#d1762b", "#6aa56a", "#8a63a8"];
 
-/// Draws `rates.svg` and `growth.svg`, as far as there are figures for them.
+/// Draws `rates.svg`, `growth.svg` and `cost.svg`, as far as there are figures for them.
 pub fn draw(report: &Report, directory: &Path) -> Result<()> {
     std::fs::create_dir_all(directory)?;
     let groups = groups(report);
+    let growth = |unit: &str| {
+        let of_unit: Vec<_> = report.series.iter().filter(|series| series.y == unit).collect();
+        (!of_unit.is_empty()).then(|| lines(&of_unit))
+    };
     let plots = [
         ("rates.svg", (!groups.is_empty()).then(|| bars("answers a second", &groups))),
-        ("growth.svg", (!report.series.is_empty()).then(|| lines(&report.series))),
+        ("growth.svg", growth(big::RATE)),
+        ("cost.svg", growth(big::COST)),
     ];
     for (name, svg) in plots {
         let Some(svg) = svg else { continue };
@@ -74,7 +80,7 @@ fn bars(title: &str, groups: &[Group]) -> String {
     svg(title, y, &legend(&names), &body)
 }
 
-fn lines(series: &[Series]) -> String {
+fn lines(series: &[&Series]) -> String {
     const HEIGHT: f64 = 380.0;
     const TOP: f64 = 56.0;
     let all = || series.iter().flat_map(|series| &series.points);
@@ -175,7 +181,7 @@ mod tests {
     fn a_flat_rate_is_a_flat_line() {
         let points = vec![(10_000.0, 50_000.0), (1_000_000.0, 50_000.0)];
         let [name, x, y] = ["rate", "events", "a second"].map(str::to_owned);
-        let drawn = lines(&[Series { name, x, y, points }]);
+        let drawn = lines(&[&Series { name, x, y, points }]);
         let line = drawn.split("points=\"").nth(1).unwrap().split('"').next().unwrap();
         let heights: Vec<_> = line.split(' ').map(|point| point.split(',').nth(1)).collect();
         assert_eq!(heights[0], heights[1]);
