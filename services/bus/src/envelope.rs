@@ -32,6 +32,8 @@ struct Parts {
 /// The content of an Any.
 #[derive(Clone, PartialEq, Message)]
 struct Payload {
+    #[prost(bytes = "bytes", tag = "1")]
+    type_url: Bytes,
     #[prost(bytes = "bytes", tag = "2")]
     value: Bytes,
 }
@@ -45,6 +47,7 @@ pub struct Envelope {
     type_bytes: usize,
     event_id: Bytes,
     event_name: Bytes,
+    type_url: Option<Bytes>,
     /// The version of its stream with this event, from 1.
     pub version: u64,
     /// The position in the log, from 1.
@@ -93,6 +96,13 @@ impl Envelope {
     pub fn event_name(&self) -> Option<&str> {
         std::str::from_utf8(&self.event_name).ok()
     }
+
+    /// The full name of the type of its message; of bytes of no registered aggregate, the name of the
+    /// event. `None` when it is no text.
+    pub(crate) fn type_name(&self) -> Option<&str> {
+        let Some(type_url) = &self.type_url else { return self.event_name() };
+        std::str::from_utf8(type_url).ok()?.rsplit('/').next()
+    }
 }
 
 impl Content {
@@ -123,16 +133,19 @@ impl Content {
         let (Ok(aggregate_type), Ok(aggregate_id)) = texts else {
             return Self::Strange("the record has a text that is not UTF-8".to_owned());
         };
+        let (type_url, message) =
+            parts.event.map(|payload| (payload.type_url, payload.value)).unzip();
         Self::Event(Envelope {
             stream: [aggregate_type, "-", aggregate_id].concat(),
             type_bytes: aggregate_type.len(),
             event_id: parts.event_id,
             event_name: parts.event_name,
+            type_url,
             version: parts.version,
             position: parts.position,
             event_version: parts.event_version,
             recorded_time: parts.recorded_time,
-            message: parts.event.map(|payload| payload.value),
+            message,
         })
     }
 }

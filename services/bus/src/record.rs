@@ -1,9 +1,10 @@
 //! Records as they are on Kafka: events, and watermarks.
 
 use daybook_contract::daybook::v1::RecordedEvent;
-use daybook_contract::daybook::v1::recorded_event::Payload;
 use prost::Message;
 use rdkafka::message::{Header, Headers, OwnedHeaders};
+
+use crate::envelope::Envelope;
 
 /// The position of the event in the log.
 pub const POSITION_HEADER: &str = "daybook_position";
@@ -49,23 +50,14 @@ pub(crate) fn watermark_position(bytes: &[u8]) -> Option<u64> {
         .then_some(event.position)
 }
 
-/// The name of the stream, which is the key of the record.
-pub(crate) fn stream_of(event: &RecordedEvent) -> String {
-    format!("{}-{}", event.aggregate_type, event.aggregate_id)
-}
-
 /// The headers of an event: CloudEvents 1.0 in binary mode, and our own.
-pub(crate) fn event_headers(event: &RecordedEvent, store_id: &str, source: &str) -> OwnedHeaders {
+pub(crate) fn event_headers(event: &Envelope, store_id: &str, source: &str) -> OwnedHeaders {
     let time = event.recorded_time.as_ref().map(ToString::to_string);
     let position = event.position.to_string();
-    let kind = match &event.payload {
-        Some(Payload::Event(any)) => any.type_url.rsplit('/').next().unwrap_or_default(),
-        _ => &event.event_name,
-    };
     let headers = [
         ("ce_specversion", Some("1.0")),
-        ("ce_id", Some(event.event_id.as_str())),
-        ("ce_type", Some(kind)),
+        ("ce_id", event.event_id()),
+        ("ce_type", event.type_name()),
         ("ce_source", Some(source)),
         ("ce_time", time.as_deref()),
         (POSITION_HEADER, Some(position.as_str())),

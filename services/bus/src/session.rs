@@ -4,8 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use daybook_contract::daybook::v1::RecordedEvent;
-use prost::Message;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
@@ -16,11 +14,12 @@ use tracing::{info, warn};
 
 use crate::admin::{self, PartitionCounts};
 use crate::delivery::{Callbacks, FIRST_WATERMARK, Shared, produce};
+use crate::envelope::Content;
 use crate::outbox::Outbox;
 use crate::partition::partition_of;
 use crate::prefix::Prefix;
 use crate::publisher::{PublisherConfig, PublisherStatus, Stop};
-use crate::record::{event_headers, stream_of, watermark, watermark_headers};
+use crate::record::{event_headers, watermark, watermark_headers};
 use crate::settings::Topics;
 use crate::tail;
 
@@ -324,15 +323,20 @@ impl<O: Outbox> Running<'_, O> {
             state.prefix.send(position);
             position
         };
-        let event = RecordedEvent::decode(bytes.clone())
-            .map_err(|error| format!("the event at position {position} is malformed: {error}"))?;
+        let event = match Content::of(&bytes) {
+            Content::Event(event) => event,
+            Content::Watermark => return Err(format!("there is no event at position {position}")),
+            Content::Strange(problem) => {
+                return Err(format!("the event at position {position} is malformed: {problem}"));
+            }
+        };
         if event.position != position {
             return Err(format!(
                 "the log gives position {} where {position} belongs",
                 event.position
             ));
         }
-        let name = self.session.topics.of(&event.aggregate_type);
+        let name = self.session.topics.of(event.aggregate_type());
         let topic = self
             .topics
             .iter_mut()
@@ -342,13 +346,12 @@ impl<O: Outbox> Running<'_, O> {
             self.shared.lock().prefix.deliver(position);
             return Ok(());
         }
-        let stream = stream_of(&event);
-        let partition = partition_of(&stream, topic.partitions);
+        let partition = partition_of(event.stream(), topic.partitions);
         self.shared.lock().offsets.sent(&topic.name, partition);
         let opaque = usize::try_from(position).map_err(|error| error.to_string())?;
         let record = BaseRecord::with_opaque_to(&topic.name, opaque)
             .partition(partition)
-            .key(stream.as_str())
+            .key(event.stream())
             .payload(bytes.as_ref())
             .headers(event_headers(&event, &self.store_id, &self.source));
         produce(&self.producer, &self.shared, record).await

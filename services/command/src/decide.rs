@@ -254,8 +254,10 @@ impl<A: Aggregate> Folder for Fold<A> {
         Ok(())
     }
 
-    fn pack(&self, state: &State) -> Vec<u8> {
-        state.downcast_ref::<A::State>().map(Message::encode_to_vec).unwrap_or_default()
+    fn pack(&self, state: &State, into: &mut Vec<u8>) {
+        if let Some(state) = state.downcast_ref::<A::State>() {
+            state.encode_raw(into);
+        }
     }
 
     fn unpack(&self, bytes: &[u8]) -> Option<State> {

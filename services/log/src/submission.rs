@@ -95,8 +95,8 @@ pub trait Folder: Send + Sync {
     /// Folds one stored event; an error says what is not understood.
     fn fold(&self, state: &mut State, event: &RecordedEvent) -> Result<(), String>;
 
-    /// A state in few bytes, to keep it in memory.
-    fn pack(&self, state: &State) -> Vec<u8>;
+    /// Adds a state in few bytes, to keep it in memory.
+    fn pack(&self, state: &State, into: &mut Vec<u8>);
 
     /// The state that these bytes are of: the very same. `None` when they are of another kind.
     fn unpack(&self, bytes: &[u8]) -> Option<State>;

@@ -17,7 +17,7 @@ use super::runs::{self, Place, Runs};
 use crate::storage::{Group, Recall, RequestRow, StoredAnswer};
 
 /// How often requests are merged for once that events are.
-const REQUESTS_MORE_OFTEN: usize = 4;
+const REQUESTS_MORE_OFTEN: usize = 8;
 
 /// Answered requests.
 #[derive(Debug, Default)]

@@ -28,8 +28,8 @@ use crate::storage::{ClaimKey, EventRow, Group, Holders, StorageWriter, StoredAn
 const STATEMENTS: usize = 32;
 
 /// How many rows are merged into the indexes for each event and each request that is appended. What
-/// is merged at once has five rows for four events with a request each, so that what gathers
-/// meanwhile is a fourth of it. Where all requests are refused, more of them gather.
+/// is merged at once has nine rows for eight events with a request each, so that what gathers
+/// meanwhile is a fifth of it. Where all requests are refused, more of them gather.
 const MERGED_PER_ROW: usize = 3;
 
 /// The rows that are merged with a group at least.

@@ -390,7 +390,7 @@ impl Writer {
         unknown.sort_unstable();
         unknown.dedup();
         if unknown.is_empty() && self.lookups.is_empty() {
-            self.ready_or_wait(jobs);
+            self.ready.extend(jobs);
             return;
         }
         let reader = self.reader.clone();
@@ -423,14 +423,12 @@ impl Writer {
             }
         };
         let found: HashMap<Uuid, RequestRow> = found.into_iter().map(|row| (row.id, row)).collect();
-        let mut fresh = Vec::with_capacity(jobs.len());
         for job in jobs {
             match job.submission.request.and_then(|request| found.get(&request.id)) {
                 Some(row) => self.answer_as_stored(job, row.clone()),
-                None => fresh.push(job),
+                None => self.ready.push_back(job),
             }
         }
-        self.ready_or_wait(fresh);
     }
 
     /// Gives the first answer to a request again.
@@ -448,29 +446,12 @@ impl Writer {
         }
     }
 
-    /// Jobs whose streams are in memory can be decided; the others wait, and so does what comes
-    /// after them and names one of their streams.
-    fn ready_or_wait(&mut self, jobs: Vec<Job>) {
-        let mut cold = Cold::new();
-        for job in jobs {
-            let warm = self.find_cold(&job, &mut cold);
-            let known = !job.claims.iter().any(|claim| self.loading_claims.contains(claim));
-            match warm && known && !self.waiting.hold_up(&job) {
-                true => self.ready.push_back(job),
-                false => self.waiting.push(job),
-            }
-        }
-        if !cold.is_empty() {
-            self.loads.push(Box::pin(load::streams(self.reader.clone(), cold)));
-        }
-    }
-
     /// Whether all streams of a job are in memory. Those that are not, and on which nobody waits
     /// yet, are added to `cold`, or loaded when they are settled.
     fn find_cold(&mut self, job: &Job, cold: &mut Cold) -> bool {
         let mut warm = true;
         for (stream, folder) in job.streams() {
-            if self.streams.has(stream, folder) {
+            if self.streams.take_up(stream, folder) {
                 continue;
             }
             warm = false;
@@ -503,7 +484,7 @@ impl Writer {
                 for (stream, result) in streams {
                     self.loading.remove(&stream);
                     match result {
-                        Ok(entry) => self.streams.put(stream, entry),
+                        Ok(entry) => self.streams.add(stream, entry),
                         Err(error) => drop(failed_streams.insert(stream, error)),
                     }
                 }
@@ -518,16 +499,14 @@ impl Writer {
                 }
             }
         }
-        let mut jobs = Vec::new();
         for job in self.waiting.take() {
             let stream = job.streams().find_map(|(stream, _)| failed_streams.get(stream));
             let claim = || job.claims.iter().find_map(|claim| failed_claims.get(claim));
             match stream.or_else(claim) {
                 Some(error) => answer(job.reply, Err(error.clone())),
-                None => jobs.push(job),
+                None => self.ready.push_back(job),
             }
         }
-        self.ready_or_wait(jobs);
         // What has waited comes before what was submitted later.
         self.ready.make_contiguous().sort_by_key(|job| job.number);
     }
@@ -556,7 +535,8 @@ impl Writer {
         });
     }
 
-    /// Decides what is ready, up to the limits of a group.
+    /// Decides what is ready, up to the limits of a group. Jobs whose streams are not in memory wait
+    /// until they are loaded, and so does what comes after them and names one of their streams.
     fn decide_ready(&mut self) {
         if let Some(stopped) = &self.stopped {
             for job in std::mem::take(&mut self.ready) {
@@ -564,18 +544,20 @@ impl Writer {
             }
             return;
         }
+        let mut cold = Cold::new();
         while !self.open.is_full()
             && let Some(job) = self.ready.pop_front()
         {
             let Some(job) = self.take_up(job) else { continue };
-            let mut cold = false;
-            for (stream, folder) in job.streams() {
-                cold |= !self.streams.has(stream, folder);
+            let warm = self.find_cold(&job, &mut cold);
+            let known = !job.claims.iter().any(|claim| self.loading_claims.contains(claim));
+            match warm && known && !self.waiting.hold_up(&job) {
+                true => self.decide(job),
+                false => self.waiting.push(job),
             }
-            match cold || self.waiting.hold_up(&job) {
-                true => self.ready_or_wait(vec![job]),
-                false => self.decide(job),
-            }
+        }
+        if !cold.is_empty() {
+            self.loads.push(Box::pin(load::streams(self.reader.clone(), cold)));
         }
         self.trim();
     }

@@ -62,8 +62,8 @@ impl Folder for Sum {
         Ok(())
     }
 
-    fn pack(&self, state: &State) -> Vec<u8> {
-        state.downcast_ref::<i64>().unwrap().to_le_bytes().to_vec()
+    fn pack(&self, state: &State, into: &mut Vec<u8>) {
+        into.extend_from_slice(&state.downcast_ref::<i64>().unwrap().to_le_bytes());
     }
 
     fn unpack(&self, bytes: &[u8]) -> Option<State> {

@@ -65,7 +65,7 @@ async fn store_marks(dir: &std::path::Path) -> (i64, i64) {
 #[tokio::test]
 async fn recent_requests_are_recalled_however_many_events_they_have() {
     let dir = tempfile::tempdir().unwrap();
-    let index_after = NonZeroUsize::new(400).unwrap();
+    let index_after = NonZeroUsize::new(800).unwrap();
     let opened = sqlite::open(Options { index_after, ..Options::new(dir.path()) });
     let Sqlite { mut writer, reader, .. } = opened.await.unwrap();
     let requests: Vec<_> = (0..150).map(|_| Uuid::now_v7()).collect();

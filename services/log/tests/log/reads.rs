@@ -91,8 +91,10 @@ async fn a_stream_that_cannot_be_read_fails_only_what_reads_it() {
 async fn a_read_sees_nothing_of_a_group_that_failed() {
     let dir = tempfile::tempdir().unwrap();
     let fault = Error::NotWritten { problem: "as the test wants it".into() };
-    let log = faulty(&dir, 2, fault, false).await;
+    let log = faulty(&dir, 3, fault, false).await;
+    add(&log, "a", 1).await.unwrap();
     add(&log, "b", 5).await.unwrap();
+    // What is decided on the group fails with it.
     let (lost, read) = tokio::join!(add(&log, "b", 100), add_reads(&log, "a", &["b"]));
     assert!(lost.is_err() && read.is_err());
     let read = add_reads(&log, "a", &["b"]).await.unwrap();
