@@ -92,10 +92,60 @@ pub(crate) fn header<'a, H: Headers>(headers: Option<&'a H>, key: &str) -> Optio
 
 #[cfg(test)]
 mod tests {
+    use daybook_contract::daybook::v1::RawPayload;
+    use daybook_contract::daybook::v1::recorded_event::Payload;
     use rdkafka::Timestamp;
     use rdkafka::message::OwnedMessage;
 
     use super::*;
+    use crate::envelope::Content;
+
+    fn headers_of(payload: Option<Payload>) -> Vec<(String, String)> {
+        let event = RecordedEvent {
+            event_id: "id".to_owned(),
+            aggregate_type: "account".to_owned(),
+            aggregate_id: "7".to_owned(),
+            version: 1,
+            position: 9,
+            event_name: "Opened".to_owned(),
+            payload,
+            ..Default::default()
+        };
+        let Content::Event(event) = Content::of(&event.encode_to_vec().into()) else {
+            panic!("it is an event")
+        };
+        let headers = event_headers(&event, "store", "/daybook/store");
+        let text = |header: Header<'_, &[u8]>| {
+            let value = header.value.map(|value| String::from_utf8_lossy(value).into_owned());
+            (header.key.to_owned(), value.unwrap_or_default())
+        };
+        headers.iter().map(text).collect()
+    }
+
+    #[test]
+    fn an_event_has_the_headers_of_cloudevents_and_ours() {
+        let type_url = "type.googleapis.com/bank.v1.AccountOpened".to_owned();
+        let any = prost_types::Any { type_url, value: vec![1] };
+        let headers = headers_of(Some(Payload::Event(any)));
+        let expected = [
+            ("ce_specversion", "1.0"),
+            ("ce_id", "id"),
+            ("ce_type", "bank.v1.AccountOpened"),
+            ("ce_source", "/daybook/store"),
+            (POSITION_HEADER, "9"),
+            (STORE_ID_HEADER, "store"),
+        ];
+        assert_eq!(headers, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn bytes_of_no_aggregate_have_the_name_of_the_event_as_their_type() {
+        let raw = RawPayload { content_type: "text/plain".to_owned(), data: vec![1].into() };
+        for payload in [Some(Payload::Raw(raw)), None] {
+            let kind = headers_of(payload).into_iter().find(|(key, _)| key == "ce_type");
+            assert_eq!(kind.unwrap().1, "Opened");
+        }
+    }
 
     #[test]
     fn a_watermark_is_a_position_and_nothing_else() {

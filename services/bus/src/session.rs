@@ -324,6 +324,11 @@ impl<O: Outbox> Running<'_, O> {
             position
         };
         let event = match Content::of(&bytes) {
+            Content::Event(event) if event.event_id().is_none() || event.type_name().is_none() => {
+                return Err(format!(
+                    "the event at position {position} has an id or a type that is no text"
+                ));
+            }
             Content::Event(event) => event,
             Content::Watermark => return Err(format!("there is no event at position {position}")),
             Content::Strange(problem) => {

@@ -97,13 +97,17 @@ impl Bench {
         Ok(Durable { server, consumer: None, _data: data })
     }
 
-    /// The same with SQLite and a producer, and a process that reads what it publishes.
-    pub(crate) async fn durable_over(&self, broker: &Kafka) -> Result<Durable> {
+    /// The same with SQLite and a producer, and a process that reads what it publishes, and writes rows
+    /// of it or not.
+    pub(crate) async fn durable_over(&self, broker: &Kafka, rows: bool) -> Result<Durable> {
         let data = self.programs.fresh()?;
         let topic = unique("bench-ceiling");
         kafka::make_topic(&broker.bootstrap, &topic).await?;
         let at = [broker.bootstrap.as_str(), &topic];
-        let consumer = Some(noop::Process::start([CONSUMER, at[0], at[1]])?);
+        let directory = data.path().to_string_lossy();
+        let more = rows.then_some(directory.as_ref());
+        let consumer = [CONSUMER, at[0], at[1]].into_iter().chain(more);
+        let consumer = Some(noop::Process::start(consumer)?);
         let server = durable_server(&data, MediumKind::Sqlite, &at)?;
         Ok(Durable { server, consumer, _data: data })
     }
@@ -207,6 +211,12 @@ impl Durable {
     /// Where it listens.
     pub(crate) fn url(&self) -> &str {
         &self.server.url
+    }
+
+    /// Whether all of its processes still do their work.
+    pub(crate) fn is_running(&mut self) -> Result<bool> {
+        let consumer = self.consumer.as_mut().map_or(Ok(true), noop::Process::is_running)?;
+        Ok(consumer && self.server.is_running()?)
     }
 
     /// The ids of its processes.

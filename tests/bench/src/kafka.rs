@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::Read;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
+use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 /// The partitions of a topic, as many as daybook makes.
@@ -23,6 +25,10 @@ const PARTITIONS: i32 = 3;
 
 /// The records that a broker gets before it is measured.
 const WARM_UP: u64 = 300_000;
+
+/// How many records are written as rows at once at most, and how long they gather.
+const BATCH: usize = 2_000;
+const GATHERED: Duration = Duration::from_millis(50);
 
 /// How long the broker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -188,15 +194,66 @@ impl Arrivals {
     }
 }
 
-/// Reads a topic as a process of its own, until standard input ends.
-pub fn consume(brokers: &str, topic: &str) -> Result<()> {
+/// Reads a topic as a process of its own, until standard input ends. With a directory it also writes
+/// what projections of deposits would have to.
+pub fn consume(brokers: &str, topic: &str, directory: Option<&Path>) -> Result<()> {
     let reading = Reading::begin(brokers, topic)?;
+    let mut rows = directory.map(Rows::open).transpose()?;
     println!("reading");
     std::thread::spawn(move || {
         loop {
-            let _ = reading.consumer.poll(Duration::from_millis(100));
+            let until = Instant::now() + GATHERED;
+            let mut deposits = Vec::new();
+            while deposits.len() < BATCH
+                && let left = until.saturating_duration_since(Instant::now())
+                && !left.is_zero()
+            {
+                let Some(Ok(record)) = reading.consumer.poll(left) else { continue };
+                if rows.is_some() {
+                    deposits.push(DepositRequest::decode(record.payload().unwrap_or_default()));
+                }
+            }
+            let deposits: Result<Vec<_>, _> = deposits.into_iter().collect();
+            let written = deposits.map_err(Into::into).and_then(|deposits| match &mut rows {
+                Some(rows) => rows.write(&deposits),
+                None => Ok(()),
+            });
+            if let Err(error) = written {
+                eprintln!("the rows are not written: {error:#}");
+                std::process::exit(1);
+            }
         }
     });
     std::io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
+}
+
+/// The least that projections of deposits write: a row for each, and one for each account that
+/// changes with it.
+struct Rows(Connection);
+
+impl Rows {
+    fn open(directory: &Path) -> Result<Self> {
+        let connection = Connection::open(directory.join("rows.db"))?;
+        connection.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
+             CREATE TABLE deposits (number INTEGER PRIMARY KEY, account TEXT, units INTEGER);
+             CREATE TABLE balances (account TEXT PRIMARY KEY, units INTEGER) WITHOUT ROWID;",
+        )?;
+        Ok(Self(connection))
+    }
+
+    fn write(&mut self, deposits: &[DepositRequest]) -> Result<()> {
+        let transaction = self.0.transaction()?;
+        for deposit in deposits {
+            let row = (&deposit.account_id, deposit.amount.as_ref().map(|amount| amount.units));
+            let insert = "INSERT INTO deposits (account, units) VALUES (?, ?)";
+            transaction.prepare_cached(insert)?.execute(row)?;
+            let change = "INSERT INTO balances (account, units) VALUES (?, ?)
+                          ON CONFLICT DO UPDATE SET units = units + excluded.units";
+            transaction.prepare_cached(change)?.execute(row)?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
 }

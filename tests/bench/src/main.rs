@@ -112,7 +112,10 @@ async fn main() -> Result<()> {
             let (medium, sink) = durable::arguments(&arguments[2..])?;
             return durable::serve(directory.as_ref(), medium, sink).await;
         }
-        [CONSUMER, brokers, topic] => return kafka::consume(brokers, topic),
+        [CONSUMER, brokers, topic] => return kafka::consume(brokers, topic, None),
+        [CONSUMER, brokers, topic, directory] => {
+            return kafka::consume(brokers, topic, Some(directory.as_ref()));
+        }
         _ => {}
     }
     let cli = Cli::parse();

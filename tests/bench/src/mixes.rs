@@ -99,15 +99,17 @@ impl Bench {
         self.publish_in(&embedded, "projections", false).await?;
         drop(embedded);
         let Some(kafka) = self.kafka().await? else { return Ok(()) };
-        self.publish_alone(&kafka).await?;
+        self.publish_alone(&kafka, false).await?;
+        self.publish_alone(&kafka, true).await?;
         let whole = self.programs.over_kafka(&kafka.bootstrap)?;
         self.publish_in(&whole, "Kafka and projections", true).await
     }
 
-    /// The ceiling of what publishes: commands made durable, published and consumed, and nothing
-    /// else.
-    async fn publish_alone(&mut self, kafka: &Kafka) -> Result<()> {
-        let durable = self.durable_over(kafka).await?;
+    /// The ceiling of what publishes: commands made durable, published and consumed, written as rows or
+    /// not, and nothing else.
+    async fn publish_alone(&mut self, kafka: &Kafka, rows: bool) -> Result<()> {
+        let mut durable = self.durable_over(kafka, rows).await?;
+        let what = if rows { "SQLite, Kafka and rows" } else { "SQLite and Kafka" };
         for clients in [MANY_CLIENTS, 256] {
             let (mut own, mut ceiling) = (Vec::new(), Vec::new());
             for _ in 0..self.windows {
@@ -116,8 +118,9 @@ impl Bench {
                 // What is under way is published meanwhile.
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
+            ensure!(durable.is_running()?, "the ceiling has ended, or its reader");
             let (own, ceiling) = (self.summary(own), self.summary(ceiling));
-            let name = format!("durable in SQLite and Kafka alone, {clients} clients");
+            let name = format!("durable in {what} alone, {clients} clients");
             self.row(Row::beside(name, own, "no-op unary", ceiling));
         }
         Ok(())

@@ -14,10 +14,13 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use uuid::Uuid;
 
 use super::runs::{self, Place, Runs};
+use crate::limits::{INDEX_AFTER, RECENT_REQUESTS};
 use crate::storage::{Group, Recall, RequestRow, StoredAnswer};
 
 /// How often requests are merged for once that events are.
 const REQUESTS_MORE_OFTEN: usize = 8;
+
+const _: () = assert!(INDEX_AFTER / REQUESTS_MORE_OFTEN >= RECENT_REQUESTS as usize);
 
 /// Answered requests.
 #[derive(Debug, Default)]

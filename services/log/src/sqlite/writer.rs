@@ -27,9 +27,10 @@ use crate::storage::{ClaimKey, EventRow, Group, Holders, StorageWriter, StoredAn
 /// The prepared statements that are kept; there are fewer.
 const STATEMENTS: usize = 32;
 
-/// How many rows are merged into the indexes for each event and each request that is appended. What
-/// is merged at once has nine rows for eight events with a request each, so that what gathers
-/// meanwhile is a fifth of it. Where all requests are refused, more of them gather.
+/// How many rows are merged into the indexes for each event that is appended, or each request where
+/// there are more of those. What is merged at once has nine rows for eight events, so that some
+/// 200,000 gather meanwhile. More, and commands would be slower while something is merged; fewer, and
+/// more would be in memory.
 const MERGED_PER_ROW: usize = 3;
 
 /// The rows that are merged with a group at least.
@@ -215,7 +216,7 @@ impl Store {
         if let Some(problem) = self.stopped.clone() {
             return Err(Error::Stopped { problem });
         }
-        let rows = group.events.len() + group.requests.len();
+        let rows = group.events.len().max(group.requests.len());
         let error = match self.try_commit(group, MERGED_PER_ROW * rows) {
             Ok(()) => {
                 self.take_up(group);

@@ -451,7 +451,7 @@ impl Writer {
     fn find_cold(&mut self, job: &Job, cold: &mut Cold) -> bool {
         let mut warm = true;
         for (stream, folder) in job.streams() {
-            if self.streams.take_up(stream, folder) {
+            if self.streams.unpack(stream, folder) {
                 continue;
             }
             warm = false;
@@ -524,7 +524,7 @@ impl Writer {
         }
     }
 
-    /// Packs streams that nobody waits for, the longest unused first.
+    /// Packs streams that nobody waits for.
     fn trim(&mut self) {
         let Self { streams, waiting, open, committing, .. } = self;
         let committing = committing.as_ref().map(|committing| &committing.batch);
@@ -542,6 +542,9 @@ impl Writer {
             for job in std::mem::take(&mut self.ready) {
                 answer(job.reply, Err(stopped.clone()));
             }
+            return;
+        }
+        if self.open.is_full() {
             return;
         }
         let mut cold = Cold::new();
@@ -617,6 +620,9 @@ impl Writer {
                 return;
             }
         };
+        for (stream, _) in job.streams() {
+            self.streams.used(stream);
+        }
         let mut request = None;
         if let Some(key) = job.submission.request
             && let Some(answer) = to_store(&outcome)

@@ -1,9 +1,9 @@
 //! The streams in memory: those in use as they are, those used longer ago packed.
 //!
 //! Which streams stay as they are is decided by two queues (S3-FIFO, Yang and others 2023): a stream
-//! that is not used again soon is packed early, while it is still in the caches of the processor. So
-//! commands to many streams cost little more than commands to few, and do not drive out those that
-//! are used often.
+//! that is not used again soon is packed early, while it is still in the caches of the processor, and
+//! when it comes back soon, it stays. So commands to many streams cost less, and do not drive out those
+//! that are used often.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -18,13 +18,19 @@ use crate::log::StreamCache;
 use crate::{Folder, State};
 
 /// Of how many unpacked streams one may be young.
-const YOUNG_SHARE: usize = 10;
+const YOUNG_SHARE: usize = 16;
 
 /// How many uses of a stream are counted.
 const MOST_USES: u8 = 3;
 
 /// What a packed stream takes beside its bytes: its place in a table that is two thirds full.
 const PACKED_OVERHEAD: usize = 40;
+
+/// How many places of packed streams are looked at for something to forget, for each that is packed.
+const LOOKED_AT: usize = 64;
+
+/// Into how many steps the packings are divided within which a stream comes back soon.
+const SOON: usize = 8;
 
 /// The room of a packed stream is a multiple of this, so that a state that has become a little longer
 /// often fits where the one before was.
@@ -52,17 +58,18 @@ pub(super) struct Folded {
 /// The streams in memory.
 pub(super) struct Streams {
     unpacked: HashMap<StreamName, Unpacked>,
-    /// Those that came last, in their order, then those that were used again; some may have been
-    /// forgotten since.
+    /// Those that came last, in their order, and how many they may be.
     young: VecDeque<StreamName>,
+    most_young: usize,
+    /// Those that are used again and again.
     old: VecDeque<StreamName>,
-    /// How many streams stay unpacked.
-    most_unpacked: usize,
+    most_old: usize,
     packed: Packed,
 }
 
 struct Unpacked {
-    entry: Entry,
+    /// `None` when it was forgotten; its place in a queue stays.
+    entry: Option<Entry>,
     /// How often it was used since it came into its queue, less its turns there.
     uses: u8,
 }
@@ -70,82 +77,114 @@ struct Unpacked {
 impl Streams {
     /// Nothing yet, with so much room.
     pub fn new(room: StreamCache) -> Self {
+        let most_young = room.streams / YOUNG_SHARE;
         Self {
             unpacked: HashMap::default(),
             young: VecDeque::new(),
+            most_young,
             old: VecDeque::new(),
-            most_unpacked: room.streams,
-            packed: Packed::new(room.packed_bytes),
+            most_old: room.streams - most_young,
+            packed: Packed::new(room.packed_bytes, room.streams),
         }
     }
 
-    /// Uses a stream, if it is in memory, with its state when a folder for it is given. It is
-    /// unpacked then. Says whether it is.
-    pub fn take_up(&mut self, stream: &StreamName, folder: Option<&'static dyn Folder>) -> bool {
+    /// Whether a stream is in memory, with its state when a folder for it is given. It is unpacked
+    /// then.
+    pub fn unpack(&mut self, stream: &StreamName, folder: Option<&'static dyn Folder>) -> bool {
         let is_enough = |entry: &Entry| entry.state.is_some() || folder.is_none();
-        if let Some(Unpacked { entry, uses }) = self.unpacked.get_mut(stream) {
-            *uses = (*uses + 1).min(MOST_USES);
+        if let Some(entry) = self.peek(stream) {
             return is_enough(entry);
         }
-        let Some(entry) = self.packed.get(stream.as_str(), folder) else { return false };
+        let Some((entry, came_back_soon)) = self.packed.get(stream.as_str(), folder) else {
+            return false;
+        };
         let enough = is_enough(&entry);
-        self.insert(stream.clone(), Unpacked { entry, uses: 1 });
+        self.insert(stream.clone(), entry, came_back_soon);
         enough
     }
 
-    /// A stream that is unpacked; this is no use of it.
+    /// Notes that an unpacked stream was used for a decision.
+    pub fn used(&mut self, stream: &StreamName) {
+        if let Some(Unpacked { uses, .. }) = self.unpacked.get_mut(stream) {
+            *uses = (*uses + 1).min(MOST_USES);
+        }
+    }
+
+    /// A stream that is unpacked.
     pub fn peek(&self, stream: &StreamName) -> Option<&Entry> {
-        self.unpacked.get(stream).map(|unpacked| &unpacked.entry)
+        self.unpacked.get(stream)?.entry.as_ref()
     }
 
     /// The same, to change it.
     pub fn peek_mut(&mut self, stream: &StreamName) -> Option<&mut Entry> {
-        self.unpacked.get_mut(stream).map(|unpacked| &mut unpacked.entry)
+        self.unpacked.get_mut(stream)?.entry.as_mut()
     }
 
     /// Takes a stream into memory that is not there.
     pub fn add(&mut self, stream: StreamName, entry: Entry) {
-        self.insert(stream, Unpacked { entry, uses: 0 });
+        self.insert(stream, entry, false);
     }
 
-    fn insert(&mut self, stream: StreamName, unpacked: Unpacked) {
-        self.young.push_back(stream.clone());
-        self.unpacked.insert(stream, unpacked);
+    fn insert(&mut self, stream: StreamName, entry: Entry, is_old: bool) {
+        if let Some(forgotten) = self.unpacked.get_mut(&stream) {
+            forgotten.entry = Some(entry);
+            return;
+        }
+        let queue = if is_old { &mut self.old } else { &mut self.young };
+        queue.push_back(stream.clone());
+        self.unpacked.insert(stream, Unpacked { entry: Some(entry), uses: 0 });
     }
 
     /// Forgets a stream.
     pub fn forget(&mut self, stream: &StreamName) {
-        self.unpacked.remove(stream);
+        if let Some(unpacked) = self.unpacked.get_mut(stream) {
+            unpacked.entry = None;
+        }
         self.packed.remove(stream.as_str());
     }
 
     /// Packs the streams that are used least, without those that are `needed` as they are, and
     /// forgets the packed ones that there is no room for.
     pub fn trim(&mut self, needed: impl Fn(&StreamName) -> bool) {
-        let most_young = self.most_unpacked / YOUNG_SHARE;
-        // When all are needed, each has its turn once.
-        for _ in 0..self.young.len() + self.old.len() {
-            if self.young.len() + self.old.len() <= self.most_unpacked {
-                return;
+        // Each once at most, and of the old ones each until its uses are counted down: all may be needed.
+        for _ in 0..self.young.len() {
+            if self.young.len() <= self.most_young {
+                break;
             }
-            let is_young = self.young.len() > most_young;
-            // A young one is used once in any case.
-            let (queue, usual) = if is_young { (&mut self.young, 1) } else { (&mut self.old, 0) };
-            let Some(stream) = queue.pop_front() else { return };
+            let Some(stream) = self.young.pop_front() else { break };
             let Some(unpacked) = self.unpacked.get_mut(&stream) else { continue };
-            if unpacked.uses > usual || needed(&stream) {
-                unpacked.uses = if is_young { 0 } else { unpacked.uses.saturating_sub(1) };
+            if unpacked.uses > 1 || needed(&stream) {
+                unpacked.uses = 0;
                 self.old.push_back(stream);
-            } else if let Some(Unpacked { entry, .. }) = self.unpacked.remove(&stream) {
-                self.packed.put(stream.as_str(), &entry);
+            } else {
+                self.pack(&stream);
             }
+        }
+        for _ in 0..(usize::from(MOST_USES) + 1) * self.old.len() {
+            if self.old.len() <= self.most_old {
+                break;
+            }
+            let Some(stream) = self.old.pop_front() else { break };
+            let Some(unpacked) = self.unpacked.get_mut(&stream) else { continue };
+            if unpacked.uses > 0 || needed(&stream) {
+                unpacked.uses = unpacked.uses.saturating_sub(1);
+                self.old.push_back(stream);
+            } else {
+                self.pack(&stream);
+            }
+        }
+    }
+
+    fn pack(&mut self, stream: &StreamName) {
+        if let Some(Unpacked { entry: Some(entry), .. }) = self.unpacked.remove(stream) {
+            self.packed.put(stream.as_str(), &entry);
         }
     }
 }
 
 /// Packed streams by name, within so many bytes. Which of them are forgotten is found by going round
-/// the table: what was packed again since the last turn stays (CLOCK, Corbató 1968). Those that are
-/// unpacked keep their place, since they come back to it.
+/// the table: what was packed since the last turn stays (CLOCK, Corbató 1968). Those that are unpacked
+/// mostly have a place still, which they come back to.
 struct Packed {
     table: HashTable<PackedStream>,
     hasher: RandomState,
@@ -153,18 +192,37 @@ struct Packed {
     most_bytes: usize,
     /// The place in the table that is looked at next for something to forget.
     hand: usize,
+    /// How many times a stream was packed, in steps.
+    packings: usize,
+    step: usize,
     /// Where a stream is packed, before it is known whether it fits its place.
     packing: Vec<u8>,
 }
 
 impl Packed {
-    fn new(most_bytes: usize) -> Self {
-        let (table, hasher, packing) = (HashTable::new(), RandomState::default(), Vec::new());
-        Self { table, hasher, bytes: 0, most_bytes, hand: 0, packing }
+    /// With room for so many bytes, beside so many unpacked streams.
+    fn new(most_bytes: usize, unpacked: usize) -> Self {
+        Self {
+            table: HashTable::new(),
+            hasher: RandomState::default(),
+            bytes: 0,
+            most_bytes,
+            hand: 0,
+            packings: 0,
+            step: unpacked / SOON,
+            packing: Vec::new(),
+        }
+    }
+
+    /// The time for [`PackedStream::packed_at`].
+    fn now(&self) -> u16 {
+        (self.packings / self.step.max(1)) as u16
     }
 
     /// Packs a stream, in its place if it has one.
     fn put(&mut self, stream: &str, entry: &Entry) {
+        self.packings += 1;
+        let packed_at = self.now();
         let Self { table, packing, .. } = self;
         pack(stream, entry, packing);
         let room = packing.len();
@@ -175,7 +233,8 @@ impl Packed {
         match table.entry(long(hash), |other| other.is(hash, stream), |other| long(other.hash)) {
             Place::Occupied(place) => {
                 let packed = place.into_mut();
-                packed.again = true;
+                packed.is_new = true;
+                packed.packed_at = packed_at;
                 if packed.bytes.len() == room {
                     packed.bytes.copy_from_slice(packing);
                 } else {
@@ -185,24 +244,31 @@ impl Packed {
             }
             Place::Vacant(place) => {
                 self.bytes += room + PACKED_OVERHEAD;
-                place.insert(PackedStream { bytes: packing.as_slice().into(), hash, again: false });
+                let bytes = packing.as_slice().into();
+                place.insert(PackedStream { bytes, hash, packed_at, is_new: true });
             }
         }
-        while self.bytes > self.most_bytes {
+        for _ in 0..LOOKED_AT {
+            if self.bytes <= self.most_bytes {
+                break;
+            }
             let place = self.hand;
             self.hand = (place + 1) % self.table.num_buckets();
             if let Ok(mut found) = self.table.get_bucket_entry(place)
-                && !std::mem::take(&mut found.get_mut().again)
+                && !std::mem::take(&mut found.get_mut().is_new)
             {
                 self.bytes -= found.remove().0.bytes.len() + PACKED_OVERHEAD;
             }
         }
     }
 
-    /// A packed stream, unpacked. `None` when it is not here or its state is not understood.
-    fn get(&self, stream: &str, folder: Option<&'static dyn Folder>) -> Option<Entry> {
+    /// A packed stream, unpacked, and whether no more streams have been packed since it was than may be
+    /// unpacked. `None` when it is not here or its state is not understood.
+    fn get(&self, stream: &str, folder: Option<&'static dyn Folder>) -> Option<(Entry, bool)> {
         let hash = short_hash(&self.hasher, stream);
-        self.table.find(long(hash), |packed| packed.is(hash, stream))?.unpack(folder)
+        let packed = self.table.find(long(hash), |packed| packed.is(hash, stream))?;
+        let age = self.now().wrapping_sub(packed.packed_at);
+        Some((packed.unpack(folder)?, usize::from(age) < SOON))
     }
 
     fn remove(&mut self, stream: &str) {
@@ -221,8 +287,10 @@ struct PackedStream {
     bytes: Box<[u8]>,
     /// Of its name, so that the table can grow without looking at each stream.
     hash: u32,
-    /// Whether it was packed again since it was last looked at for something to forget.
-    again: bool,
+    /// When it was packed, in steps of a part of the packings within which it comes back soon.
+    packed_at: u16,
+    /// Whether it was packed since it was last looked at for something to forget.
+    is_new: bool,
 }
 
 impl PackedStream {
@@ -253,7 +321,7 @@ impl PackedStream {
 fn pack(name: &str, entry: &Entry, into: &mut Vec<u8>) {
     into.clear();
     into.push(0);
-    into.push(u8::try_from(name.len()).expect("names of streams are short"));
+    into.push(u8::try_from(name.len()).expect("a name of a stream has 128 bytes at most"));
     into.extend_from_slice(name.as_bytes());
     into.extend_from_slice(&entry.id.to_le_bytes());
     into.extend_from_slice(&entry.version.to_le_bytes());
@@ -325,14 +393,14 @@ mod tests {
             streams.add(name(number), entry(number));
             streams.trim(|_| false);
         }
-        assert_eq!(streams.unpacked.len(), 2);
-        assert_eq!(streams.packed.table.len(), 8);
+        assert!(streams.unpacked.len() <= 2);
+        assert!(streams.packed.table.len() >= 8);
         for at in 0..10 {
-            assert!(streams.take_up(&name(at), Some(&Number)));
+            assert!(streams.unpack(&name(at), Some(&Number)));
             let entry = streams.peek(&name(at)).unwrap();
             assert_eq!((entry.id, entry.version, number(entry)), (at as i64, at + 1, at));
         }
-        assert!(!streams.take_up(&name(10), Some(&Number)));
+        assert!(!streams.unpack(&name(10), Some(&Number)));
     }
 
     #[test]
@@ -340,10 +408,10 @@ mod tests {
         let mut streams = streams(0, 1 << 20);
         streams.add(name(1), Entry { id: 1, version: 3, state: None });
         streams.trim(|_| false);
-        assert!(streams.take_up(&name(1), None));
+        assert!(streams.unpack(&name(1), None));
         assert_eq!(streams.peek(&name(1)).unwrap().version, 3);
         streams.trim(|_| false);
-        assert!(!streams.take_up(&name(1), Some(&Number)));
+        assert!(!streams.unpack(&name(1), Some(&Number)));
     }
 
     #[test]
@@ -354,10 +422,10 @@ mod tests {
         }
         streams.trim(|_| false);
         streams.forget(&name(0));
-        assert!(!streams.take_up(&name(0), Some(&Number)));
+        assert!(!streams.unpack(&name(0), Some(&Number)));
         streams.add(name(1), entry(7));
         streams.forget(&name(1));
-        assert!(!streams.take_up(&name(1), Some(&Number)));
+        assert!(!streams.unpack(&name(1), Some(&Number)));
     }
 
     #[test]
@@ -377,31 +445,75 @@ mod tests {
         for number in 0..1000 {
             streams.add(name(number), entry(number));
             streams.trim(|_| false);
-            assert!(streams.take_up(&name(0), Some(&Number)), "lost at {number}");
+            assert!(streams.unpack(&name(0), Some(&Number)), "lost at {number}");
             streams.trim(|_| false);
             let packed = streams.packed.table.iter();
             let bytes: usize = packed.map(|one| one.bytes.len() + PACKED_OVERHEAD).sum();
             assert_eq!(streams.packed.bytes, bytes);
             assert!(bytes <= 4096, "{bytes}");
         }
-        assert!(!streams.take_up(&name(1), Some(&Number)));
+        assert!(!streams.unpack(&name(1), Some(&Number)));
+    }
+
+    /// Uses a counter, as a command does.
+    fn use_one(streams: &mut Streams, number: u64) {
+        if !streams.unpack(&name(number), Some(&Number)) {
+            streams.add(name(number), entry(number));
+        }
+        streams.used(&name(number));
+        streams.trim(|_| false);
+        assert!(streams.unpacked.len() <= 100);
+        assert_eq!(streams.unpacked.len(), streams.young.len() + streams.old.len());
+    }
+
+    fn unpacked(streams: &Streams, mut numbers: impl Iterator<Item = u64>) -> bool {
+        numbers.all(|number| streams.peek(&name(number)).is_some())
     }
 
     #[test]
     fn many_streams_that_are_used_once_do_not_drive_out_those_in_use() {
         let mut streams = streams(100, 1 << 20);
-        let mut unpacked_again = 0;
-        for number in 0..10_000 {
-            let in_use = name(number % 50);
-            unpacked_again += usize::from(number >= 1000 && streams.peek(&in_use).is_none());
-            if !streams.take_up(&in_use, Some(&Number)) {
-                streams.add(in_use, entry(number % 50));
-            }
-            streams.add(name(100_000 + number), entry(number));
-            streams.trim(|_| false);
-            assert!(streams.unpacked.len() <= 100);
+        for number in (0..50).cycle().take(150) {
+            use_one(&mut streams, number);
         }
-        assert_eq!(unpacked_again, 0);
+        // Three hundred streams between two uses of one: more than there is room for.
+        for at in 0..5_000 {
+            if at % 6 == 0 {
+                use_one(&mut streams, at / 6 % 50);
+            }
+            use_one(&mut streams, 1_000 + at);
+        }
+        assert!(unpacked(&streams, 0..50));
+    }
+
+    #[test]
+    fn what_comes_into_use_takes_the_place_of_what_is_no_longer() {
+        let mut streams = streams(100, 1 << 20);
+        for number in (0..90).cycle().take(900).chain((200..250).cycle().take(500)) {
+            use_one(&mut streams, number);
+        }
+        assert!(unpacked(&streams, 200..250));
+    }
+
+    #[test]
+    fn a_stream_that_is_forgotten_and_comes_again_has_one_place() {
+        let mut streams = streams(100, 1 << 20);
+        for round in 0..10 {
+            use_one(&mut streams, 1);
+            assert_eq!(number(streams.peek(&name(1)).unwrap()), 1, "{round}");
+            streams.forget(&name(1));
+            assert!(streams.peek(&name(1)).is_none());
+        }
+        assert_eq!((streams.young.len(), streams.old.len()), (1, 0));
+    }
+
+    #[test]
+    fn what_has_no_room_at_all_is_not_packed() {
+        let mut streams = streams(0, 60);
+        streams.add(name(1), entry(1));
+        streams.trim(|_| false);
+        assert!(!streams.unpack(&name(1), Some(&Number)));
+        assert_eq!((streams.packed.bytes, streams.unpacked.len()), (0, 0));
     }
 
     #[test]
@@ -432,7 +544,7 @@ mod tests {
         streams.add(name(1), Entry { id: 1, version: 0, state });
         for length in 0..100 {
             streams.trim(|_| false);
-            assert!(streams.take_up(&name(1), Some(&Bytes)));
+            assert!(streams.unpack(&name(1), Some(&Bytes)));
             let entry = streams.peek_mut(&name(1)).unwrap();
             assert_eq!(entry.version, length);
             entry.version += 1;
