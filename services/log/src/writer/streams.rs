@@ -539,7 +539,7 @@ mod tests {
         }
 
         let mut streams = streams(0, 1 << 20);
-        let state: State = Box::new(Vec::<u8>::new());
+        let state: State = Box::<Vec<u8>>::default();
         let state = Some(Folded { state, folder: &Bytes });
         streams.add(name(1), Entry { id: 1, version: 0, state });
         for length in 0..100 {
