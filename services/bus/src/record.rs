@@ -148,6 +148,26 @@ mod tests {
     }
 
     #[test]
+    fn an_id_or_a_type_that_is_no_text_is_none() {
+        let record = RecordedEvent {
+            aggregate_type: "account".to_owned(),
+            aggregate_id: "7".to_owned(),
+            version: 1,
+            position: 9,
+            ..Default::default()
+        };
+        for tag in [1_u8, 6] {
+            let mut bytes = record.encode_to_vec();
+            bytes.extend([tag << 3 | 2, 1, 0xff]);
+            let Content::Event(event) = Content::of(&bytes.into()) else {
+                panic!("it is an event")
+            };
+            let missing = (event.event_id().is_none(), event.type_name().is_none());
+            assert_eq!(missing, (tag == 1, tag == 6));
+        }
+    }
+
+    #[test]
     fn a_watermark_is_a_position_and_nothing_else() {
         for position in [1, 127, 128, u64::MAX] {
             assert_eq!(watermark_position(&watermark(position)), Some(position));

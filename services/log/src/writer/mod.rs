@@ -544,6 +544,7 @@ impl Writer {
             }
             return;
         }
+        // Nothing is packed either: what was just loaded is for jobs that are ready.
         if self.open.is_full() {
             return;
         }

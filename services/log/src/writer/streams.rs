@@ -6,6 +6,7 @@
 //! that are used often.
 
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::hash::BuildHasher;
 
 use daybook_kernel::StreamName;
@@ -126,13 +127,14 @@ impl Streams {
     }
 
     fn insert(&mut self, stream: StreamName, entry: Entry, is_old: bool) {
-        if let Some(forgotten) = self.unpacked.get_mut(&stream) {
-            forgotten.entry = Some(entry);
-            return;
+        match self.unpacked.entry(stream) {
+            Occupied(mut forgotten) => forgotten.get_mut().entry = Some(entry),
+            Vacant(place) => {
+                let queue = if is_old { &mut self.old } else { &mut self.young };
+                queue.push_back(place.key().clone());
+                place.insert(Unpacked { entry: Some(entry), uses: 0 });
+            }
         }
-        let queue = if is_old { &mut self.old } else { &mut self.young };
-        queue.push_back(stream.clone());
-        self.unpacked.insert(stream, Unpacked { entry: Some(entry), uses: 0 });
     }
 
     /// Forgets a stream.
@@ -192,8 +194,9 @@ struct Packed {
     most_bytes: usize,
     /// The place in the table that is looked at next for something to forget.
     hand: usize,
-    /// How many times a stream was packed, in steps.
+    /// How many times a stream was packed.
     packings: usize,
+    /// How many packings make a step of the time that packed streams have noted.
     step: usize,
     /// Where a stream is packed, before it is known whether it fits its place.
     packing: Vec<u8>,
@@ -214,7 +217,8 @@ impl Packed {
         }
     }
 
-    /// The time for [`PackedStream::packed_at`].
+    /// The time, in steps of packings. It comes round after 65,536 of them; a stream that was packed
+    /// that long ago may then seem to have come back soon, which costs it nothing but a place.
     fn now(&self) -> u16 {
         (self.packings / self.step.max(1)) as u16
     }
@@ -233,7 +237,7 @@ impl Packed {
         match table.entry(long(hash), |other| other.is(hash, stream), |other| long(other.hash)) {
             Place::Occupied(place) => {
                 let packed = place.into_mut();
-                packed.is_new = true;
+                packed.referenced = true;
                 packed.packed_at = packed_at;
                 if packed.bytes.len() == room {
                     packed.bytes.copy_from_slice(packing);
@@ -245,7 +249,7 @@ impl Packed {
             Place::Vacant(place) => {
                 self.bytes += room + PACKED_OVERHEAD;
                 let bytes = packing.as_slice().into();
-                place.insert(PackedStream { bytes, hash, packed_at, is_new: true });
+                place.insert(PackedStream { bytes, hash, packed_at, referenced: true });
             }
         }
         for _ in 0..LOOKED_AT {
@@ -255,15 +259,15 @@ impl Packed {
             let place = self.hand;
             self.hand = (place + 1) % self.table.num_buckets();
             if let Ok(mut found) = self.table.get_bucket_entry(place)
-                && !std::mem::take(&mut found.get_mut().is_new)
+                && !std::mem::take(&mut found.get_mut().referenced)
             {
                 self.bytes -= found.remove().0.bytes.len() + PACKED_OVERHEAD;
             }
         }
     }
 
-    /// A packed stream, unpacked, and whether no more streams have been packed since it was than may be
-    /// unpacked. `None` when it is not here or its state is not understood.
+    /// A packed stream, unpacked, and whether about as many streams have been packed since it was as may
+    /// be unpacked, or fewer. `None` when it is not here or its state is not understood.
     fn get(&self, stream: &str, folder: Option<&'static dyn Folder>) -> Option<(Entry, bool)> {
         let hash = short_hash(&self.hasher, stream);
         let packed = self.table.find(long(hash), |packed| packed.is(hash, stream))?;
@@ -287,10 +291,10 @@ struct PackedStream {
     bytes: Box<[u8]>,
     /// Of its name, so that the table can grow without looking at each stream.
     hash: u32,
-    /// When it was packed, in steps of a part of the packings within which it comes back soon.
+    /// When it was packed ([`Packed::now`]).
     packed_at: u16,
-    /// Whether it was packed since it was last looked at for something to forget.
-    is_new: bool,
+    /// The reference bit of CLOCK: whether it was packed since the hand last came by.
+    referenced: bool,
 }
 
 impl PackedStream {
