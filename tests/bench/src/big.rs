@@ -1,5 +1,6 @@
 //! Much in the store: what it costs to write, to keep, to hold and to start, as it grows.
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
 
@@ -7,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use daybook_testing::Ports;
 
 use crate::bank::{Deposits, deposit_in, open_from};
+use crate::durable::MediumKind;
 use crate::load::{self, Window};
 use crate::machine::{self, Processor};
 use crate::projections::head;
@@ -28,36 +30,62 @@ const CEILING: u64 = 200_000;
 pub const RATE: &str = "commands/s";
 pub const COST: &str = "µs of the server for a command";
 
+/// The server that makes each command durable in SQLite and counts the commands of each account in
+/// memory: what anybody needs who looks at an account with each.
+const AT_LEAST: &str = "SQLite and a map of accounts alone, 1 stream";
+
+/// What commands cost as a store grows, by its number of events.
+#[derive(Default)]
+struct Growth {
+    rates: Vec<(f64, f64)>,
+    costs: Vec<(f64, f64)>,
+}
+
+impl Growth {
+    /// Adds so many events to a store, one by one, of servers with these ids, and says what it took.
+    async fn step(&mut self, url: &str, ids: &[u32], events: Range<u64>) -> Result<String> {
+        let [before, accounts] = [events.start, events.end].map(|at| at / EVENTS_PER_ACCOUNT);
+        let [opened, all] = [accounts - before, events.end - events.start];
+        let (began, used) = (Instant::now(), Processor::read(ids)?);
+        open_from(url, before, opened).await?;
+        deposit_in(url, &Spread::Evenly(accounts), all - opened).await?;
+        let rate = all as f64 / began.elapsed().as_secs_f64();
+        let cost = Processor::read(ids)?.since(&used).servers * 1e6 / all as f64;
+        self.rates.push((events.end as f64, rate));
+        self.costs.push((events.end as f64, cost));
+        Ok(format!("{rate:.0}/s, {cost:.1} {COST}"))
+    }
+}
+
 impl Bench {
     /// Fills a store, and looks at it on the way and at the end.
     pub async fn big(&mut self) -> Result<()> {
         let (data, ports) = (self.programs.fresh()?, Ports::free());
         let url = ports.command_url();
         let process = self.programs.start("command", data.path(), ports, &[]).daybook;
-        let (mut rates, mut costs, mut ceilings) = (Vec::new(), Vec::new(), Vec::new());
+        let least = self.durable(MediumKind::Accounts)?;
+        let (mut own, mut at_least) = (Growth::default(), Growth::default());
+        let mut ceilings = Vec::new();
         let (mut events, mut next) = (0, FIRST);
         while events < self.big_events {
             let end = next.min(self.big_events);
-            let before = events / EVENTS_PER_ACCOUNT;
-            let accounts = end / EVENTS_PER_ACCOUNT;
-            let (began, used) = (Instant::now(), Processor::read(&[process.id()])?);
-            open_from(&url, before, accounts - before).await?;
-            deposit_in(&url, &Spread::Evenly(accounts), end - events - (accounts - before)).await?;
-            let rate = (end - events) as f64 / began.elapsed().as_secs_f64();
-            let used = Processor::read(&[process.id()])?.since(&used).servers;
-            let cost = used * 1e6 / (end - events) as f64;
-            eprintln!("{end} events: {rate:.0}/s, {cost:.1} {COST}");
-            rates.push((end as f64, rate));
-            costs.push((end as f64, cost));
+            let name = format!("{end} events");
+            let figures = own.step(&url, &[process.id()], events..end).await?;
+            eprintln!("{name}: {figures}");
+            let figures = at_least.step(least.url(), &least.ids(), events..end).await?;
+            eprintln!("{name}, {AT_LEAST}: {figures}");
             let began = Instant::now();
             let commands = CEILING.min(end);
             deposit_in(&self.noop.url, &EVENLY, commands).await?;
             ceilings.push((end as f64, commands as f64 / began.elapsed().as_secs_f64()));
             (events, next) = (end, next * 2);
         }
-        self.series("ExecuteStream, 1 stream", RATE, rates);
+        drop(least);
         self.series("no-op stream", RATE, ceilings);
-        self.series("ExecuteStream, 1 stream", COST, costs);
+        for (name, growth) in [(AT_LEAST, at_least), ("ExecuteStream, 1 stream", own)] {
+            self.series(name, RATE, growth.rates);
+            self.series(name, COST, growth.costs);
+        }
         let all = Spread::Evenly(events / EVENTS_PER_ACCOUNT);
         let size = format!("{events} events, {} accounts", events / EVENTS_PER_ACCOUNT);
 

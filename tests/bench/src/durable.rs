@@ -6,6 +6,7 @@
 //! and the no-op server is what durability costs; what is between it and daybook is what daybook
 //! adds. It runs as a process of its own (`daybook-bench durable-server DIR MEDIUM [BROKERS TOPIC]`).
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
@@ -22,6 +23,7 @@ use daybook_contract::daybook::v1::{
     CommandReceipt, ExecuteRequest, ExecuteStreamRequest, ExecuteStreamResponse,
 };
 use futures::{Stream, StreamExt};
+use prost::Message;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming};
@@ -44,6 +46,8 @@ pub enum MediumKind {
     File,
     /// A row each in SQLite, with a WAL and synchronous=FULL.
     Sqlite,
+    /// The same, and in memory how many commands each account had.
+    Accounts,
 }
 
 /// Serves the ceiling with data in a directory; what is durable also goes to Kafka if there is a
@@ -84,9 +88,21 @@ struct Waiting {
     durable: oneshot::Sender<()>,
 }
 
+/// A command of an account, whichever it is.
+#[derive(Message)]
+struct OfAccount {
+    #[prost(string, tag = "2")]
+    account_id: String,
+}
+
 enum Medium {
-    File { file: File, at: u64 },
+    File {
+        file: File,
+        at: u64,
+    },
     Sqlite(Connection),
+    /// With the number of commands by account.
+    Accounts(Connection, HashMap<String, u64>),
 }
 
 impl Medium {
@@ -104,7 +120,10 @@ impl Medium {
              PRAGMA wal_autocheckpoint = 4000;
              CREATE TABLE events (position INTEGER PRIMARY KEY, content BLOB NOT NULL);",
         )?;
-        Ok(Self::Sqlite(connection))
+        Ok(match kind {
+            MediumKind::Accounts => Self::Accounts(connection, HashMap::default()),
+            MediumKind::File | MediumKind::Sqlite => Self::Sqlite(connection),
+        })
     }
 
     /// Makes a group durable: it is when this returns.
@@ -121,21 +140,32 @@ impl Medium {
                 file.sync_data()?;
                 *at += bytes.len() as u64;
             }
-            Self::Sqlite(connection) => {
-                connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-                let contents: Vec<_> = group.iter().map(|waiting| &waiting.content).collect();
-                let (several, rest) = contents.as_chunks::<8>();
-                let insert = "INSERT INTO events (content) VALUES";
-                let eight = format!("{insert} (?), (?), (?), (?), (?), (?), (?), (?)");
-                let mut eight = connection.prepare_cached(&eight)?;
-                several.iter().try_for_each(|eight_of| eight.execute(*eight_of).map(drop))?;
-                let mut one = connection.prepare_cached(&format!("{insert} (?)"))?;
-                rest.iter().try_for_each(|content| one.execute([content]).map(drop))?;
-                connection.prepare_cached("COMMIT")?.execute([])?;
+            Self::Sqlite(connection) => insert(connection, group)?,
+            Self::Accounts(connection, accounts) => {
+                for Waiting { content, .. } in group {
+                    let OfAccount { account_id } = OfAccount::decode(content.as_slice())?;
+                    *accounts.entry(account_id).or_default() += 1;
+                }
+                insert(connection, group)?;
             }
         }
         Ok(())
     }
+}
+
+/// Commits a row for each.
+fn insert(connection: &Connection, group: &[Waiting]) -> Result<()> {
+    connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+    let contents: Vec<_> = group.iter().map(|waiting| &waiting.content).collect();
+    let (several, rest) = contents.as_chunks::<8>();
+    let insert = "INSERT INTO events (content) VALUES";
+    let eight = format!("{insert} (?), (?), (?), (?), (?), (?), (?), (?)");
+    let mut eight = connection.prepare_cached(&eight)?;
+    several.iter().try_for_each(|eight_of| eight.execute(*eight_of).map(drop))?;
+    let mut one = connection.prepare_cached(&format!("{insert} (?)"))?;
+    rest.iter().try_for_each(|content| one.execute([content]).map(drop))?;
+    connection.prepare_cached("COMMIT")?.execute([])?;
+    Ok(())
 }
 
 #[derive(Clone)]
