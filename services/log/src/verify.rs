@@ -15,6 +15,9 @@ use crate::{Claim, ClaimChange, Error};
 /// The rows that are checked at a time.
 const PAGE: usize = 1000;
 
+/// The positions for which the index is looked through at a time: 16 bytes each.
+const PLACES: u64 = 4 * 1024 * 1024;
+
 /// The problems that are listed; further ones are only counted.
 pub const MAX_LISTED: usize = 100;
 
@@ -70,6 +73,7 @@ async fn check(
         findings.add(0, "", text);
     }
     let mut after = 0;
+    let mut places = Places { indexed: index.indexed, first: 1, found: Vec::new() };
     let mut versions: HashMap<String, u64> = HashMap::new();
     let mut last_time = (0, 0);
     loop {
@@ -81,7 +85,7 @@ async fn check(
                 findings.add(row.position, &row.stream, text);
             }
             after = row.position;
-            check_index(&row, index.indexed, &mut findings);
+            places.check(reader, &row, &mut findings).await?;
             let event = check_row(&row, &mut versions, &mut last_time, &mut findings);
             if let Some(event) = event {
                 check_request(&row, &event, index.requests_indexed, &mut findings);
@@ -136,15 +140,44 @@ fn check_row(
     Some(event)
 }
 
-/// Up to `indexed`, and wherever the index has something, it must be this row.
-fn check_index(row: &RawRow, indexed: u64, findings: &mut Findings) {
-    let text = match row.indexed_at {
-        Some(at) if at == row.position => return,
-        Some(other) => format!("the index says that it is at position {other}"),
-        None if row.position > indexed => return,
-        None => "it is missing in the index of its stream".to_owned(),
-    };
-    findings.add(row.position, &row.stream, text);
+/// What the index of the streams has for some positions.
+struct Places {
+    /// Up to here it must have every event. What is beyond is in memory.
+    indexed: u64,
+    /// The position of the first that was found.
+    first: u64,
+    found: Vec<(i64, u64)>,
+}
+
+impl Places {
+    /// The index must have this row where it is. That its entries are as many as there are events, and
+    /// in order, is known by then ([`SqliteReader::raw_index`]); so when it has every row, it is
+    /// complete and right.
+    async fn check(
+        &mut self,
+        reader: &SqliteReader,
+        row: &RawRow,
+        findings: &mut Findings,
+    ) -> Result<(), Error> {
+        if row.position > self.indexed {
+            return Ok(());
+        }
+        let mut at = row.position.saturating_sub(self.first);
+        if at >= self.found.len() as u64 {
+            let last = self.indexed.min(row.position.saturating_add(PLACES - 1));
+            self.found = reader.raw_places(row.position..=last).await?;
+            (self.first, at) = (row.position, 0);
+        }
+        let text = match self.found.get(at as usize) {
+            Some(place) if *place == (row.stream_id, row.version) => return Ok(()),
+            None | Some((0, 0)) => "it is missing in the index of its stream".to_owned(),
+            Some((stream_id, version)) => {
+                format!("the index says that it is version {version} of stream {stream_id}")
+            }
+        };
+        findings.add(row.position, &row.stream, text);
+        Ok(())
+    }
 }
 
 /// The request beside the record must be that of the record, and in the table of requests.

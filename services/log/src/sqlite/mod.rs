@@ -8,9 +8,13 @@
 //! group is in it.
 
 mod checkpoint;
+mod chunk;
+mod convert;
+mod disk_runs;
 mod heads;
 mod index;
 mod insert;
+mod merge;
 mod raw;
 mod reader;
 mod runs;
@@ -94,6 +98,7 @@ pub async fn open(options: Options) -> Result<Sqlite, Error> {
     std::fs::create_dir_all(&options.directory).map_err(|error| failed(error.to_string()))?;
     let lock = lock(&options.directory)?;
     let info = prepare(&options).await.map_err(|error| failed(error.to_string()))?;
+    convert_index(&options.directory).await.map_err(failed)?;
     let pool = SqlitePoolOptions::new()
         .min_connections(1)
         .max_connections(READERS)
@@ -125,7 +130,9 @@ pub async fn open_reader(directory: &Path) -> Result<SqliteReader, Error> {
         .map_err(|error| failed(error.to_string()))?;
     let format = format(&pool).await.map_err(|error| failed(error.to_string()))?;
     let ours = MIGRATIONS.iter().map(|migration| migration.version).max();
-    if format < ours {
+    let converted = sqlx::query_scalar(convert::HAS_TREE).fetch_one(&pool).await;
+    let has_tree: bool = converted.map_err(|error| failed(error.to_string()))?;
+    if format < ours || format == ours && has_tree {
         return Err(failed(
             "it was written by an earlier version of Daybook: start this version on it once, which \
              brings it up to date"
@@ -217,6 +224,14 @@ async fn store_info(connection: &mut SqliteConnection) -> Result<StoreInfo, sqlx
         last_stream_id: row.get("last_stream_id"),
         published: unsigned(row.get("published")),
     })
+}
+
+/// Brings the index of the streams of an earlier format up to date.
+async fn convert_index(directory: &Path) -> Result<(), String> {
+    let directory = directory.to_owned();
+    let converted = tokio::task::spawn_blocking(move || convert::convert(&directory));
+    let converted = converted.await.map_err(|error| error.to_string())?;
+    converted.map_err(|error| error.to_string())
 }
 
 /// What the tables of the indexes do not hold yet, from the end of the log.

@@ -1,9 +1,12 @@
 //! The rows as they are, for a check of all of them.
 
+use std::ops::RangeInclusive;
+
 use bytes::Bytes;
 use sqlx::Row;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::sqlite::SqliteRow;
 
+use super::disk_runs;
 use super::reader::{SqliteReader, read_error};
 use super::{signed, unsigned};
 use crate::Error;
@@ -24,6 +27,8 @@ pub struct RawClaim {
 pub struct RawRow {
     /// The position, from the column.
     pub position: u64,
+    /// The number of the stream, from the column.
+    pub stream_id: i64,
     /// The version, from the column.
     pub version: u64,
     /// The stored hash.
@@ -32,8 +37,6 @@ pub struct RawRow {
     pub record: Bytes,
     /// The name of the stream, from the table of streams.
     pub stream: String,
-    /// Where the index says that it is.
-    pub indexed_at: Option<u64>,
     /// The id and the fingerprint of the request whose last event this is.
     pub request: Option<Vec<u8>>,
     /// The fingerprint and the position that the table of requests has for this id.
@@ -76,9 +79,7 @@ impl SqliteReader {
     pub async fn raw_events(&self, after: u64, limit: usize) -> Result<Vec<RawRow>, Error> {
         sqlx::query(
             "SELECT e.position, e.version, e.leaf_hash, e.record, coalesce(s.name, '') AS name,
-                    (SELECT i.position FROM stream_events i
-                     WHERE i.stream_id = e.stream_id AND i.version = e.version),
-                    e.request, r.fingerprint, coalesce(r.position, 0)
+                    e.stream_id, e.request, r.fingerprint, coalesce(r.position, 0)
              FROM events e
              LEFT JOIN streams s ON s.id = e.stream_id
              LEFT JOIN requests r ON r.request_id = substr(e.request, 1, 16)
@@ -92,7 +93,7 @@ impl SqliteReader {
             leaf_hash: row.get(2),
             record: row.get::<Vec<u8>, _>(3).into(),
             stream: row.get(4),
-            indexed_at: row.get::<Option<i64>, _>(5).map(unsigned),
+            stream_id: row.get(5),
             request: row.get(6),
             answered: row
                 .get::<Option<Vec<u8>>, _>(7)
@@ -105,31 +106,29 @@ impl SqliteReader {
 
     /// How far the indexes follow the log, and whether they have just what they must up to there.
     pub async fn raw_index(&self) -> Result<RawIndex, Error> {
+        // Of one moment: a writer may replace runs meanwhile.
+        let (indexed, mut problems) = self
+            .scans
+            .run(|connection| {
+                let moment = connection.unchecked_transaction().map_err(scan_error)?;
+                let indexed = moment.query_row("SELECT indexed FROM store", [], |row| row.get(0));
+                let indexed = unsigned(indexed.map_err(scan_error)?);
+                let problems = disk_runs::problems(&moment, indexed).map_err(scan_error)?;
+                moment.commit().map_err(scan_error)?;
+                Ok((indexed, problems))
+            })
+            .await?;
         let mut moment = self.pool.begin().await.map_err(read_error)?;
-        let (indexed, requests_indexed, newest): (i64, i64, Vec<u8>) =
-            sqlx::query_as("SELECT indexed, requests_indexed, newest_request FROM store")
+        let (requests_indexed, newest): (i64, Vec<u8>) =
+            sqlx::query_as("SELECT requests_indexed, newest_request FROM store")
                 .fetch_one(&mut *moment)
                 .await
                 .map_err(read_error)?;
-        let mut problems = Vec::new();
+        let requests_indexed = unsigned(requests_indexed);
         if requests_indexed < indexed {
             problems.push(format!(
                 "store.requests_indexed, {requests_indexed}, is less than store.indexed, {indexed}"
             ));
-        }
-        let sql = "SELECT count(*) FROM stream_events WHERE position <= ?";
-        let entries = count(&mut moment, sql, indexed).await?;
-        if entries != unsigned(indexed) {
-            problems.push(format!("the index of {indexed} events has {entries} entries"));
-        }
-        // What is being merged has its first entries in the table already.
-        let sql = "SELECT count(*) FROM stream_events i LEFT JOIN events e
-                   ON e.position = i.position AND e.stream_id = i.stream_id
-                      AND e.version = i.version
-                   WHERE i.position > ? AND e.position IS NULL";
-        let strays = count(&mut moment, sql, indexed).await?;
-        if strays > 0 {
-            problems.push(format!("the index has {strays} entries of events that are not there"));
         }
         let greatest: Option<Vec<u8>> = sqlx::query_scalar(
             "SELECT max(request_id) FROM requests WHERE substr(hex(request_id), 13, 1) = '7'",
@@ -142,8 +141,23 @@ impl SqliteReader {
                         taken for new";
             problems.push(text.to_owned());
         }
-        let [indexed, requests_indexed] = [indexed, requests_indexed].map(unsigned);
         Ok(RawIndex { indexed, requests_indexed, problems })
+    }
+
+    /// The number of the stream and the version that the index has for each of these positions, which must
+    /// be indexed; zeros for what it has not. It reads all entries of their runs.
+    pub async fn raw_places(
+        &self,
+        positions: RangeInclusive<u64>,
+    ) -> Result<Vec<(i64, u64)>, Error> {
+        self.scans
+            .run(move |connection| {
+                let moment = connection.unchecked_transaction().map_err(scan_error)?;
+                let places = disk_runs::by_position(&moment, positions).map_err(scan_error)?;
+                moment.commit().map_err(scan_error)?;
+                Ok(places)
+            })
+            .await
     }
 
     /// The rows of the table of requests after an id that name an event, unless the event names
@@ -186,12 +200,6 @@ impl SqliteReader {
     }
 }
 
-async fn count(
-    connection: &mut SqliteConnection,
-    sql: &'static str,
-    indexed: i64,
-) -> Result<u64, Error> {
-    let counted: i64 =
-        sqlx::query_scalar(sql).bind(indexed).fetch_one(connection).await.map_err(read_error)?;
-    Ok(unsigned(counted))
+fn scan_error(error: rusqlite::Error) -> Error {
+    Error::Read { problem: error.to_string() }
 }

@@ -5,8 +5,6 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use rusqlite::params;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
@@ -24,13 +22,11 @@ use crate::{Error, Record};
 /// The claims that one statement asks for.
 const MAX_CLAIMS: usize = 256;
 
-type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
-
 /// The reading half.
 #[derive(Clone)]
 pub struct SqliteReader {
     pub(super) pool: SqlitePool,
-    scans: Scans,
+    pub(super) scans: Scans,
     index: Index,
     /// Of the checkpoints, which close it no sooner than the connections are closed here.
     _file: Option<Arc<File>>,
@@ -44,57 +40,6 @@ impl SqliteReader {
         file: Option<Arc<File>>,
     ) -> Self {
         Self { pool, scans: Scans::new(directory), index, _file: file }
-    }
-
-    /// The number of a stream.
-    async fn stream_id(&self, stream: &str) -> Result<Option<i64>, Error> {
-        sqlx::query_scalar("SELECT id FROM streams WHERE name = ?")
-            .bind(stream)
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(read_error)
-    }
-
-    /// Events of a stream between two versions, inclusive, by the table that knows where they are.
-    async fn indexed(
-        &self,
-        stream_id: i64,
-        (from, to): (u64, u64),
-        direction: Direction,
-        limit: usize,
-    ) -> Result<Vec<Record>, Error> {
-        if from > to || limit == 0 {
-            return Ok(Vec::new());
-        }
-        let sql = match direction {
-            Direction::Forward => {
-                "SELECT e.position, e.record, e.leaf_hash
-                 FROM stream_events i JOIN events e ON e.position = i.position
-                 WHERE i.stream_id = ? AND i.version BETWEEN ? AND ?
-                 ORDER BY i.version LIMIT ?"
-            }
-            Direction::Backward => {
-                "SELECT e.position, e.record, e.leaf_hash
-                 FROM stream_events i JOIN events e ON e.position = i.position
-                 WHERE i.stream_id = ? AND i.version BETWEEN ? AND ?
-                 ORDER BY i.version DESC LIMIT ?"
-            }
-        };
-        let query = sqlx::query(sql).bind(stream_id).bind(signed(from)).bind(signed(to));
-        collect(query.bind(limit as i64), &self.pool).await
-    }
-
-    /// The events at these positions, in this order.
-    async fn at(&self, positions: Vec<u64>) -> Result<Vec<Record>, Error> {
-        if positions.is_empty() {
-            return Ok(Vec::new());
-        }
-        let listed: Vec<String> = positions.iter().map(u64::to_string).collect();
-        let sql = "SELECT e.position, e.record, e.leaf_hash
-                   FROM json_each(?) AS wanted JOIN events e ON e.position = wanted.value
-                   ORDER BY wanted.key";
-        let query = sqlx::query(sql).bind(format!("[{}]", listed.join(",")));
-        collect(query, &self.pool).await
     }
 
     /// Closes the connections.
@@ -133,30 +78,10 @@ impl StorageReader for SqliteReader {
         direction: Direction,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<Record>, Error>> {
-        Box::pin(async move {
-            let Some(id) = self.stream_id(stream).await? else { return Ok(Vec::new()) };
-            // Memory first: what leaves it meanwhile is in the table by then.
-            let recent = self.index.places(id);
-            let indexed = recent.first().map_or(u64::MAX, |place| place.version - 1);
-            let mut records;
-            match direction {
-                Direction::Forward => {
-                    records = self.indexed(id, (from, indexed), direction, limit).await?;
-                    let rest = recent.iter().filter(|place| place.version >= from);
-                    let rest = rest.take(limit - records.len()).map(|place| place.position);
-                    records.extend(self.at(rest.collect()).await?);
-                }
-                Direction::Backward => {
-                    let last = recent.iter().rev().filter(|place| place.version <= from);
-                    let last = last.take(limit).map(|place| place.position);
-                    records = self.at(last.collect()).await?;
-                    let rest = limit - records.len();
-                    let versions = (0, from.min(indexed));
-                    records.extend(self.indexed(id, versions, direction, rest).await?);
-                }
-            }
-            Ok(records)
-        })
+        let (index, stream) = (self.index.clone(), stream.to_owned());
+        Box::pin(self.scans.run(move |connection| {
+            scan::stream(connection, &index, &stream, from, direction, limit)
+        }))
     }
 
     fn load_streams(
@@ -239,17 +164,6 @@ impl StorageReader for SqliteReader {
             Ok(unsigned(published))
         })
     }
-}
-
-async fn collect(query: Query<'_>, pool: &SqlitePool) -> Result<Vec<Record>, Error> {
-    let mut rows = query.fetch(pool);
-    let mut records = Vec::new();
-    while let Some(row) = rows.try_next().await.map_err(read_error)? {
-        let bytes = Bytes::from(row.get::<Vec<u8>, _>(1));
-        let leaf: &[u8] = row.get(2);
-        records.push(Record::checked(unsigned(row.get(0)), bytes, leaf)?);
-    }
-    Ok(records)
 }
 
 fn request_row(row: SqliteRow) -> Result<RequestRow, Error> {

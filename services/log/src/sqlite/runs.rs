@@ -1,8 +1,9 @@
-//! Where events are, by stream, in sorted runs: each entry is moved a few times, at the end of long
-//! pieces of memory, instead of to a place in a tree (a log-structured merge, O'Neil and others 1996).
+//! Where events are, by stream, in sorted runs in memory: each entry is moved a few times, at the end of
+//! long pieces of memory, instead of to a place in a tree (a log-structured merge, O'Neil and others
+//! 1996). From here they go to the runs on the disk (`disk_runs.rs`).
 
-/// Where an event is: its order is that of the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// Where an event is. Their order is that of the streams, then of the versions.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub stream_id: i64,
     pub version: u64,

@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Params, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Params, Row};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
+use super::disk_runs::{self, DiskRuns};
 use super::index::Index;
 use super::runs::Place;
 use super::{BUSY_TIMEOUT, FILE_NAME, READERS, signed, unsigned};
-use crate::storage::StoredStream;
+use crate::storage::{Direction, StoredStream};
 use crate::{Error, Record};
 
 /// Read-only connections, each on a thread for as long as one read.
@@ -90,11 +91,36 @@ pub(super) fn events(
     let mut rows = statement.query(params).map_err(failed)?;
     let mut records = Vec::new();
     while let Some(row) = rows.next().map_err(failed)? {
-        let bytes = row.get_ref(1).map_err(failed)?.as_blob().map_err(failed)?;
-        let leaf_hash = row.get_ref(2).map_err(failed)?.as_blob().map_err(failed)?;
-        let position = unsigned(row.get(0).map_err(failed)?);
-        records.push(Record::checked(position, Bytes::copy_from_slice(bytes), leaf_hash)?);
+        records.push(record(row)?);
     }
+    Ok(records)
+}
+
+/// The record in a row that begins with `position`, `record` and `leaf_hash`.
+fn record(row: &Row<'_>) -> Result<Record, Error> {
+    let bytes = row.get_ref(1).map_err(failed)?.as_blob().map_err(failed)?;
+    let leaf_hash = row.get_ref(2).map_err(failed)?.as_blob().map_err(failed)?;
+    let position = unsigned(row.get(0).map_err(failed)?);
+    Record::checked(position, Bytes::copy_from_slice(bytes), leaf_hash)
+}
+
+/// At most `limit` events of a stream from a version, inclusive.
+pub(super) fn stream(
+    connection: &Connection,
+    index: &Index,
+    name: &str,
+    from: u64,
+    direction: Direction,
+    limit: usize,
+) -> Result<Vec<Record>, Error> {
+    let Some(id) = stream_id(connection, name)? else { return Ok(Vec::new()) };
+    // Memory first: what leaves it meanwhile is in the runs on the disk by then.
+    let recent = index.places(id);
+    let moment = connection.unchecked_transaction().map_err(failed)?;
+    let runs = DiskRuns::new(&moment).map_err(failed)?;
+    let places = runs.places((id, &recent), from, direction, limit).map_err(failed)?;
+    let records = at(&moment, &places)?;
+    moment.commit().map_err(failed)?;
     Ok(records)
 }
 
@@ -104,58 +130,78 @@ pub(super) fn streams(
     index: &Index,
     streams: &[(Arc<str>, usize)],
 ) -> Result<Vec<Option<StoredStream>>, Error> {
-    let mut find =
-        connection.prepare_cached("SELECT id FROM streams WHERE name = ?").map_err(failed)?;
-    let mut ids = Vec::with_capacity(streams.len());
-    for (name, _) in streams {
-        let id = find.query_row([name.as_ref()], |row| row.get(0)).optional();
-        ids.push(id.map_err(failed)?);
-    }
-    // Memory first: what leaves it meanwhile is in the tables by then.
-    let recent: Vec<_> = ids.iter().map(|id: &Option<i64>| id.map(|id| index.places(id))).collect();
+    let ids = streams.iter().map(|(name, _)| stream_id(connection, name));
+    let ids = ids.collect::<Result<Vec<_>, _>>()?;
+    // Memory first: what leaves it meanwhile is in the runs on the disk by then.
+    let recent: Vec<_> = ids.iter().map(|id| id.map(|id| index.places(id))).collect();
     // In one look at the file, a page is read once.
     let moment = connection.unchecked_transaction().map_err(failed)?;
+    let runs = DiskRuns::new(&moment).map_err(failed)?;
     let mut found = Vec::with_capacity(streams.len());
     for ((id, recent), (_, limit)) in ids.into_iter().zip(recent).zip(streams) {
-        let stream = id.zip(recent).map(|(id, recent)| stream(&moment, id, &recent, *limit));
-        found.push(stream.transpose().map_err(failed)?);
+        let Some((id, recent)) = id.zip(recent) else {
+            found.push(None);
+            continue;
+        };
+        let stored = match first_places(&runs, id, &recent, *limit) {
+            Ok((version, places)) => StoredStream { id, version, events: at(&moment, &places) },
+            // Whoever wants events gets the error in their place.
+            Err(error) if *limit > 0 => StoredStream { id, version: 0, events: Err(failed(error)) },
+            Err(error) => return Err(failed(error)),
+        };
+        found.push(Some(stored));
     }
     moment.commit().map_err(failed)?;
     Ok(found)
 }
 
-fn stream(
-    connection: &Connection,
+/// The version of a stream, and where at most so many of its first events are.
+fn first_places(
+    runs: &DiskRuns<'_>,
     id: i64,
     recent: &[Place],
     limit: usize,
-) -> rusqlite::Result<StoredStream> {
-    let version = match recent.last() {
-        Some(place) => place.version,
-        None => {
-            let sql = "SELECT coalesce(max(version), 0) FROM stream_events WHERE stream_id = ?";
-            connection.prepare_cached(sql)?.query_row([id], |row| row.get(0)).map(unsigned)?
-        }
+) -> Result<(u64, Vec<Place>), disk_runs::Error> {
+    let places = runs.places((id, recent), 1, Direction::Forward, limit)?;
+    let last = match recent.last() {
+        None if places.len() < limit => places.last().copied(),
+        None => runs.last(id)?,
+        last => last.copied(),
     };
-    let indexed = recent.first().map_or(version, |place| place.version - 1);
-    let read = || {
-        let mut records = match indexed.min(limit as u64) {
-            0 => Vec::new(),
-            last => events(
-                connection,
-                "SELECT e.position, e.record, e.leaf_hash
-                 FROM stream_events i JOIN events e ON e.position = i.position
-                 WHERE i.stream_id = ? AND i.version <= ? ORDER BY i.version",
-                params![id, signed(last)],
-            )?,
+    Ok((last.map_or(0, |place| place.version), places))
+}
+
+/// The number of a stream.
+fn stream_id(connection: &Connection, name: &str) -> Result<Option<i64>, Error> {
+    let find = connection.prepare_cached("SELECT id FROM streams WHERE name = ?");
+    let id = find.and_then(|mut find| find.query_row([name], |row| row.get(0)).optional());
+    id.map_err(failed)
+}
+
+/// The events at these places, which must have what the index says.
+fn at(connection: &Connection, places: &[Place]) -> Result<Vec<Record>, Error> {
+    let sql = "SELECT position, record, leaf_hash, stream_id, version FROM events
+               WHERE position = ?";
+    let mut find = connection.prepare_cached(sql).map_err(failed)?;
+    let mut records = Vec::with_capacity(places.len());
+    for Place { stream_id, version, position } in places {
+        let mut rows = find.query([signed(*position)]).map_err(failed)?;
+        let found = match rows.next().map_err(failed)? {
+            Some(row) => {
+                let event = (row.get(3).map_err(failed)?, unsigned(row.get(4).map_err(failed)?));
+                (event == (*stream_id, *version)).then(|| record(row))
+            }
+            None => None,
         };
-        let sql = "SELECT position, record, leaf_hash FROM events WHERE position = ?";
-        for place in recent.iter().take(limit - records.len()) {
-            records.extend(events(connection, sql, [signed(place.position)])?);
-        }
-        Ok(records)
-    };
-    Ok(StoredStream { id, version, events: read() })
+        let wrong = || {
+            failed(format!(
+                "the index has version {version} of stream {stream_id} at position {position}, \
+                 where it is not"
+            ))
+        };
+        records.push(found.unwrap_or_else(|| Err(wrong()))?);
+    }
+    Ok(records)
 }
 
 fn failed(problem: impl ToString) -> Error {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::ops::Bound;
 use std::sync::mpsc;
 use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
@@ -13,13 +12,13 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::oneshot;
 use tracing::{error, warn};
-use uuid::Uuid;
 
 use super::checkpoint::{Checkpoints, checkpoint, count_pages};
+use super::disk_runs::{self, DiskRuns};
 use super::heads::Heads;
-use super::index::{Index, Merging, beside_the_log, is_v7};
+use super::index::{Index, beside_the_log};
 use super::insert::Insert;
-use super::runs::Place;
+use super::merge::{Merger, remember_newest};
 use super::{BUSY_TIMEOUT, FILE_NAME, LEAST_SQLITE, Options, request_column, signed};
 use crate::Error;
 use crate::storage::{ClaimKey, EventRow, Group, Holders, StorageWriter, StoredAnswer};
@@ -27,28 +26,16 @@ use crate::storage::{ClaimKey, EventRow, Group, Holders, StorageWriter, StoredAn
 /// The prepared statements that are kept; there are fewer.
 const STATEMENTS: usize = 32;
 
-/// How many rows are merged into the indexes for each event that is appended, or each request where
-/// there are more of those. What is merged at once has nine rows for eight events, so that some
-/// 200,000 gather meanwhile. More, and commands would be slower while something is merged; fewer, and
-/// more would be in memory.
-const MERGED_PER_ROW: usize = 3;
+/// The chunks of events, and the requests, of a transaction that does nothing but merge, at the end.
+const CHUNKS_AT_CLOSE: usize = 1024;
+const REQUESTS_AT_CLOSE: usize = 65_536;
 
-/// The rows that are merged with a group at least.
-const MERGED_AT_LEAST: usize = 64;
-
-/// The rows of a transaction that does nothing but merge, at the end.
-const MERGED_AT_CLOSE: usize = 65_536;
-
+// After a conflict the transaction is given up in any case; SQLite then keeps no journal of its own to
+// take back one statement.
 static EVENTS: LazyLock<Insert<6>> = LazyLock::new(|| {
-    Insert::new("INSERT INTO events (position, stream_id, version, leaf_hash, record, request)")
-});
-
-static STREAM_EVENTS: LazyLock<Insert<3>> = LazyLock::new(|| {
-    Insert::new("INSERT OR IGNORE INTO stream_events (stream_id, version, position)")
-});
-
-static REQUESTS: LazyLock<Insert<3>> = LazyLock::new(|| {
-    Insert::new("INSERT OR IGNORE INTO requests (request_id, fingerprint, position)")
+    Insert::new(
+        "INSERT OR ROLLBACK INTO events (position, stream_id, version, leaf_hash, record, request)",
+    )
 });
 
 /// The writing half. It holds the lock of the store until it is closed or dropped.
@@ -80,7 +67,7 @@ impl SqliteWriter {
             options,
             index,
             heads: Heads::new(),
-            merge: None,
+            merger: None,
             stopped: None,
             _lock: lock,
         };
@@ -150,6 +137,15 @@ enum Problem {
     Refused(String),
 }
 
+impl From<disk_runs::Error> for Problem {
+    fn from(error: disk_runs::Error) -> Self {
+        match error {
+            disk_runs::Error::Sqlite(error) => Self::Sqlite(error),
+            damaged @ disk_runs::Error::Damaged(_) => Self::Refused(damaged.to_string()),
+        }
+    }
+}
+
 impl Problem {
     fn meaning(&self) -> Failure {
         let code = match self {
@@ -175,20 +171,11 @@ struct Store {
     options: Options,
     index: Index,
     heads: Heads,
-    /// How far what is being merged is in the tables.
-    merge: Option<Merge>,
+    /// What is being merged; `None` until the store was asked how far that is.
+    merger: Option<Merger>,
     /// Why nothing may be written any more.
     stopped: Option<String>,
     _lock: File,
-}
-
-#[derive(Clone)]
-struct Merge {
-    rows: Arc<Merging>,
-    /// How many of its places.
-    places: usize,
-    after_request: Option<Uuid>,
-    done: bool,
 }
 
 impl Store {
@@ -217,7 +204,7 @@ impl Store {
             return Err(Error::Stopped { problem });
         }
         let rows = group.events.len().max(group.requests.len());
-        let error = match self.try_commit(group, MERGED_PER_ROW * rows) {
+        let error = match self.try_commit(group, rows) {
             Ok(()) => {
                 self.take_up(group);
                 return Ok(());
@@ -291,26 +278,24 @@ impl Store {
         Error::Stopped { problem }
     }
 
-    /// Writes a group, and merges some rows into the indexes by the way.
-    fn try_commit(&mut self, group: &Group, rows_to_merge: usize) -> Result<(), Problem> {
+    /// Writes a group, and merges by the way what a group of so many rows may.
+    fn try_commit(&mut self, group: &Group, rows: usize) -> Result<(), Problem> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => none.insert(connect(&self.options)?),
         };
-        if self.merge.is_none() {
-            self.merge = self.index.to_merge(false).map(Merge::new);
-        }
+        let merging = self.index.to_merge(false);
         begin(connection)?;
         check_versions(connection, &self.heads, &self.index, group)?;
         write(connection, group)?;
-        let mut merge = self.merge.clone();
-        if let Some(merge) = &mut merge {
-            merge.go_on(connection, rows_to_merge.max(MERGED_AT_LEAST))?;
-        }
+        let mut merger = match &self.merger {
+            Some(merger) => merger.clone(),
+            None => Merger::new(connection)?,
+        };
+        let merged = merger.go_on(connection, merging.as_ref(), rows)?;
         commit(connection)?;
-        self.merge = merge;
-        if self.merge.as_ref().is_some_and(|merge| merge.done) {
-            self.merge = None;
+        self.merger = Some(merger);
+        if merged {
             self.index.merged();
         }
         Ok(())
@@ -318,8 +303,9 @@ impl Store {
 
     /// After an error: a new connection, and whether the group is in the store after all.
     fn was_committed(&mut self, group: &Group) -> Result<bool, Problem> {
-        // Whatever the old connection still holds is given up, not committed.
-        self.connection = None;
+        // Whatever the old connection still holds is given up, not committed. Which slice was the last
+        // is not known, either.
+        (self.connection, self.merger) = (None, None);
         let connection = self.connection.insert(connect(&self.options)?);
         if let Some(last) = group.events.last() {
             let hash: Option<Vec<u8>> = connection
@@ -352,69 +338,24 @@ impl Store {
 
     /// Merges what is in memory of the indexes, and leaves nothing in the WAL.
     fn merge_all(&mut self) -> Result<(), Problem> {
-        loop {
-            let Some(connection) = &mut self.connection else { return Ok(()) };
-            let under_way = self.merge.take();
-            let merge = under_way.or_else(|| self.index.to_merge(true).map(Merge::new));
-            let Some(mut merge) = merge else {
-                checkpoint(connection, "TRUNCATE")?;
-                return Ok(());
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        let mut merger = self.merger.take();
+        while let Some(merging) = self.index.to_merge(true) {
+            begin(connection)?;
+            let merger = match &mut merger {
+                Some(merger) => merger,
+                none => none.insert(Merger::new(connection)?),
             };
-            while !merge.done {
-                begin(connection)?;
-                merge.go_on(connection, MERGED_AT_CLOSE)?;
-                commit(connection)?;
-                // So that the WAL takes the room of one slice only.
-                checkpoint(connection, "PASSIVE")?;
+            let mut chunks = CHUNKS_AT_CLOSE;
+            let merged = merger.flush(connection, &merging, &mut chunks, REQUESTS_AT_CLOSE)?;
+            commit(connection)?;
+            if merged {
+                self.index.merged();
             }
-            self.index.merged();
+            // So that the WAL takes the room of one slice only.
+            checkpoint(connection, "PASSIVE")?;
         }
-    }
-}
-
-impl Merge {
-    fn new(rows: Arc<Merging>) -> Self {
-        Self { rows, places: 0, after_request: None, done: false }
-    }
-
-    /// Merges the next rows in the order of the tables. A row may be there from before a crash.
-    fn go_on(&mut self, connection: &Connection, rows: usize) -> rusqlite::Result<()> {
-        if self.places == 0 && self.after_request.is_none() {
-            remember_newest(connection, self.rows.requests.rows.keys())?;
-        }
-        let mut left = rows;
-        let places = self.rows.places[self.places..].iter().take(left);
-        self.places += places.len();
-        left -= places.len();
-        let places = places.map(|place| {
-            let Place { stream_id, version, position } = *place;
-            [stream_id, signed(version), signed(position)].map(ValueRef::Integer)
-        });
-        STREAM_EVENTS.all(connection, places)?;
-        let from = self.after_request.map_or(Bound::Unbounded, Bound::Excluded);
-        let requests = self.rows.requests.rows.range((from, Bound::Unbounded)).take(left);
-        let requests = requests.inspect(|(id, _)| {
-            self.after_request = Some(**id);
-            left -= 1;
-        });
-        // Other answers are in the table since they were given.
-        let recorded = requests.filter_map(|(id, row)| match row.answer {
-            StoredAnswer::Recorded(position) => Some([
-                ValueRef::Blob(id.as_bytes()),
-                ValueRef::Blob(&row.fingerprint),
-                ValueRef::Integer(signed(position)),
-            ]),
-            StoredAnswer::Other(_) => None,
-        });
-        REQUESTS.all(connection, recorded)?;
-        if left > 0 {
-            let last = signed(self.rows.last);
-            let events = if self.rows.places.is_empty() { 0 } else { last };
-            let sql = "UPDATE store SET indexed = max(indexed, ?),
-                       requests_indexed = max(requests_indexed, ?)";
-            connection.prepare_cached(sql)?.execute([events, last])?;
-            self.done = true;
-        }
+        checkpoint(connection, "TRUNCATE")?;
         Ok(())
     }
 }
@@ -479,15 +420,19 @@ fn check_versions(
     group: &Group,
 ) -> Result<(), Problem> {
     let mut last: BTreeMap<i64, u64> = group.streams.iter().map(|(id, _)| (*id, 0)).collect();
-    let mut stored = connection.prepare_cached(
-        "SELECT coalesce(max(version), 0) FROM stream_events WHERE stream_id = ?",
-    )?;
+    let mut on_disk = None;
     for EventRow { stream_id, version, .. } in &group.events {
         let in_group = last.get(stream_id).copied();
         let known = in_group.or_else(|| heads.get(*stream_id));
         let before = match known.or_else(|| index.last_version(*stream_id)) {
             Some(before) => before,
-            None => stored.query_row([stream_id], |row| row.get(0)).map(super::unsigned)?,
+            None => {
+                let runs = match &mut on_disk {
+                    Some(runs) => runs,
+                    none => none.insert(DiskRuns::new(connection)?),
+                };
+                runs.last(*stream_id)?.map_or(0, |place| place.version)
+            }
         };
         if *version != before + 1 {
             return Err(Problem::Refused(format!(
@@ -551,17 +496,6 @@ fn write_events(connection: &Connection, group: &Group) -> Result<(), Problem> {
         let problem = "a request has recorded an event that is not here".to_owned();
         return Err(Problem::Refused(problem));
     }
-    Ok(())
-}
-
-/// Notes that these ids are in the table of requests.
-fn remember_newest<'a>(
-    connection: &Connection,
-    ids: impl Iterator<Item = &'a Uuid>,
-) -> rusqlite::Result<()> {
-    let Some(newest) = ids.filter(|id| is_v7(id)).max() else { return Ok(()) };
-    let sql = "UPDATE store SET newest_request = max(newest_request, ?)";
-    connection.prepare_cached(sql)?.execute([newest.as_bytes().as_slice()])?;
     Ok(())
 }
 

@@ -536,7 +536,7 @@ async fn a_check_of_the_whole_log_finds_every_kind_of_tampering() {
     assert!(found.contains("version 3 stands where 2 belongs"), "{found}");
 }
 
-/// Each change is made to a store of its own, with some entries merged and some not.
+/// Each change is made to a store of its own.
 #[tokio::test]
 async fn a_check_finds_what_is_wrong_with_the_indexes() {
     let changes = [
@@ -555,13 +555,41 @@ async fn a_check_finds_what_is_wrong_with_the_indexes() {
         ),
         ("UPDATE store SET newest_request = zeroblob(16)", "would be taken for new"),
         ("UPDATE store SET requests_indexed = 5", "is less than store.indexed"),
+        // Nothing is wrong with the index of the streams then: all of it is in memory.
         (
-            "UPDATE store SET indexed = 2; DELETE FROM stream_events WHERE position > 2;
+            "UPDATE store SET indexed = 0; DELETE FROM runs;
              DELETE FROM requests WHERE position = 4",
             "missing in the table of requests",
         ),
-        ("INSERT INTO stream_events VALUES (1, 99, 99)", "events that are not there"),
-        ("DELETE FROM stream_events WHERE position = 1", "missing in the index of its stream"),
+        ("DELETE FROM runs", "go to 0, store.indexed to 6"),
+        ("UPDATE store SET indexed = 5", "go to 6, store.indexed to 5"),
+        ("INSERT INTO runs VALUES (99, 3, 4)", "has positions 3 to 4 where 7 follows"),
+        ("UPDATE runs SET last_position = 5", "a position that is not of this run"),
+        ("DELETE FROM run_chunks", "has 0 entries instead of 6"),
+        ("DELETE FROM run_chunks", "missing in the index of its stream"),
+        ("UPDATE run_chunks SET version = 2", "it begins with another entry"),
+        ("UPDATE run_chunks SET places = substr(places, 1, 12)", "an entry cannot be read"),
+        (
+            "UPDATE run_chunks SET places = unhex(hex(places) || '00')",
+            "it is longer than its entries",
+        ),
+        (
+            // Without the last event of each stream.
+            "UPDATE run_chunks SET places = x'04010101000102010102000102'",
+            "has 4 entries instead of 6",
+        ),
+        (
+            // The same event twice, another not at all.
+            "UPDATE run_chunks
+             SET places = x'06010101000102000102010102000102000101'",
+            "missing in the index of its stream",
+        ),
+        (
+            // Each stream where the other is.
+            "UPDATE run_chunks
+             SET places = x'06010102000102000102010101000102000102'",
+            "the index says that it is version 1 of stream 2",
+        ),
         (
             "UPDATE events SET request = (SELECT request FROM events WHERE position = 1)
              WHERE position = 6",
