@@ -101,7 +101,7 @@ pub enum Recall {
 pub struct StoredStream {
     /// The number of the stream.
     pub id: i64,
-    /// Its last version.
+    /// Its last version, unless its events are an error.
     pub version: u64,
     /// Its first events.
     pub events: Result<Vec<Record>, Error>,

@@ -72,7 +72,7 @@ pub(super) type Damage = &'static str;
 
 impl<'a> Places<'a> {
     pub fn new(mut bytes: &'a [u8]) -> Result<Self, Damage> {
-        let left = decode_varint(&mut bytes).map_err(|_| "its length cannot be read")?;
+        let left = varint(&mut bytes).ok_or("its length cannot be read")?;
         if left == 0 {
             return Err("it is empty");
         }
@@ -80,7 +80,7 @@ impl<'a> Places<'a> {
     }
 
     fn read(&mut self) -> Result<Place, Damage> {
-        let mut field = || decode_varint(&mut self.bytes).map_err(|_| "an entry cannot be read");
+        let mut field = || varint(&mut self.bytes).ok_or("an entry cannot be read");
         let [stream, version, position] = [field()?, field()?, field()?];
         let before = match stream {
             0 => self.before,
@@ -93,6 +93,17 @@ impl<'a> Places<'a> {
         let ((stream_id, version), position) = place.ok_or("its entries are not in order")?;
         self.before = Place { stream_id, version, position };
         Ok(self.before)
+    }
+}
+
+/// Most have one byte.
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    match bytes.split_first() {
+        Some((byte, rest)) if *byte < 0x80 => {
+            *bytes = rest;
+            Some(u64::from(*byte))
+        }
+        _ => decode_varint(bytes).ok(),
     }
 }
 

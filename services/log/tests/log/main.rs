@@ -7,5 +7,6 @@ mod index;
 mod old_stores;
 mod overlap;
 mod reads;
+mod runs;
 mod storage_contract;
 mod writer_laws;

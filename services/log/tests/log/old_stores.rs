@@ -8,6 +8,7 @@ use sqlx::Connection;
 use uuid::Uuid;
 
 use crate::fixture::{Ask, add, add_as, all_events, claim_all, copy_of, submission};
+use crate::writer_laws::check_stream;
 
 /// A copy of a store.
 fn copy(name: &str) -> tempfile::TempDir {
@@ -68,6 +69,7 @@ async fn a_store_of_the_third_format_opens_with_all_it_has() {
     let old = copy_of(&dir);
     let url = format!("sqlite://{}", old.path().join(sqlite::FILE_NAME).display());
     let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    back_to_the_fourth_format(&mut connection).await;
     let back = "ALTER TABLE store DROP COLUMN requests_indexed;
                 DELETE FROM _sqlx_migrations WHERE version = 4";
     sqlx::raw_sql(back).execute(&mut connection).await.unwrap();
@@ -81,6 +83,84 @@ async fn a_store_of_the_third_format_opens_with_all_it_has() {
     opened.close().await;
     let findings = sqlite_verify(old.path()).await;
     assert_eq!((findings.events, findings.problems), (21, vec![]));
+}
+
+/// The fourth format has the index of the streams in a tree, with some entries beyond the mark from what
+/// was being merged.
+#[tokio::test]
+async fn a_store_of_the_fourth_format_opens_with_all_it_has() {
+    let new = tempfile::tempdir().unwrap();
+    let log = EventLog::open(Config::new(new.path())).await.unwrap();
+    for number in 0..60_u64 {
+        let some = submission(number % 7, Ask::Add(vec![1; 50]), None);
+        log.submit(some).await.unwrap();
+    }
+    log.close().await;
+    drop(log);
+    for (indexed, migrated) in [(2500, false), (2500, true), (0, false), (3000, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(sqlite::FILE_NAME);
+        std::fs::copy(new.path().join(sqlite::FILE_NAME), &file).unwrap();
+        let url = format!("sqlite://{}", file.display());
+        let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        sqlx::query("UPDATE store SET indexed = ?")
+            .bind(indexed)
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        if migrated {
+            // The process has ended between the migrations and the conversion.
+            sqlx::raw_sql("DELETE FROM runs; DELETE FROM run_chunks")
+                .execute(&mut connection)
+                .await
+                .unwrap();
+            fill_tree(&mut connection).await;
+        } else {
+            back_to_the_fourth_format(&mut connection).await;
+        }
+        connection.close().await.unwrap();
+        let unopened = daybook_log::verify::verify(dir.path(), None, |_| ()).await.unwrap_err();
+        assert!(unopened.to_string().contains("start this version on it once"), "{unopened}");
+        for opened in 0..2 {
+            let log = EventLog::open(Config::new(dir.path())).await.unwrap();
+            assert_eq!(all_events(&log).await.len(), 3000 + opened);
+            if opened == 0 {
+                check_stream(&log, 1, 450).await;
+                check_stream(&log, 6, 400).await;
+            }
+            assert_eq!(add(&log, 0, 1).await.unwrap().version, 451 + opened as u64);
+            log.close().await;
+        }
+        let findings = sqlite_verify(dir.path()).await;
+        assert_eq!((findings.events, findings.problems), (3002, vec![]));
+        let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        let sql = "SELECT count(*) FROM sqlite_schema WHERE name = 'stream_events'";
+        let trees: i64 = sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap();
+        assert_eq!(trees, 0);
+        connection.close().await.unwrap();
+    }
+}
+
+/// Makes of a store what the version before would have left.
+async fn back_to_the_fourth_format(connection: &mut sqlx::SqliteConnection) {
+    fill_tree(connection).await;
+    let back = "DROP TABLE runs; DROP TABLE run_chunks;
+                DELETE FROM _sqlx_migrations WHERE version = 5";
+    sqlx::raw_sql(back).execute(connection).await.unwrap();
+}
+
+/// The table of the fourth format, with the first streams of what is beyond the mark.
+async fn fill_tree(connection: &mut sqlx::SqliteConnection) {
+    let tree = "CREATE TABLE stream_events (
+                    stream_id INTEGER NOT NULL,
+                    version   INTEGER NOT NULL,
+                    position  INTEGER NOT NULL,
+                    PRIMARY KEY (stream_id, version)
+                ) STRICT, WITHOUT ROWID;
+                INSERT INTO stream_events
+                SELECT stream_id, version, position FROM events, store
+                WHERE position <= indexed OR stream_id < 3";
+    sqlx::raw_sql(tree).execute(connection).await.unwrap();
 }
 
 async fn sqlite_verify(dir: &Path) -> daybook_log::verify::Findings {

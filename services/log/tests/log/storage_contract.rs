@@ -122,6 +122,24 @@ async fn refuses_a_second_event_of_a_version_and_writes_nothing_of_the_group(mut
     storage.writer.commit(group.into()).await.unwrap();
 }
 
+async fn refuses_a_position_that_is_taken_and_writes_nothing_of_the_group(mut storage: Opened) {
+    storage.writer.commit(two_streams().into()).await.unwrap();
+    // Enough events that several go with one statement, the last of which is in the way.
+    let mut events: Vec<EventRow> = (5..12).map(|at| event(at, 3, at - 4)).collect();
+    events.push(event(4, 3, 8));
+    let streams = vec![(3, "a.b-z".into())];
+    let group = Group { streams, events, published: Some(4), ..Group::default() };
+    let refused = storage.writer.commit(group.into()).await;
+    assert!(matches!(refused, Err(Error::NotWritten { .. })), "{refused:?}");
+    assert_eq!(storage.reader.read_all(5, Direction::Forward, 10).await.unwrap(), []);
+    assert!(
+        storage.reader.read_stream("a.b-z", 1, Direction::Forward, 10).await.unwrap().is_empty()
+    );
+    assert_eq!(storage.reader.published().await.unwrap(), 0);
+    let group = Group { events: vec![event(5, 2, 2)], ..Group::default() };
+    storage.writer.commit(group.into()).await.unwrap();
+}
+
 async fn knows_after_a_failed_group_which_version_comes_next(mut storage: Opened) {
     storage.writer.commit(two_streams().into()).await.unwrap();
     // Its events are in order; what fails comes after them.
@@ -183,6 +201,7 @@ every_storage!(
     reads_back_what_was_committed,
     finds_requests_by_id,
     refuses_a_second_event_of_a_version_and_writes_nothing_of_the_group,
+    refuses_a_position_that_is_taken_and_writes_nothing_of_the_group,
     knows_after_a_failed_group_which_version_comes_next,
     keeps_who_holds_a_claim,
     keeps_the_published_mark,

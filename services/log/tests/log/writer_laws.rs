@@ -412,7 +412,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// Reads a stream in both directions, whole and in pages.
-async fn check_stream(log: &EventLog, id: usize, sum: i64) {
+pub async fn check_stream(log: &EventLog, id: usize, sum: i64) {
     let name = stream(id).to_string();
     let read = async |from, direction, limit| -> Vec<RecordedEvent> {
         let records = log.read_stream(&name, from, direction, limit).await.unwrap();
