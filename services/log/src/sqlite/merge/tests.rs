@@ -10,10 +10,13 @@ use super::super::disk_runs::{DiskRuns, by_position, complete, problems};
 use super::super::index::{Filling as InMemory, Index};
 use super::*;
 use crate::Record;
-use crate::storage::{Direction, EventRow, Group};
+use crate::storage::{Direction, EventRow, Group, RequestRow};
 
 /// Streams of the model. Some entries are short, some long.
 const STREAMS: [i64; 6] = [1, 2, 3, 200, 70_000, 1 << 40];
+
+/// How many events are merged without being asked for; of requests, an eighth.
+const SIZE: usize = 240;
 
 /// The streams by number: the positions of their events, in order of version.
 type Model = BTreeMap<i64, Vec<u64>>;
@@ -60,6 +63,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..120)
 }
 
+/// The request that recorded the event at a position.
+fn request(position: u64) -> RequestRow {
+    let id = Uuid::from_u128(position.into());
+    RequestRow { id, fingerprint: [0; 16], answer: StoredAnswer::Recorded(position) }
+}
+
 impl Store {
     fn new() -> Self {
         let connection = Connection::open_in_memory().unwrap();
@@ -70,7 +79,7 @@ impl Store {
                       CREATE TABLE requests (request_id BLOB PRIMARY KEY, fingerprint, position);";
         connection.execute_batch(before).unwrap();
         connection.execute_batch(include_str!("../../../migrations/0005_runs.sql")).unwrap();
-        let index = Index::new(usize::MAX, InMemory::default(), Uuid::nil());
+        let index = Index::new(SIZE, InMemory::default(), Uuid::nil());
         Self { connection, index, merger: None, streams: Model::new(), log: Vec::new() }
     }
 
@@ -83,6 +92,7 @@ impl Store {
             positions.push(position);
             let version = positions.len() as u64;
             let record = Record { position, bytes: Bytes::new() };
+            group.requests.push(request(position));
             group.events.push(EventRow { stream_id, version, leaf_hash: [0; 32], record });
         }
         self.index.add(&group);
@@ -118,7 +128,10 @@ impl Store {
         let mut places: Vec<Place> = places.collect();
         places.sort_by_key(|place| place.position);
         rest.add_events(places.into_iter());
-        self.index = Index::new(usize::MAX, rest, Uuid::nil());
+        let mark = self.mark("requests_indexed");
+        (mark + 1..=self.log.len() as u64)
+            .for_each(|position| rest.requests.add(request(position)));
+        self.index = Index::new(SIZE, rest, Uuid::nil());
         self.merger = None;
     }
 
@@ -135,8 +148,12 @@ impl Store {
     }
 
     fn indexed(&self) -> u64 {
-        let indexed = self.connection.query_row("SELECT indexed FROM store", [], |row| row.get(0));
-        unsigned(indexed.unwrap())
+        self.mark("indexed")
+    }
+
+    fn mark(&self, column: &str) -> u64 {
+        let sql = format!("SELECT {column} FROM store");
+        unsigned(self.connection.query_row(&sql, [], |row| row.get(0)).unwrap())
     }
 
     fn written_runs(&self) -> HashSet<i64> {
@@ -213,6 +230,8 @@ proptest! {
         store.settle();
         store.check(&store.streams, &store.recent());
         prop_assert_eq!(store.indexed(), store.log.len() as u64);
+        let requests = store.connection.query_row("SELECT count(*) FROM requests", [], |row| row.get(0));
+        prop_assert_eq!(requests, Ok(store.log.len() as i64));
         let mut by_place = by_position(&store.connection, 1..=store.indexed()).unwrap();
         let mut expected = vec![(0, 0); by_place.len()];
         for place in store.places() {
