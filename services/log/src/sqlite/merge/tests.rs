@@ -55,9 +55,9 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let end = prop_oneof![8 => Just(End::Commit), 1 => Just(End::Fail), 1 => Just(End::Lose)];
     let step = prop_oneof![
-        4 => prop::collection::vec(0..STREAMS.len(), 1..120).prop_map(Step::Append),
-        4 => Just(Step::Flush),
-        12 => (prop_oneof![0..20_usize, 0..400_usize], end).prop_map(|(rows, end)| Step::Slice(rows, end)),
+        6 => prop::collection::vec(0..STREAMS.len(), 1..120).prop_map(Step::Append),
+        2 => Just(Step::Flush),
+        14 => (prop_oneof![0..20_usize, 0..400_usize], end).prop_map(|(rows, end)| Step::Slice(rows, end)),
         1 => Just(Step::Crash),
     ];
     prop::collection::vec(step, 1..120)
