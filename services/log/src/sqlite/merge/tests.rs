@@ -53,7 +53,7 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let end = prop_oneof![8 => Just(End::Commit), 1 => Just(End::Fail), 1 => Just(End::Lose)];
+    let end = prop_oneof![30 => Just(End::Commit), 1 => Just(End::Fail), 1 => Just(End::Lose)];
     let step = prop_oneof![
         6 => prop::collection::vec(0..STREAMS.len(), 1..120).prop_map(Step::Append),
         2 => Just(Step::Flush),
