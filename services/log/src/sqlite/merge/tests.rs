@@ -257,6 +257,25 @@ fn store_with(runs: &[usize]) -> Store {
 }
 
 #[test]
+fn a_compaction_ends_while_the_requests_of_a_flush_are_merged() {
+    let mut store = store_with(&[200]);
+    for places in [150, 1000] {
+        store.append((0..places).map(|at| STREAMS[at % 6]));
+        store.index.to_merge(true);
+        let mut compacted = false;
+        while store.index.to_merge(false).is_some() {
+            store.slice(0, &End::Commit);
+            store.check(&store.streams, &store.recent());
+            let merger = store.merger.as_ref().unwrap();
+            compacted |= merger.flush.is_some() && merger.runs[0].len() == 350;
+        }
+        assert_eq!(compacted, places == 1000);
+    }
+    store.settle();
+    assert_eq!(complete(&store.connection).unwrap().len(), 1);
+}
+
+#[test]
 fn many_short_runs_do_not_wait_for_few_long_ones() {
     let mut store = store_with(&[3000]);
     store.append((0..1600).map(|at| STREAMS[at % 5]));
