@@ -3,6 +3,8 @@
 
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use daybook_log::sqlite;
 use daybook_log::{Config, Direction, Error, EventLog};
@@ -111,6 +113,48 @@ async fn runs_are_compacted_by_the_way_and_all_is_read_meanwhile_and_after_a_cra
     log.close().await;
     let findings = daybook_log::verify::verify(dir.path(), None, |_| ()).await.unwrap();
     assert_eq!((findings.events, findings.problems), (4060, vec![]));
+}
+
+/// Whoever reads sees all that was acknowledged before, in whatever memory or run it is by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn readers_miss_nothing_while_runs_come_and_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let index_after = NonZeroUsize::new(50).unwrap();
+    let config = Config { index_after, cache: LITTLE[0], ..Config::new(dir.path()) };
+    let log = EventLog::open(config).await.unwrap();
+    let acknowledged = Arc::new(AtomicU64::new(0));
+    let readers = [Direction::Forward, Direction::Backward].map(|direction| {
+        let (log, acknowledged) = (log.clone(), acknowledged.clone());
+        tokio::spawn(async move {
+            let name = stream(0).to_string();
+            let mut reads = 0;
+            while let least = acknowledged.load(Ordering::SeqCst)
+                && least < 3000
+            {
+                let (from, limit) = match direction {
+                    Direction::Forward => (least.saturating_sub(60).max(1), 500),
+                    Direction::Backward => (u64::MAX, 60),
+                };
+                let records = log.read_stream(&name, from, direction, limit).await.unwrap();
+                let versions = records.iter().map(|record| record.decode().unwrap().version);
+                assert!(versions.max().unwrap_or(0) >= least, "{direction:?}: {least} is missing");
+                reads += 1;
+            }
+            reads
+        })
+    });
+    for group in 1..=150 {
+        for added in join_all((0..40).map(|at| add(&log, at % 2, 1))).await {
+            added.unwrap();
+        }
+        acknowledged.store(group * 20, Ordering::SeqCst);
+    }
+    for reader in readers {
+        assert!(reader.await.unwrap() > 10);
+    }
+    log.close().await;
+    let findings = daybook_log::verify::verify(dir.path(), None, |_| ()).await.unwrap();
+    assert_eq!((findings.events, findings.problems), (6000, vec![]));
 }
 
 /// Many sessions that write a little each leave few runs.
