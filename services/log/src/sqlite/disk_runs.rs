@@ -1,10 +1,10 @@
 //! Where events are, by stream, in sorted runs on the disk (`runs.rs` has those in memory).
 //!
-//! A run is written once, in its order, and never changed; `merge.rs` makes them. It holds the places of
-//! all events between two positions, so of a stream it has versions that follow each other, and
+//! A run is written once, in its order, and never changed; `merge.rs` makes them. It holds the places
+//! of all events between two positions, so of a stream it has versions that follow each other, and
 //! an older run has those before. To find some, a reader looks at one chunk of each run, or at more
-//! where the stream goes on. All of one reading must be in one transaction: in the next, other runs may
-//! have the same places.
+//! where the stream goes on. All of one reading must be in one transaction: in the next, other runs
+//! may have the same places.
 
 use std::ops::RangeInclusive;
 
@@ -139,9 +139,10 @@ impl<'c> DiskRuns<'c> {
         Ok(Self { connection, runs: complete(connection)? })
     }
 
-    /// Where the versions of a stream are, at most `limit`, from one on and in a direction. `recent` are
-    /// the places that were in memory before the transaction began: what has left it by then is on the
-    /// disk, and those before the first of them are on the disk alone. What is returned has no gap.
+    /// Where the versions of a stream are, at most `limit`, from one on and in a direction. `recent`
+    /// are the places that were in memory before the transaction began: what has left it by then is
+    /// on the disk, and those before the first of them are on the disk alone. What is returned has
+    /// no gap.
     pub fn places(
         &self,
         (stream_id, recent): (i64, &[Place]),

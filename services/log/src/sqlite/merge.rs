@@ -3,8 +3,8 @@
 //!
 //! A run is written in whole chunks, at the end of their table, and is there for readers once it is
 //! complete: then it gets its row in `runs`, and those that it replaces lose theirs, in one
-//! transaction. The chunks of a run without a row are left over, from a run that was replaced or one that
-//! a crash has cut off, and are deleted a slice at a time.
+//! transaction. The chunks of a run without a row are left over, from a run that was replaced or one
+//! that a crash has cut off, and are deleted a slice at a time.
 
 use std::ops::Bound;
 use std::sync::{Arc, LazyLock};
@@ -22,10 +22,11 @@ use super::runs::Place;
 use super::{signed, unsigned};
 use crate::storage::StoredAnswer;
 
-/// For so many rows that a group appends (events, or requests where there are more of those) a chunk is
-/// written, and another that is left over deleted: some 650 entries of 6 bytes, so 16 for each row. That is
-/// a tenth of what the row itself costs. An entry needs 1 to come from memory to the disk and half of
-/// the binary logarithm of the number of flushes to come to its last run, so no store outgrows this.
+/// For so many rows that a group appends (events, or requests where there are more of those) a chunk
+/// is written, and another that is left over deleted: some 800 entries of 5 bytes, so 20 for each
+/// row. That is a small part of what the row itself costs. Each entry is written once to come from
+/// memory to the disk, and then half as often as the binary logarithm of the number of flushes, so
+/// no store outgrows this.
 const ROWS_PER_CHUNK: usize = 40;
 
 /// How many requests are merged for each such row. More, and commands would be slower meanwhile; fewer,
@@ -54,7 +55,8 @@ pub(super) struct Merger {
     compactions: Vec<Compaction>,
     /// The runs whose chunks are left over.
     left_over: Vec<i64>,
-    /// A damaged run was met. It stays as it is, and so do the others: nothing is lost that can be read.
+    /// A damaged run was met. It stays as it is, and so do the others: nothing is lost that can be
+    /// read.
     damaged: bool,
 }
 
@@ -89,7 +91,7 @@ impl Merger {
         merging: Option<&Arc<Merging>>,
         rows: usize,
     ) -> rusqlite::Result<bool> {
-        // As much as the group itself needs bounds this: it takes a tenth of that.
+        // However long the group is, this takes a small part of what it takes itself.
         let mut chunks = (rows / ROWS_PER_CHUNK).max(1);
         self.delete_left_over(connection, chunks)?;
         let requests = (REQUESTS_PER_ROW * rows).max(REQUESTS_AT_LEAST);
