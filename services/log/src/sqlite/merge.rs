@@ -58,6 +58,8 @@ pub(super) struct Merger {
     /// A damaged run was met. It stays as it is, and so do the others: nothing is lost that can be
     /// read.
     damaged: bool,
+    /// The disk was full. What room there is belongs to the log until another run has come from memory.
+    rests: bool,
 }
 
 impl Merger {
@@ -80,7 +82,12 @@ impl Merger {
         let is_left_over = |number: &i64| runs.iter().all(|run| run.number != *number);
         let left_over = written.into_iter().filter(is_left_over).collect();
         let (flush, compactions) = (None, Vec::new());
-        Ok(Self { runs, next_run, flush, compactions, left_over, damaged: false })
+        Ok(Self { runs, next_run, flush, compactions, left_over, damaged: false, rests: false })
+    }
+
+    /// Compacts nothing until another run has come from memory: the disk was full.
+    pub fn rest(&mut self) {
+        self.rests = true;
     }
 
     /// Does what is to be done with a group of so many rows, in its transaction, and says whether
@@ -124,7 +131,10 @@ impl Merger {
         match done {
             false => self.flush = Some(flush),
             true if flush.merging.places.is_empty() => {}
-            true => self.runs.push(flush.run),
+            true => {
+                self.runs.push(flush.run);
+                self.rests = false;
+            }
         }
         Ok(done)
     }
@@ -146,7 +156,7 @@ impl Merger {
 
     fn compact(&mut self, connection: &Connection, chunks: usize) -> rusqlite::Result<()> {
         let mut left = chunks;
-        while left > 0 && !self.damaged {
+        while left > 0 && !self.damaged && !self.rests {
             self.begin_compaction();
             let Some(compaction) = self.compactions.last_mut() else { break };
             match compaction.go_on(connection) {

@@ -68,6 +68,7 @@ impl SqliteWriter {
             index,
             heads: Heads::new(),
             merger: None,
+            full: false,
             stopped: None,
             _lock: lock,
         };
@@ -173,6 +174,8 @@ struct Store {
     heads: Heads,
     /// What is being merged; `None` until the store was asked how far that is.
     merger: Option<Merger>,
+    /// The last group did not fit on the disk.
+    full: bool,
     /// Why nothing may be written any more.
     stopped: Option<String>,
     _lock: File,
@@ -224,7 +227,8 @@ impl Store {
                 self.connection = None;
                 return Err(Error::NotWritten { problem });
             }
-            Failure::Full | Failure::Other(_) => {}
+            Failure::Full => self.full = true,
+            Failure::Other(_) => {}
         }
         match self.was_committed(group) {
             Ok(true) => {
@@ -292,9 +296,12 @@ impl Store {
             Some(merger) => merger.clone(),
             None => Merger::new(connection)?,
         };
+        if self.full {
+            merger.rest();
+        }
         let merged = merger.go_on(connection, merging.as_ref(), rows)?;
         commit(connection)?;
-        self.merger = Some(merger);
+        (self.merger, self.full) = (Some(merger), false);
         if merged {
             self.index.merged();
         }

@@ -276,6 +276,24 @@ fn a_compaction_ends_while_the_requests_of_a_flush_are_merged() {
 }
 
 #[test]
+fn after_the_disk_was_full_nothing_is_compacted_until_the_next_flush() {
+    let mut store = store_with(&[200]);
+    for (full, expected) in [(true, vec![200, 150]), (false, vec![350, 150])] {
+        store.append((0..150).map(|at| STREAMS[at % 6]));
+        store.index.to_merge(true);
+        while store.index.to_merge(false).is_some() {
+            store.slice(0, &End::Commit);
+        }
+        if full {
+            store.merger.as_mut().unwrap().rest();
+        }
+        (0..100).for_each(|_| store.slice(0, &End::Commit));
+        let runs = complete(&store.connection).unwrap();
+        assert_eq!(runs.iter().map(Run::len).collect::<Vec<_>>(), expected);
+    }
+}
+
+#[test]
 fn many_short_runs_do_not_wait_for_few_long_ones() {
     let mut store = store_with(&[3000]);
     store.append((0..1600).map(|at| STREAMS[at % 5]));
