@@ -31,8 +31,8 @@ pub struct Config {
     pub max_pages: Option<u32>,
     /// What is kept in memory of the streams.
     pub cache: StreamCache,
-    /// How many events are appended before they are merged into their index; requests are four times
-    /// as often.
+    /// How many events are appended before they become a run of their index; requests are merged
+    /// four times as often.
     pub index_after: NonZeroUsize,
 }
 

@@ -18,7 +18,7 @@ use crate::limits::{INDEX_AFTER, RECENT_REQUESTS};
 use crate::storage::{Group, Recall, RequestRow, StoredAnswer};
 
 /// How often requests are merged for once that events are.
-const REQUESTS_MORE_OFTEN: usize = 8;
+const REQUESTS_MORE_OFTEN: usize = 4;
 
 const _: () = assert!(INDEX_AFTER / REQUESTS_MORE_OFTEN >= RECENT_REQUESTS as usize);
 

@@ -68,8 +68,8 @@ pub struct Options {
     pub directory: PathBuf,
     /// The largest size of the database in pages of 4 KiB; `None` for what the disk holds.
     pub max_pages: Option<u32>,
-    /// How many events are appended before they are merged into their index; requests are eight
-    /// times as often.
+    /// How many events are appended before they become a run of their index; requests are merged
+    /// four times as often.
     pub index_after: NonZeroUsize,
 }
 
