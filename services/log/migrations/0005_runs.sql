@@ -6,9 +6,18 @@ CREATE TABLE runs (
     last_position  INTEGER NOT NULL
 ) STRICT;
 
+-- Runs that are made of those between their positions, which they will replace, and how many places they
+-- have so far: a process that begins goes on with them.
+CREATE TABLE compactions (
+    run            INTEGER PRIMARY KEY,
+    first_position INTEGER NOT NULL,
+    last_position  INTEGER NOT NULL,
+    written        INTEGER NOT NULL
+) STRICT;
+
 -- The places of a run in order of (stream_id, version), many in a row: `stream_id` and `version` are
--- those of the first, `places` is all of them, encoded. Rows of a run that is not in `runs` belong to one
--- that is being written, or are left over.
+-- those of the first, `places` is all of them, encoded. Rows of a run that is in neither table belong to
+-- one that comes from memory, or are left over.
 CREATE TABLE run_chunks (
     chunk     INTEGER PRIMARY KEY,
     run       INTEGER NOT NULL,

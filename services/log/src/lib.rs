@@ -5,8 +5,8 @@
 //! what is committed, in SQLite ([`sqlite`]).
 //!
 //! Laws (DESIGN §5): a submission is answered only after its group is durable; positions and
-//! versions have no gaps; a request id has one effect, ever; a claim has one holder; a group that fails leaves
-//! no trace.
+//! versions have no gaps; a request id has one effect, ever; a claim has one holder; a group that
+//! fails leaves no trace.
 
 pub mod error;
 pub mod event_id;

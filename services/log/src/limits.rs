@@ -29,10 +29,10 @@ pub const RECENT_BYTES: usize = 8 * 1024 * 1024;
 /// the way between the look-up of a request and its decision.
 pub const RECENT_REQUESTS: u64 = 2 * MAX_QUEUED_SUBMISSIONS as u64;
 
-/// How many events are appended before they become a run of their index on the disk: the more, the fewer
-/// runs there are to compact and to look at; the fewer, the less is in memory and read at a start.
-/// Requests are merged four times as often, and a quarter of this stays in memory after that, which
-/// must not be less than [`RECENT_REQUESTS`].
+/// How many events are appended before they become a run of their index on the disk: the more, the
+/// fewer runs there are to compact and to look at; the fewer, the less is in memory and read at a
+/// start. Requests are merged four times as often, and a quarter of this stays in memory after
+/// that, which must not be less than [`RECENT_REQUESTS`].
 pub const INDEX_AFTER: usize = 262_144;
 
 /// The streams that are kept in memory as they are, by default: half a kilobyte each.

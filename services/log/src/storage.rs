@@ -103,7 +103,7 @@ pub struct StoredStream {
     pub id: i64,
     /// Its last version, unless its events are an error.
     pub version: u64,
-    /// Its first events.
+    /// Its first events, or why it cannot be read; then its version is not known.
     pub events: Result<Vec<Record>, Error>,
 }
 

@@ -150,9 +150,9 @@ struct Places {
 }
 
 impl Places {
-    /// The index must have this row where it is. That its entries are as many as there are events, and
-    /// in order, is known by then ([`SqliteReader::raw_index`]); so when it has every row, it is
-    /// complete and right.
+    /// The index must have this row where it is. That its entries are as many as there are events,
+    /// and in order, is known by then ([`SqliteReader::raw_index`]); so when it has every row, it
+    /// is complete and right.
     async fn check(
         &mut self,
         reader: &SqliteReader,
@@ -164,6 +164,7 @@ impl Places {
         }
         let mut at = row.position.saturating_sub(self.first);
         if at >= self.found.len() as u64 {
+            self.found = Vec::new();
             let last = self.indexed.min(row.position.saturating_add(PLACES - 1));
             self.found = reader.raw_places(row.position..=last).await?;
             (self.first, at) = (row.position, 0);

@@ -2,12 +2,13 @@
 //! writes. SQLite by itself does all of it within some COMMIT, and a group waits for thousands of
 //! pages.
 //!
-//! The WAL begins anew only when all of it was moved and synced, while nothing is written and nobody
-//! reads from it. So the thread that writes does the rest itself, between two groups: what came
-//! meanwhile.
+//! The WAL begins anew only when all of it was moved and synced, while nothing is written and
+//! nobody reads from it. So the thread that writes does the rest itself, between two groups: what
+//! came meanwhile.
 //!
 //! SQLite syncs the main file only with the last of the pages. So that the thread that writes does
-//! not wait for all of them, the other one syncs the file after its part, by a descriptor of its own.
+//! not wait for all of them, the other one syncs the file after its part, by a descriptor of its
+//! own.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -20,8 +21,8 @@ use rusqlite::{Connection, ffi};
 /// The WAL is moved when it is this long, in pages of 4 KiB.
 const PAGES: i64 = 4000;
 
-/// When the WAL does not begin anew after it was moved, a reader needs it: it is moved again with so
-/// many of the next groups, then when it is this many pages longer.
+/// When the WAL does not begin anew after it was moved, a reader needs it: it is moved again with
+/// so many of the next groups, then when it is this many pages longer.
 const TRIES: u32 = 16;
 const PAGES_MORE: i64 = PAGES / 4;
 
@@ -58,8 +59,9 @@ pub(super) struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Starts the thread, with a connection of its own and the main file. The file must stay open as
-    /// long as any connection to it in this process: closing it gives up the locks of all of them.
+    /// Starts the thread, with a connection of its own and the main file. The file must stay open
+    /// as long as any connection to it in this process: closing it gives up the locks of all of
+    /// them.
     pub fn start(connection: Connection, file: Arc<File>) -> std::io::Result<Self> {
         let (orders, inbox) = mpsc::channel();
         let (outbox, moved) = mpsc::channel();

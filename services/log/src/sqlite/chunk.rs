@@ -9,8 +9,9 @@ use prost::encoding::{decode_varint, encode_varint, encoded_len_varint};
 use super::runs::Place;
 
 /// The bytes of a chunk at most. With the other columns it fits a page of 4 KiB, of which a row may
-/// take 4,061 bytes before it needs another page: 7 for its header and 24 for the columns beside, at
-/// most. Where parts of this crate are tested by themselves, chunks are short, so that there are many.
+/// take 4,061 bytes before it needs another page: 7 for its header and 24 for the columns beside,
+/// at most. Where parts of this crate are tested by themselves, chunks are short, so that there are
+/// many.
 const MAX_BYTES: usize = if cfg!(test) { 100 } else { 4030 };
 
 /// The varint of the number of places, at most.

@@ -30,27 +30,42 @@ pub(super) fn convert(directory: &Path) -> rusqlite::Result<()> {
     moment.commit()
 }
 
-/// What is beyond the mark was being merged when the store was left: the log has it.
+/// The places of the tree up to a position. What is beyond the mark was being merged when the store
+/// was left: the log has it.
+const FROM_TREE: &str = "SELECT stream_id, version, position FROM stream_events
+    WHERE position <= ? ORDER BY stream_id, version";
+
+/// The same from the log.
+const FROM_LOG: &str = "SELECT stream_id, version, position FROM events
+    WHERE position <= ? ORDER BY stream_id, version";
+
 fn copy(store: &Connection) -> rusqlite::Result<()> {
     let indexed: i64 = store.query_row("SELECT indexed FROM store", [], |row| row.get(0))?;
     if indexed == 0 {
         return Ok(());
     }
-    let mut tree = store.prepare(
-        "SELECT stream_id, version, position FROM stream_events WHERE position <= ?
-         ORDER BY stream_id, version",
-    )?;
-    let mut rows = tree.query([indexed])?;
+    if write_run(store, FROM_TREE, indexed)? != unsigned(indexed) {
+        // The tree was damaged.
+        store.execute("DELETE FROM run_chunks", [])?;
+        write_run(store, FROM_LOG, indexed)?;
+    }
+    let sql = "INSERT INTO runs (run, first_position, last_position) VALUES (?, 1, ?)";
+    store.execute(sql, params![RUN, indexed]).map(drop)
+}
+
+/// Writes the run of what a statement finds up to a position, and says how many places it has.
+fn write_run(store: &Connection, sql: &str, indexed: i64) -> rusqlite::Result<u64> {
+    let mut find = store.prepare(sql)?;
+    let mut rows = find.query([indexed])?;
+    let mut count = 0;
     let mut chunk = Filling::default();
     while let Some(row) = rows.next()? {
         let (stream_id, version) = (row.get(0)?, unsigned(row.get(1)?));
         let place = Place { stream_id, version, position: unsigned(row.get(2)?) };
         if !chunk.add(place) {
-            insert(store, RUN, std::mem::take(&mut chunk))?;
+            count += insert(store, RUN, std::mem::take(&mut chunk))?;
             chunk.add(place);
         }
     }
-    insert(store, RUN, chunk)?;
-    let sql = "INSERT INTO runs (run, first_position, last_position) VALUES (?, 1, ?)";
-    store.execute(sql, params![RUN, indexed]).map(drop)
+    Ok(count + insert(store, RUN, chunk)?)
 }

@@ -1,10 +1,10 @@
 //! Where events are, by stream, in sorted runs on the disk (`runs.rs` has those in memory).
 //!
-//! A run is written once, in its order, and never changed; `merge.rs` makes them. It holds the places
-//! of all events between two positions, so of a stream it has versions that follow each other, and
-//! an older run has those before. To find some, a reader looks at one chunk of each run, or at more
-//! where the stream goes on. All of one reading must be in one transaction: in the next, other runs
-//! may have the same places.
+//! A run is written once, in its order, and never changed; `merge.rs` makes them. It holds the
+//! places of all events between two positions, so of a stream it has versions that follow each
+//! other, and an older run has those before. To find some, a reader looks at one chunk of each run,
+//! or at more where the stream goes on. All of one reading must be in one transaction: in the next,
+//! other runs may have the same places.
 
 use std::ops::RangeInclusive;
 
@@ -126,6 +126,16 @@ pub(super) fn next_chunk(
     Ok(found.map(|(_, places)| places))
 }
 
+/// The places of the last chunk of a run at a key or before it.
+pub(super) fn last_chunk(
+    connection: &Connection,
+    run: i64,
+    key: Key,
+) -> Result<Option<Vec<Place>>, Error> {
+    let found = chunk(connection, (run, UP_TO), key, |places| places.collect())?;
+    Ok(found.map(|(_, places)| places))
+}
+
 /// The complete runs as of a transaction.
 pub(super) struct DiskRuns<'c> {
     connection: &'c Connection,
@@ -139,10 +149,10 @@ impl<'c> DiskRuns<'c> {
         Ok(Self { connection, runs: complete(connection)? })
     }
 
-    /// Where the versions of a stream are, at most `limit`, from one on and in a direction. `recent`
-    /// are the places that were in memory before the transaction began: what has left it by then is
-    /// on the disk, and those before the first of them are on the disk alone. What is returned has
-    /// no gap.
+    /// Where the versions of a stream are, at most `limit`, from one on and in a direction.
+    /// `recent` are the places that were in memory before the transaction began: what has left it
+    /// by then is on the disk, and those before the first of them are on the disk alone. What is
+    /// returned has no gap.
     pub fn places(
         &self,
         (stream_id, recent): (i64, &[Place]),
@@ -150,11 +160,11 @@ impl<'c> DiskRuns<'c> {
         direction: Direction,
         limit: usize,
     ) -> Result<Vec<Place>, Error> {
-        let from = from.max(1);
         let on_disk = recent.first().map_or(u64::MAX, |place| place.version.saturating_sub(1));
         let mut places = Vec::new();
         match direction {
             Direction::Forward => {
+                let from = from.max(1);
                 self.forward(stream_id, from..=on_disk, limit, &mut places)?;
                 let recent = recent.iter().filter(|place| place.version >= from);
                 places.extend(recent.take(limit - places.len()));
@@ -166,7 +176,7 @@ impl<'c> DiskRuns<'c> {
             }
         }
         let mut expected = match direction {
-            Direction::Forward => from,
+            Direction::Forward => from.max(1),
             Direction::Backward => places.first().map_or(0, |place| place.version),
         };
         for Place { version, .. } in &places {
@@ -285,8 +295,8 @@ fn missing(stream_id: i64, version: u64) -> Error {
 }
 
 /// What is wrong with the runs themselves: together they must have an entry for each position up to
-/// `indexed`, each run those between its own two, in the order of streams and versions. With that, they
-/// are right if each position has its stream and version ([`by_position`]).
+/// `indexed`, each run those between its own two, in the order of streams and versions. With that,
+/// they are right if each position has its stream and version ([`by_position`]).
 pub(super) fn problems(connection: &Connection, indexed: u64) -> rusqlite::Result<Vec<String>> {
     let mut problems = Vec::new();
     let mut next = 1;

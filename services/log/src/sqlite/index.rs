@@ -1,12 +1,12 @@
 //! The part of the indexes that is in memory only.
 //!
-//! An append writes the log alone. What the runs on the disk (`disk_runs.rs`) and the table `requests` do
-//! not hold yet stands here. It gathers until there is enough, and is merged in its order and a slice
-//! with each group (`merge.rs`), while more gathers: the places of events into a run of their own, requests
-//! into their table. The more events gather, the fewer runs there are to compact; requests mostly go to
-//! the end of their table, and take more memory, so fewer do. Merged requests stay in memory for a
-//! while, so that recent ones are found, and new ones known to be new, without a look at the
-//! table. After a start, what gathers is read from the end of the log.
+//! An append writes the log alone. What the runs on the disk (`disk_runs.rs`) and the table
+//! `requests` do not hold yet stands here. It gathers until there is enough, and is merged in its
+//! order and a slice with each group (`merge.rs`), while more gathers: the places of events into a
+//! run of their own, requests into their table. The more events gather, the fewer runs there are to
+//! compact; requests mostly go to the end of their table, and take more memory, so fewer do. Merged
+//! requests stay in memory for a while, so that recent ones are found, and new ones known to be
+//! new, without a look at the table. After a start, what gathers is read from the end of the log.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -69,8 +69,8 @@ pub(super) struct Merging {
     /// In their order.
     pub places: Vec<Place>,
     pub requests: Arc<Requests>,
-    /// The requests of all events up to here are in the table afterwards, and so are the places of the
-    /// events in a run if there are some.
+    /// The requests of all events up to here are in the table afterwards, and so are the places of
+    /// the events in a run if there are some.
     pub last: u64,
 }
 
@@ -164,8 +164,8 @@ impl Index {
         last.map(|place| place.version)
     }
 
-    /// Where the versions of a stream are that are in memory, in their order. Those before the first
-    /// of them are in the runs on the disk.
+    /// Where the versions of a stream are that are in memory, in their order. Those before the
+    /// first of them are in the runs on the disk.
     pub fn places(&self, stream_id: i64) -> Vec<Place> {
         let parts = self.read();
         let merging = parts.merging.iter().flat_map(|merging| runs::of(&merging.places, stream_id));

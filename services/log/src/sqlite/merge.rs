@@ -1,10 +1,10 @@
-//! What follows the log, a slice with each group: what has gathered in memory goes to its tables, and
-//! sorted runs on the disk become one (a log-structured merge, O'Neil and others 1996).
+//! What follows the log, a slice with each group: what has gathered in memory goes to its tables,
+//! and sorted runs on the disk become one (a log-structured merge, O'Neil and others 1996).
 //!
 //! A run is written in whole chunks, at the end of their table, and is there for readers once it is
 //! complete: then it gets its row in `runs`, and those that it replaces lose theirs, in one
-//! transaction. The chunks of a run without a row are left over, from a run that was replaced or one
-//! that a crash has cut off, and are deleted a slice at a time.
+//! transaction. The chunks of a run without a row are left over, from a run that was replaced or
+//! one that a crash has cut off, and are deleted a slice at a time.
 
 use std::ops::Bound;
 use std::sync::{Arc, LazyLock};
@@ -15,26 +15,34 @@ use tracing::error;
 use uuid::Uuid;
 
 use super::chunk::Filling;
-use super::disk_runs::{self, Error, Run, insert, next_chunk};
+use super::disk_runs::{self, Error, Run, insert, last_chunk, next_chunk};
 use super::index::{Merging, is_v7};
 use super::insert::Insert;
 use super::runs::Place;
 use super::{signed, unsigned};
 use crate::storage::StoredAnswer;
 
-/// For so many rows that a group appends (events, or requests where there are more of those) a chunk
-/// is written, and another that is left over deleted: some 800 entries of 5 bytes, so 20 for each
+/// For so many rows that are appended (events, or requests where there are more of those) a chunk
+/// is written, and another that is left over deleted: some 800 entries of 5 bytes, so 8 for each
 /// row. That is a small part of what the row itself costs. Each entry is written once to come from
-/// memory to the disk, and then half as often as the binary logarithm of the number of flushes, so
-/// no store outgrows this.
-const ROWS_PER_CHUNK: usize = 40;
+/// memory to the disk, and then half as often as the binary logarithm of the number of flushes,
+/// which is less than 8 for a thousand million events.
+const ROWS_PER_CHUNK: usize = 100;
 
-/// How many requests are merged for each such row. More, and commands would be slower meanwhile; fewer,
-/// and more would be in memory.
+/// How many requests are merged for each such row. More, and commands would be slower meanwhile;
+/// fewer, and more would be in memory.
 const REQUESTS_PER_ROW: usize = 3;
 
 /// The requests that are merged with a group at least.
 const REQUESTS_AT_LEAST: usize = 64;
+
+/// What may be merged with a group, or at the end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slice {
+    /// How many chunks of runs are written, and how many deleted.
+    pub chunks: usize,
+    pub requests: usize,
+}
 
 static REQUESTS: LazyLock<Insert<3>> = LazyLock::new(|| {
     Insert::new("INSERT OR IGNORE INTO requests (request_id, fingerprint, position)")
@@ -58,8 +66,11 @@ pub(super) struct Merger {
     /// A damaged run was met. It stays as it is, and so do the others: nothing is lost that can be
     /// read.
     damaged: bool,
-    /// The disk was full. What room there is belongs to the log until another run has come from memory.
+    /// The disk was full. What room there is belongs to the log until another run has come from
+    /// memory.
     rests: bool,
+    /// The rows that were appended since they were enough for a chunk.
+    rows: usize,
 }
 
 impl Merger {
@@ -77,31 +88,67 @@ impl Merger {
              SELECT run FROM written WHERE run IS NOT NULL",
         )?;
         let written: Vec<i64> = find.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-        let numbers = runs.iter().map(|run| run.number).chain(written.iter().copied());
-        let next_run = numbers.max().unwrap_or(0) + 1;
-        let is_left_over = |number: &i64| runs.iter().all(|run| run.number != *number);
-        let left_over = written.into_iter().filter(is_left_over).collect();
-        let (flush, compactions) = (None, Vec::new());
-        Ok(Self { runs, next_run, flush, compactions, left_over, damaged: false, rests: false })
+        let compactions = Compaction::all(connection, &runs)?;
+        let under_way = compactions.iter().map(|compaction| &compaction.run);
+        let in_use: Vec<i64> = runs.iter().chain(under_way).map(|run| run.number).collect();
+        let next_run = in_use.iter().chain(&written).max().unwrap_or(&0) + 1;
+        let left_over = written.into_iter().filter(|number| !in_use.contains(number)).collect();
+        let (flush, damaged, rests, rows) = (None, false, false, 0);
+        Ok(Self { runs, next_run, flush, compactions, left_over, damaged, rests, rows })
     }
 
-    /// Compacts nothing until another run has come from memory: the disk was full.
-    pub fn rest(&mut self) {
+    /// Compacts nothing until another run has come from memory, and gives up what it was
+    /// compacting: the disk was full.
+    pub fn rest(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         self.rests = true;
+        self.give_up(connection)
     }
 
-    /// Does what is to be done with a group of so many rows, in its transaction, and says whether
-    /// all of `merging` is in the tables.
+    fn give_up(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        connection.prepare_cached("DELETE FROM compactions")?.execute([])?;
+        self.left_over.extend(self.compactions.drain(..).map(|given_up| given_up.run.number));
+        Ok(())
+    }
+
+    /// Whether nothing is compacted because the disk was full.
+    pub fn is_resting(&self) -> bool {
+        self.rests
+    }
+
+    /// What may be merged with a group of so many rows.
+    pub fn slice(&mut self, rows: usize) -> Slice {
+        self.rows += rows;
+        let chunks = self.rows / ROWS_PER_CHUNK;
+        self.rows %= ROWS_PER_CHUNK;
+        Slice { chunks, requests: (REQUESTS_PER_ROW * rows).max(REQUESTS_AT_LEAST) }
+    }
+
+    /// Deletes what is left over, a slice, or all of it while the disk is full: first of all in the
+    /// transaction of a group, which can then have the pages.
+    pub fn make_room(&mut self, connection: &Connection, slice: Slice) -> rusqlite::Result<()> {
+        let mut left = if self.rests { usize::MAX } else { slice.chunks };
+        while let Some(run) = self.left_over.last().filter(|_| left > 0) {
+            let sql = "DELETE FROM run_chunks WHERE chunk IN
+                       (SELECT chunk FROM run_chunks WHERE run = ?
+                        ORDER BY stream_id, version LIMIT ?)";
+            let most = i64::try_from(left).unwrap_or(i64::MAX);
+            let deleted = connection.prepare_cached(sql)?.execute(params![run, most])?;
+            if deleted < left {
+                self.left_over.pop();
+            }
+            left -= deleted;
+        }
+        Ok(())
+    }
+
+    /// Merges a slice, and says whether all of `merging` is in the tables.
     pub fn go_on(
         &mut self,
         connection: &Connection,
         merging: Option<&Arc<Merging>>,
-        rows: usize,
+        slice: Slice,
     ) -> rusqlite::Result<bool> {
-        // However long the group is, this takes a small part of what it takes itself.
-        let mut chunks = (rows / ROWS_PER_CHUNK).max(1);
-        self.delete_left_over(connection, chunks)?;
-        let requests = (REQUESTS_PER_ROW * rows).max(REQUESTS_AT_LEAST);
+        let Slice { mut chunks, requests } = slice;
         let done = match merging {
             Some(merging) => self.flush(connection, merging, &mut chunks, requests)?,
             None => false,
@@ -110,9 +157,9 @@ impl Merger {
         Ok(done)
     }
 
-    /// Merges from memory, at most so many chunks of events, then so many requests, and says whether all
-    /// of it is in the tables.
-    pub fn flush(
+    /// Merges from memory, at most so many chunks of events, then so many requests, and says
+    /// whether all of it is in the tables.
+    fn flush(
         &mut self,
         connection: &Connection,
         merging: &Arc<Merging>,
@@ -139,34 +186,19 @@ impl Merger {
         Ok(done)
     }
 
-    fn delete_left_over(&mut self, connection: &Connection, chunks: usize) -> rusqlite::Result<()> {
-        let mut left = chunks;
-        while let Some(run) = self.left_over.last().filter(|_| left > 0) {
-            let sql = "DELETE FROM run_chunks WHERE chunk IN
-                       (SELECT chunk FROM run_chunks WHERE run = ?
-                        ORDER BY stream_id, version LIMIT ?)";
-            let deleted = connection.prepare_cached(sql)?.execute(params![run, left as i64])?;
-            if deleted < left {
-                self.left_over.pop();
-            }
-            left -= deleted;
-        }
-        Ok(())
-    }
-
     fn compact(&mut self, connection: &Connection, chunks: usize) -> rusqlite::Result<()> {
         let mut left = chunks;
         while left > 0 && !self.damaged && !self.rests {
-            self.begin_compaction();
+            self.begin_compaction(connection)?;
             let Some(compaction) = self.compactions.last_mut() else { break };
+            left -= 1;
             match compaction.go_on(connection) {
-                Ok(false) => left -= 1,
+                Ok(false) => {}
                 Ok(true) => self.replace(connection)?,
                 Err(Error::Sqlite(error)) => return Err(error),
                 Err(Error::Damaged(problem)) => {
                     error!(%problem, "the index of the streams is not compacted any more");
-                    let cut_off = self.compactions.drain(..).map(|cut_off| cut_off.run.number);
-                    self.left_over.extend(cut_off);
+                    self.give_up(connection)?;
                     self.damaged = true;
                 }
             }
@@ -175,9 +207,9 @@ impl Merger {
     }
 
     /// Begins to make one run of the youngest neighbours of which one is not twice as long as what
-    /// follows it, if there are some. So the runs that are not at work come to be each at least twice as
-    /// long as the next, and there are few.
-    fn begin_compaction(&mut self) {
+    /// follows it, if there are some. So the runs that are not at work come to be each at least
+    /// twice as long as the next, and there are few.
+    fn begin_compaction(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         let at_work = self.compactions.last().map_or(0, |compaction| compaction.run.last);
         let idle = self.runs.partition_point(|run| run.last <= at_work);
         let idle = &self.runs[idle..];
@@ -190,17 +222,23 @@ impl Merger {
                 (start, together) = (start - 1, together + before.len());
             }
             if end - start > 1 {
-                self.compactions.push(Compaction::new(self.next_run, &idle[start..end]));
+                let together = &idle[start..end];
+                let (first, last) = (together[0].first, together[together.len() - 1].last);
+                let run = Run { number: self.next_run, first, last };
+                self.compactions.push(Compaction::begin(connection, run, together)?);
                 self.next_run += 1;
-                return;
+                break;
             }
         }
+        Ok(())
     }
 
     /// Lets the run of the last compaction, which is complete, take the place of those before.
     fn replace(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         let Some(Compaction { run, .. }) = self.compactions.pop() else { return Ok(()) };
         let of_it = |old: &Run| (run.first..=run.last).contains(&old.first);
+        let sql = "DELETE FROM compactions WHERE run = ?";
+        connection.prepare_cached(sql)?.execute([run.number])?;
         let sql = "DELETE FROM runs WHERE run = ?";
         let mut delete = connection.prepare_cached(sql)?;
         for old in self.runs.iter().filter(|old| of_it(old)) {
@@ -324,36 +362,84 @@ struct Compaction {
     sources: Vec<Source>,
     /// How many places are written.
     written: u64,
+    /// The last of them.
+    last: Option<Place>,
 }
 
 impl Compaction {
-    fn new(number: i64, runs: &[Run]) -> Self {
-        let first = runs.iter().map(|run| run.first).min().unwrap_or(0);
-        let last = runs.iter().map(|run| run.last).max().unwrap_or(0);
-        let sources = runs.iter().map(|run| Source::new(run.number)).collect();
-        Self { run: Run { number, first, last }, sources, written: 0 }
+    fn begin(connection: &Connection, run: Run, sources: &[Run]) -> rusqlite::Result<Self> {
+        let sql = "INSERT INTO compactions (run, first_position, last_position, written)
+                   VALUES (?, ?, ?, 0)";
+        let values = params![run.number, signed(run.first), signed(run.last)];
+        connection.prepare_cached(sql)?.execute(values)?;
+        let sources = sources.iter().map(|source| Source::new(source.number)).collect();
+        Ok(Self { run, sources, written: 0, last: None })
     }
 
-    /// Writes the next chunk, unless all is written; then it must be what the runs had to have.
+    /// Those that were under way when the store was left, those of older runs first. They go on
+    /// after the last place that is written.
+    fn all(connection: &Connection, runs: &[Run]) -> rusqlite::Result<Vec<Self>> {
+        let sql = "SELECT run, first_position, last_position, written FROM compactions
+                   ORDER BY first_position";
+        let mut find = connection.prepare(sql)?;
+        let found = find.query_map([], |row| {
+            let (number, first, last) = (row.get(0)?, unsigned(row.get(1)?), unsigned(row.get(2)?));
+            Ok((Run { number, first, last }, unsigned(row.get(3)?)))
+        })?;
+        let mut compactions = Vec::new();
+        for compaction in found {
+            let (run, written) = compaction?;
+            let of_it = |source: &&Run| (run.first..=run.last).contains(&source.first);
+            let sources = runs.iter().filter(of_it).map(|source| Source::new(source.number));
+            let sources = sources.collect();
+            compactions.push(Self { run, sources, written, last: None });
+        }
+        Ok(compactions)
+    }
+
+    /// Writes the next chunk and says whether that was all; then it must be what the runs had to
+    /// have.
     fn go_on(&mut self, connection: &Connection) -> Result<bool, Error> {
+        if self.last.is_none() && self.written > 0 {
+            self.find_end(connection)?;
+        }
         let mut chunk = Filling::default();
-        while let Some((place, source)) = self.least(connection)? {
-            if !chunk.add(place) {
-                break;
+        let ended = loop {
+            let Some((place, source)) = self.least(connection)? else { break true };
+            if self.last.is_some_and(|last| !place.may_follow(&last)) {
+                let problem =
+                    format!("run {} would have {place:?} after {:?}", self.run.number, self.last);
+                return Err(Error::Damaged(problem));
             }
+            if !chunk.add(place) {
+                break false;
+            }
+            self.last = Some(place);
             self.sources[source].at += 1;
-        }
-        let written = insert(connection, self.run.number, chunk)?;
-        self.written += written;
-        if written > 0 {
-            return Ok(false);
-        }
-        if self.written != self.run.len() {
+        };
+        self.written += insert(connection, self.run.number, chunk)?;
+        let sql = "UPDATE compactions SET written = ? WHERE run = ?";
+        let values = params![signed(self.written), self.run.number];
+        connection.prepare_cached(sql)?.execute(values)?;
+        if ended && self.written != self.run.len() {
             let Run { first, last, .. } = self.run;
             let problem = format!("{} entries for the positions {first} to {last}", self.written);
             return Err(Error::Damaged(problem));
         }
-        Ok(true)
+        Ok(ended)
+    }
+
+    /// Begins after what another process has written.
+    fn find_end(&mut self, connection: &Connection) -> Result<(), Error> {
+        let end = last_chunk(connection, self.run.number, (i64::MAX, i64::MAX))?;
+        let end = end.and_then(|places| places.last().copied());
+        let nothing = || Error::Damaged(format!("run {} has no places", self.run.number));
+        let end = end.ok_or_else(nothing)?;
+        for source in &mut self.sources {
+            source.begin_after(connection, &end)?;
+        }
+        self.last = Some(end);
+        Ok(())
     }
 
     /// The next place in order, and which source has it.
@@ -384,6 +470,16 @@ struct Source {
 impl Source {
     fn new(run: i64) -> Self {
         Self { run, places: Arc::default(), at: 0, ended: false }
+    }
+
+    /// Passes over all places up to this one.
+    fn begin_after(&mut self, connection: &Connection, place: &Place) -> Result<(), Error> {
+        let key = (place.stream_id, signed(place.version));
+        if let Some(places) = last_chunk(connection, self.run, key)? {
+            self.at = places.partition_point(|other| other.key() <= place.key());
+            self.places = places.into();
+        }
+        Ok(())
     }
 
     /// The next place.

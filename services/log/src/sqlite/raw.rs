@@ -144,8 +144,8 @@ impl SqliteReader {
         Ok(RawIndex { indexed, requests_indexed, problems })
     }
 
-    /// The number of the stream and the version that the index has for each of these positions, which must
-    /// be indexed; zeros for what it has not. It reads all entries of their runs.
+    /// The number of the stream and the version that the index has for each of these positions,
+    /// which must be indexed; zeros for what it has not. It reads all entries of their runs.
     pub async fn raw_places(
         &self,
         positions: RangeInclusive<u64>,

@@ -1,6 +1,6 @@
-//! Where events are, by stream, in sorted runs in memory: each entry is moved a few times, at the end of
-//! long pieces of memory, instead of to a place in a tree (a log-structured merge, O'Neil and others
-//! 1996). From here they go to the runs on the disk (`disk_runs.rs`).
+//! Where events are, by stream, in sorted runs in memory: each entry is moved a few times, at the
+//! end of long pieces of memory, instead of to a place in a tree (a log-structured merge, O'Neil
+//! and others 1996). From here they go to the runs on the disk (`disk_runs.rs`).
 
 /// Where an event is. Their order is that of the streams, then of the versions.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -8,6 +8,21 @@ pub(super) struct Place {
     pub stream_id: i64,
     pub version: u64,
     pub position: u64,
+}
+
+impl Place {
+    /// What it is found by.
+    pub fn key(&self) -> (i64, u64) {
+        (self.stream_id, self.version)
+    }
+
+    /// Whether it can stand after another in a run: of a later stream, or later in its stream.
+    pub fn may_follow(&self, other: &Self) -> bool {
+        match self.stream_id == other.stream_id {
+            true => self.version > other.version && self.position > other.position,
+            false => self.stream_id > other.stream_id,
+        }
+    }
 }
 
 /// The places of a stream among sorted ones.
@@ -21,8 +36,8 @@ pub(super) fn of(sorted: &[Place], stream_id: i64) -> &[Place] {
 /// them takes no longer than to find something in a long run.
 const UNSORTED: usize = 256;
 
-/// Places in sorted runs, the oldest first. Each is at least twice as long as the next, so that there
-/// are few.
+/// Places in sorted runs, the oldest first. Each is at least twice as long as the next, so that
+/// there are few.
 #[derive(Debug, Default)]
 pub(super) struct Runs {
     runs: Vec<Vec<Place>>,

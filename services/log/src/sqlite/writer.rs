@@ -18,7 +18,7 @@ use super::disk_runs::{self, DiskRuns};
 use super::heads::Heads;
 use super::index::{Index, beside_the_log};
 use super::insert::Insert;
-use super::merge::{Merger, remember_newest};
+use super::merge::{Merger, Slice, remember_newest};
 use super::{BUSY_TIMEOUT, FILE_NAME, LEAST_SQLITE, Options, request_column, signed};
 use crate::Error;
 use crate::storage::{ClaimKey, EventRow, Group, Holders, StorageWriter, StoredAnswer};
@@ -26,12 +26,14 @@ use crate::storage::{ClaimKey, EventRow, Group, Holders, StorageWriter, StoredAn
 /// The prepared statements that are kept; there are fewer.
 const STATEMENTS: usize = 32;
 
-/// The chunks of events, and the requests, of a transaction that does nothing but merge, at the end.
-const CHUNKS_AT_CLOSE: usize = 1024;
-const REQUESTS_AT_CLOSE: usize = 65_536;
+/// What a transaction merges that does nothing else, at the end.
+const AT_CLOSE: Slice = Slice { chunks: 1024, requests: 65_536 };
 
-// After a conflict the transaction is given up in any case; SQLite then keeps no journal of its own to
-// take back one statement.
+/// What is compacted at the end, so that sessions that append little do not leave one run each.
+const COMPACTED_AT_CLOSE: Slice = Slice { chunks: 64, requests: 0 };
+
+// After a conflict the transaction is given up in any case; SQLite then keeps no journal of its own
+// to take back one statement.
 static EVENTS: LazyLock<Insert<6>> = LazyLock::new(|| {
     Insert::new(
         "INSERT OR ROLLBACK INTO events (position, stream_id, version, leaf_hash, record, request)",
@@ -206,6 +208,16 @@ impl Store {
         if let Some(problem) = self.stopped.clone() {
             return Err(Error::Stopped { problem });
         }
+        let rested = self.full || self.merger.as_ref().is_some_and(Merger::is_resting);
+        match self.commit_or_ask(group) {
+            // What was merged by the way may have taken the room; now that rests.
+            Err(Error::DiskFull) if !rested => self.commit_or_ask(group),
+            committed => committed,
+        }
+    }
+
+    /// Commits a group; after an error the store is asked whether it is in it.
+    fn commit_or_ask(&mut self, group: &Group) -> Result<(), Error> {
         let rows = group.events.len().max(group.requests.len());
         let error = match self.try_commit(group, rows) {
             Ok(()) => {
@@ -290,16 +302,18 @@ impl Store {
         };
         let merging = self.index.to_merge(false);
         begin(connection)?;
-        check_versions(connection, &self.heads, &self.index, group)?;
-        write(connection, group)?;
         let mut merger = match &self.merger {
             Some(merger) => merger.clone(),
             None => Merger::new(connection)?,
         };
         if self.full {
-            merger.rest();
+            merger.rest(connection)?;
         }
-        let merged = merger.go_on(connection, merging.as_ref(), rows)?;
+        let slice = merger.slice(rows);
+        merger.make_room(connection, slice)?;
+        check_versions(connection, &self.heads, &self.index, group)?;
+        write(connection, group)?;
+        let merged = merger.go_on(connection, merging.as_ref(), slice)?;
         commit(connection)?;
         (self.merger, self.full) = (Some(merger), false);
         if merged {
@@ -310,8 +324,8 @@ impl Store {
 
     /// After an error: a new connection, and whether the group is in the store after all.
     fn was_committed(&mut self, group: &Group) -> Result<bool, Problem> {
-        // Whatever the old connection still holds is given up, not committed. Which slice was the last
-        // is not known, either.
+        // Whatever the old connection still holds is given up, not committed. Which slice was the
+        // last is not known, either.
         (self.connection, self.merger) = (None, None);
         let connection = self.connection.insert(connect(&self.options)?);
         if let Some(last) = group.events.last() {
@@ -346,15 +360,13 @@ impl Store {
     /// Merges what is in memory of the indexes, and leaves nothing in the WAL.
     fn merge_all(&mut self) -> Result<(), Problem> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
-        let mut merger = self.merger.take();
+        let mut merger = match self.merger.take() {
+            Some(merger) => merger,
+            None => Merger::new(connection)?,
+        };
         while let Some(merging) = self.index.to_merge(true) {
             begin(connection)?;
-            let merger = match &mut merger {
-                Some(merger) => merger,
-                none => none.insert(Merger::new(connection)?),
-            };
-            let mut chunks = CHUNKS_AT_CLOSE;
-            let merged = merger.flush(connection, &merging, &mut chunks, REQUESTS_AT_CLOSE)?;
+            let merged = merger.go_on(connection, Some(&merging), AT_CLOSE)?;
             commit(connection)?;
             if merged {
                 self.index.merged();
@@ -362,6 +374,10 @@ impl Store {
             // So that the WAL takes the room of one slice only.
             checkpoint(connection, "PASSIVE")?;
         }
+        begin(connection)?;
+        merger.make_room(connection, COMPACTED_AT_CLOSE)?;
+        merger.go_on(connection, None, COMPACTED_AT_CLOSE)?;
+        commit(connection)?;
         checkpoint(connection, "TRUNCATE")?;
         Ok(())
     }
@@ -418,8 +434,8 @@ fn commit(connection: &Connection) -> rusqlite::Result<()> {
     connection.prepare_cached("COMMIT")?.execute([]).map(drop)
 }
 
-/// Checks that each event follows the last of its stream. The index that would refuse a second
-/// event of a version is written later.
+/// Checks that each event follows the last of its stream: no index would refuse a second event of a
+/// version.
 fn check_versions(
     connection: &Connection,
     heads: &Heads,

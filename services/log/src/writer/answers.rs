@@ -119,8 +119,8 @@ fn kept(bytes: &Bytes) -> Result<Receipt, Error> {
     }
 }
 
-/// The receipt of a request from the records up to its last, newest first: the events of one request
-/// follow one another and carry its id.
+/// The receipt of a request from the records up to its last, newest first: the events of one
+/// request follow one another and carry its id.
 fn receipt(id: &Uuid, position: u64, records: Vec<Record>) -> Result<Receipt, Error> {
     let mut events = Vec::new();
     for record in &records {

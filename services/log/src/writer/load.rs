@@ -70,10 +70,10 @@ async fn load_one(
 ) -> Result<Entry, Error> {
     let unknown = StoredStream { id: 0, version: 0, events: Ok(Vec::new()) };
     let StoredStream { id, version, events } = stored.unwrap_or(unknown);
+    let mut records = events?;
     let Some(folder) = folder else { return Ok(Entry { id, version, state: None }) };
     let mut state = folder.empty();
     let mut folded = 0;
-    let mut records = events?;
     while folded < version {
         if records.is_empty() {
             records =

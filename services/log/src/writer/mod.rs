@@ -1,11 +1,11 @@
 //! The writer: one task that takes every decision, in order, and commits them in groups.
 //!
-//! The way of a submission: queue → look-up of its request id, and of the one whose answer it is told
-//! → (if a stream that it needs is not in memory: waits until the stream is loaded) → decided against
-//! the latest accepted states (if it claims something whose holder is not in memory: waits again) →
-//! committed with its group → answered. Nothing is answered before the commit, not even a refusal,
-//! since it was decided on what the group adds. While one group commits, the next is decided; if the
-//! commit fails, so does everything that was decided on top of it.
+//! The way of a submission: queue → look-up of its request id, and of the one whose answer it is
+//! told → (if a stream that it needs is not in memory: waits until the stream is loaded) → decided
+//! against the latest accepted states (if it claims something whose holder is not in memory: waits
+//! again) → committed with its group → answered. Nothing is answered before the commit, not even a
+//! refusal, since it was decided on what the group adds. While one group commits, the next is
+//! decided; if the commit fails, so does everything that was decided on top of it.
 
 mod answers;
 mod claims;
@@ -369,8 +369,8 @@ impl Writer {
         self.look_up(jobs);
     }
 
-    /// Finds out whether requests have an answer already, and what is told of others; what is certain
-    /// is not looked up.
+    /// Finds out whether requests have an answer already, and what is told of others; what is
+    /// certain is not looked up.
     fn look_up(&mut self, mut jobs: Vec<Job>) {
         let mut unknown = Vec::new();
         for job in &mut jobs {
@@ -535,8 +535,9 @@ impl Writer {
         });
     }
 
-    /// Decides what is ready, up to the limits of a group. Jobs whose streams are not in memory wait
-    /// until they are loaded, and so does what comes after them and names one of their streams.
+    /// Decides what is ready, up to the limits of a group. Jobs whose streams are not in memory
+    /// wait until they are loaded, and so does what comes after them and names one of their
+    /// streams.
     fn decide_ready(&mut self) {
         if let Some(stopped) = &self.stopped {
             for job in std::mem::take(&mut self.ready) {
@@ -566,9 +567,9 @@ impl Writer {
         self.trim();
     }
 
-    /// Takes up a job to decide it: by now its request may have been answered, or be about to, and then
-    /// it is answered the same; and the answer that it is told may be there. What was answered since it
-    /// was looked up and is not at hand is looked up again.
+    /// Takes up a job to decide it: by now its request may have been answered, or be about to, and
+    /// then it is answered the same; and the answer that it is told may be there. What was answered
+    /// since it was looked up and is not at hand is looked up again.
     fn take_up(&mut self, mut job: Job) -> Option<Job> {
         let is_long_ago = self.answered - job.looked_up_at > RECENT_REQUESTS;
         let mut look_up_again = false;

@@ -1,9 +1,9 @@
 //! The streams in memory: those in use as they are, those used longer ago packed.
 //!
-//! Which streams stay as they are is decided by two queues (S3-FIFO, Yang and others 2023): a stream
-//! that is not used again soon is packed early, while it is still in the caches of the processor, and
-//! when it comes back soon, it stays. So commands to many streams cost less, and do not drive out those
-//! that are used often.
+//! Which streams stay as they are is decided by two queues (S3-FIFO, Yang and others 2023): a
+//! stream that is not used again soon is packed early, while it is still in the caches of the
+//! processor, and when it comes back soon, it stays. So commands to many streams cost less, and do
+//! not drive out those that are used often.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry::{Occupied, Vacant};
@@ -27,14 +27,15 @@ const MOST_USES: u8 = 3;
 /// What a packed stream takes beside its bytes: its place in a table that is two thirds full.
 const PACKED_OVERHEAD: usize = 40;
 
-/// How many places of packed streams are looked at for something to forget, for each that is packed.
+/// How many places of packed streams are looked at for something to forget, for each that is
+/// packed.
 const LOOKED_AT: usize = 64;
 
 /// Into how many steps the packings are divided within which a stream comes back soon.
 const SOON: usize = 8;
 
-/// The room of a packed stream is a multiple of this, so that a state that has become a little longer
-/// often fits where the one before was.
+/// The room of a packed stream is a multiple of this, so that a state that has become a little
+/// longer often fits where the one before was.
 const PACKED_STEP: usize = 16;
 
 /// A stream in memory. `id` is 0 until it has an event.
@@ -148,7 +149,8 @@ impl Streams {
     /// Packs the streams that are used least, without those that are `needed` as they are, and
     /// forgets the packed ones that there is no room for.
     pub fn trim(&mut self, needed: impl Fn(&StreamName) -> bool) {
-        // Each once at most, and of the old ones each until its uses are counted down: all may be needed.
+        // Each once at most, and of the old ones each until its uses are counted down: all may be
+        // needed.
         for _ in 0..self.young.len() {
             if self.young.len() <= self.most_young {
                 break;
@@ -184,9 +186,9 @@ impl Streams {
     }
 }
 
-/// Packed streams by name, within so many bytes. Which of them are forgotten is found by going round
-/// the table: what was packed since the last turn stays (CLOCK, Corbató 1968). Those that are unpacked
-/// mostly have a place still, which they come back to.
+/// Packed streams by name, within so many bytes. Which of them are forgotten is found by going
+/// round the table: what was packed since the last turn stays (CLOCK, Corbató 1968). Those that are
+/// unpacked mostly have a place still, which they come back to.
 struct Packed {
     table: HashTable<PackedStream>,
     hasher: RandomState,
@@ -217,8 +219,9 @@ impl Packed {
         }
     }
 
-    /// The time, in steps of packings. It comes round after 65,536 of them; a stream that was packed
-    /// that long ago may then seem to have come back soon, which costs it nothing but a place.
+    /// The time, in steps of packings. It comes round after 65,536 of them; a stream that was
+    /// packed that long ago may then seem to have come back soon, which costs it nothing but a
+    /// place.
     fn now(&self) -> u16 {
         (self.packings / self.step.max(1)) as u16
     }
@@ -266,8 +269,8 @@ impl Packed {
         }
     }
 
-    /// A packed stream, unpacked, and whether about as many streams have been packed since it was as may
-    /// be unpacked, or fewer. `None` when it is not here or its state is not understood.
+    /// A packed stream, unpacked, and whether about as many streams have been packed since it was
+    /// as may be unpacked, or fewer. `None` when it is not here or its state is not understood.
     fn get(&self, stream: &str, folder: Option<&'static dyn Folder>) -> Option<(Entry, bool)> {
         let hash = short_hash(&self.hasher, stream);
         let packed = self.table.find(long(hash), |packed| packed.is(hash, stream))?;

@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 use crate::fixture::{LITTLE, add_as, copy_of};
 
-/// A merge goes on where it was, over many groups; and whenever the process is killed, the tables and
-/// the end of the log are the whole index.
+/// A merge goes on where it was, over many groups; and whenever the process is killed, the tables
+/// and the end of the log are the whole index.
 #[tokio::test]
 async fn an_index_is_merged_a_slice_at_a_time_and_is_whole_after_every_crash() {
     let dir = tempfile::tempdir().unwrap();

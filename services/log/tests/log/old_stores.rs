@@ -85,8 +85,8 @@ async fn a_store_of_the_third_format_opens_with_all_it_has() {
     assert_eq!((findings.events, findings.problems), (21, vec![]));
 }
 
-/// The fourth format has the index of the streams in a tree, with some entries beyond the mark from what
-/// was being merged.
+/// The fourth format has the index of the streams in a tree, with some entries beyond the mark from
+/// what was being merged.
 #[tokio::test]
 async fn a_store_of_the_fourth_format_opens_with_all_it_has() {
     let new = tempfile::tempdir().unwrap();
@@ -144,7 +144,7 @@ async fn a_store_of_the_fourth_format_opens_with_all_it_has() {
 /// Makes of a store what the version before would have left.
 async fn back_to_the_fourth_format(connection: &mut sqlx::SqliteConnection) {
     fill_tree(connection).await;
-    let back = "DROP TABLE runs; DROP TABLE run_chunks;
+    let back = "DROP TABLE runs; DROP TABLE run_chunks; DROP TABLE compactions;
                 DELETE FROM _sqlx_migrations WHERE version = 5";
     sqlx::raw_sql(back).execute(connection).await.unwrap();
 }
