@@ -388,6 +388,23 @@ fn a_damaged_run_stays_and_the_log_goes_on() {
 }
 
 #[test]
+fn runs_that_contradict_each_other_stay() {
+    let mut store = store_with(&[200]);
+    // Another run has the same versions, at the same positions.
+    let copy = "INSERT INTO run_chunks (run, stream_id, version, places)
+                SELECT 50, stream_id, version, places FROM run_chunks;
+                INSERT INTO runs VALUES (50, 201, 400);
+                UPDATE store SET indexed = 400";
+    store.connection.execute_batch(copy).unwrap();
+    let before = complete(&store.connection).unwrap();
+    store.merger = None;
+    (0..100).for_each(|_| store.slice(0, &End::Commit));
+    assert!(store.merger.as_ref().unwrap().damaged);
+    assert_eq!(complete(&store.connection).unwrap(), before);
+    assert_eq!(store.written_runs().len(), 2, "nothing is left over");
+}
+
+#[test]
 fn chunks_are_found_by_their_index() {
     let store = Store::new();
     for sql in disk_runs::SEEKS {
