@@ -26,11 +26,9 @@ use crate::storage::{ClaimKey, EventRow, Group, Holders, StorageWriter, StoredAn
 /// The prepared statements that are kept; there are fewer.
 const STATEMENTS: usize = 32;
 
-/// What a transaction merges that does nothing else, at the end.
+/// What a transaction merges that does nothing else, at the end. The chunks that are not needed for
+/// what is in memory compact runs, so that sessions that append little do not leave one each.
 const AT_CLOSE: Slice = Slice { chunks: 1024, requests: 65_536 };
-
-/// What is compacted at the end, so that sessions that append little do not leave one run each.
-const COMPACTED_AT_CLOSE: Slice = Slice { chunks: 64, requests: 0 };
 
 // After a conflict the transaction is given up in any case; SQLite then keeps no journal of its own
 // to take back one statement.
@@ -375,8 +373,7 @@ impl Store {
             checkpoint(connection, "PASSIVE")?;
         }
         begin(connection)?;
-        merger.make_room(connection, COMPACTED_AT_CLOSE)?;
-        merger.go_on(connection, None, COMPACTED_AT_CLOSE)?;
+        merger.make_room(connection, AT_CLOSE)?;
         commit(connection)?;
         checkpoint(connection, "TRUNCATE")?;
         Ok(())
