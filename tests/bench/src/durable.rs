@@ -2,9 +2,10 @@
 //! durable and then answers.
 //!
 //! It takes what has come meanwhile together, as daybook does, and waits for the disk once. It
-//! checks nothing, decides nothing and remembers nothing, and it writes less. What is between it
-//! and the no-op server is what durability costs; what is between it and daybook is what daybook
-//! adds. It runs as a process of its own (`daybook-bench durable-server DIR MEDIUM [BROKERS TOPIC]`).
+//! checks nothing, decides nothing and remembers nothing (or, of each account, how many commands it
+//! had), and it writes less. What is between it and the no-op server is what durability costs; what
+//! is between it and daybook is what daybook adds. It runs as a process of its own
+//! (`daybook-bench durable-server DIR MEDIUM [BROKERS TOPIC]`).
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
