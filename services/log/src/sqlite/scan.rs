@@ -176,6 +176,13 @@ fn stream_id(connection: &Connection, name: &str) -> Result<Option<i64>, Error> 
     id.map_err(failed)
 }
 
+/// The name of a stream, where it is known.
+fn stream_name(connection: &Connection, id: i64) -> String {
+    let name =
+        connection.query_row("SELECT name FROM streams WHERE id = ?", [id], |row| row.get(0));
+    name.unwrap_or_default()
+}
+
 /// The events at these places, which must have what the index says.
 fn at(connection: &Connection, places: &[Place]) -> Result<Vec<Record>, Error> {
     let sql = "SELECT position, record, leaf_hash, stream_id, version FROM events
@@ -191,11 +198,10 @@ fn at(connection: &Connection, places: &[Place]) -> Result<Vec<Record>, Error> {
             }
             None => None,
         };
-        let wrong = || {
-            failed(format!(
-                "the index has version {version} of stream {stream_id} at position {position}, \
-                 where it is not"
-            ))
+        let wrong = || Error::Damaged {
+            position: *position,
+            stream: stream_name(connection, *stream_id),
+            problem: format!("version {version} of its stream belongs here, but is not"),
         };
         records.push(found.unwrap_or_else(|| Err(wrong()))?);
     }
