@@ -19,14 +19,14 @@ const COUNT_BYTES: usize = 2;
 
 /// A chunk that is being filled.
 #[derive(Debug, Default)]
-pub(super) struct Filling {
+pub(super) struct ChunkBuilder {
     entries: Vec<u8>,
     count: u64,
     first: Option<Place>,
     last: Place,
 }
 
-impl Filling {
+impl ChunkBuilder {
     /// Adds the next place, unless there is no room for it.
     pub fn add(&mut self, place: Place) -> bool {
         let before = self.last;
@@ -136,7 +136,7 @@ mod tests {
     }
 
     fn encode(places: &[Place]) -> (usize, Vec<u8>) {
-        let mut filling = Filling::default();
+        let mut filling = ChunkBuilder::default();
         let added = places.iter().take_while(|place| filling.add(**place)).count();
         let (first, count, bytes) = filling.finish().unwrap();
         assert_eq!((first, count), (places[0], added as u64));

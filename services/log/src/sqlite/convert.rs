@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, TransactionBehavior, params};
 
-use super::chunk::Filling;
+use super::chunk::ChunkBuilder;
 use super::disk_runs::insert;
 use super::runs::Place;
 use super::{BUSY_TIMEOUT, FILE_NAME, unsigned};
@@ -58,7 +58,7 @@ fn write_run(store: &Connection, sql: &str, indexed: i64) -> rusqlite::Result<u6
     let mut find = store.prepare(sql)?;
     let mut rows = find.query([indexed])?;
     let mut count = 0;
-    let mut chunk = Filling::default();
+    let mut chunk = ChunkBuilder::default();
     while let Some(row) = rows.next()? {
         let (stream_id, version) = (row.get(0)?, unsigned(row.get(1)?));
         let place = Place { stream_id, version, position: unsigned(row.get(2)?) };

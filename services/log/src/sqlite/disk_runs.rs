@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 
 use rusqlite::{Connection, Row, params};
 
-use super::chunk::{Damage, Filling, Places};
+use super::chunk::{ChunkBuilder, Damage, Places};
 use super::runs::Place;
 use super::{signed, unsigned};
 use crate::storage::Direction;
@@ -53,7 +53,11 @@ pub(super) fn complete(connection: &Connection) -> rusqlite::Result<Vec<Run>> {
 }
 
 /// Writes the next chunk of a run and says how many places it has.
-pub(super) fn insert(connection: &Connection, run: i64, chunk: Filling) -> rusqlite::Result<u64> {
+pub(super) fn insert(
+    connection: &Connection,
+    run: i64,
+    chunk: ChunkBuilder,
+) -> rusqlite::Result<u64> {
     let Some((first, count, places)) = chunk.finish() else { return Ok(0) };
     let sql = "INSERT OR ROLLBACK INTO run_chunks (run, stream_id, version, places)
                VALUES (?, ?, ?, ?)";
@@ -66,11 +70,11 @@ pub(super) fn insert(connection: &Connection, run: i64, chunk: Filling) -> rusql
 pub(super) type Key = (i64, i64);
 
 /// The first chunk of a run after a key.
-const AFTER: &str = "SELECT stream_id, version, places FROM run_chunks
+pub(super) const AFTER: &str = "SELECT stream_id, version, places FROM run_chunks
     WHERE run = ? AND (stream_id, version) > (?, ?) ORDER BY stream_id, version LIMIT 1";
 
 /// The last chunk of a run at a key or before it.
-const UP_TO: &str = "SELECT stream_id, version, places FROM run_chunks
+pub(super) const UP_TO: &str = "SELECT stream_id, version, places FROM run_chunks
     WHERE run = ? AND (stream_id, version) <= (?, ?)
     ORDER BY stream_id DESC, version DESC LIMIT 1";
 
@@ -116,23 +120,13 @@ fn describe(run: i64, (stream_id, version): Key, damage: &str) -> String {
     )
 }
 
-/// The places of the first chunk of a run after a key.
-pub(super) fn next_chunk(
+/// The places of the chunk of a run that one of these statements finds.
+pub(super) fn chunk_places(
     connection: &Connection,
-    run: i64,
-    after: Key,
-) -> Result<Option<Vec<Place>>, Error> {
-    let found = chunk(connection, (run, AFTER), after, |places| places.collect())?;
-    Ok(found.map(|(_, places)| places))
-}
-
-/// The places of the last chunk of a run at a key or before it.
-pub(super) fn last_chunk(
-    connection: &Connection,
-    run: i64,
+    seek: (i64, &str),
     key: Key,
 ) -> Result<Option<Vec<Place>>, Error> {
-    let found = chunk(connection, (run, UP_TO), key, |places| places.collect())?;
+    let found = chunk(connection, seek, key, |places| places.collect())?;
     Ok(found.map(|(_, places)| places))
 }
 

@@ -14,8 +14,8 @@ use rusqlite::{Connection, params};
 use tracing::error;
 use uuid::Uuid;
 
-use super::chunk::Filling;
-use super::disk_runs::{self, Error, Run, insert, last_chunk, next_chunk};
+use super::chunk::ChunkBuilder;
+use super::disk_runs::{self, AFTER, Error, Run, UP_TO, chunk_places, insert};
 use super::index::{Merging, is_v7};
 use super::insert::Insert;
 use super::runs::Place;
@@ -299,7 +299,7 @@ impl Flush {
         let merging = Arc::clone(&self.merging);
         let places = &merging.places;
         while self.places < places.len() && *chunks > 0 {
-            let mut chunk = Filling::default();
+            let mut chunk = ChunkBuilder::default();
             let written = places[self.places..].iter().take_while(|place| chunk.add(**place));
             self.places += written.count();
             insert(connection, self.run.number, chunk)?;
@@ -403,7 +403,7 @@ impl Compaction {
         if self.last.is_none() && self.written > 0 {
             self.find_end(connection)?;
         }
-        let mut chunk = Filling::default();
+        let mut chunk = ChunkBuilder::default();
         let ended = loop {
             let Some((place, source)) = self.least(connection)? else { break true };
             if self.last.is_some_and(|last| !place.may_follow(&last)) {
@@ -431,7 +431,7 @@ impl Compaction {
 
     /// Begins after what another process has written.
     fn find_end(&mut self, connection: &Connection) -> Result<(), Error> {
-        let end = last_chunk(connection, self.run.number, (i64::MAX, i64::MAX))?;
+        let end = chunk_places(connection, (self.run.number, UP_TO), (i64::MAX, i64::MAX))?;
         let end = end.and_then(|places| places.last().copied());
         let nothing = || Error::Damaged(format!("run {} has no places", self.run.number));
         let end = end.ok_or_else(nothing)?;
@@ -475,7 +475,7 @@ impl Source {
     /// Passes over all places up to this one.
     fn begin_after(&mut self, connection: &Connection, place: &Place) -> Result<(), Error> {
         let key = (place.stream_id, signed(place.version));
-        if let Some(places) = last_chunk(connection, self.run, key)? {
+        if let Some(places) = chunk_places(connection, (self.run, UP_TO), key)? {
             self.at = places.partition_point(|other| other.key() <= place.key());
             self.places = places.into();
         }
@@ -488,7 +488,7 @@ impl Source {
             let before = self.places.last().copied();
             let key = |place: &Place| (place.stream_id, signed(place.version));
             let after = self.places.first().map_or((i64::MIN, i64::MIN), key);
-            match next_chunk(connection, self.run, after)? {
+            match chunk_places(connection, (self.run, AFTER), after)? {
                 Some(places) if before < places.first().copied() => {
                     (self.places, self.at) = (places.into(), 0);
                 }
