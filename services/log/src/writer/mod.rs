@@ -9,7 +9,9 @@
 
 mod answers;
 mod claims;
+mod lines;
 mod load;
+mod packed;
 mod streams;
 mod waiting;
 
@@ -623,7 +625,9 @@ impl Writer {
             }
         };
         for (stream, _) in job.streams() {
-            self.streams.used(stream);
+            if !self.waiting.need(stream) {
+                self.streams.used(stream);
+            }
         }
         let mut request = None;
         if let Some(key) = job.submission.request
