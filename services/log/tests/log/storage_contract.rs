@@ -220,3 +220,16 @@ fn sqlite_is_built_without_one_lock_for_all_files() {
         assert!(!options.iter().any(|found| found == option), "{option} in {options:?}");
     }
 }
+
+/// The same holds here: otherwise most reads of a page would compile their statement again.
+#[test]
+fn sqlite_compiles_a_statement_once_whatever_its_limit() {
+    let memory = rusqlite::Connection::open_in_memory().expect("a store in memory");
+    let sql = "SELECT value FROM json_each('[1, 2, 3]') WHERE value > ? LIMIT ?";
+    let mut statement = memory.prepare(sql).expect("a statement");
+    for limit in 1..4 {
+        let rows = statement.query_map([0, limit], |row| row.get::<_, i64>(0)).expect("rows");
+        assert_eq!(rows.count() as i64, limit);
+    }
+    assert_eq!(statement.get_status(rusqlite::StatementStatus::RePrepare), 0);
+}
