@@ -69,7 +69,7 @@ pub struct Config {
     pub cache_lifetime_ms: u64,
     /// The streams that the command side keeps in memory as they are.
     pub cached_streams: usize,
-    /// The megabytes (2^20 bytes) of those that it keeps packed; 0 for none.
+    /// The megabytes (2^20 bytes) of the others, which it keeps packed; 0 for none.
     pub packed_streams_mb: usize,
     /// The largest size of the log in pages of 4 KiB; 0 for what the disk holds.
     pub max_log_pages: u32,

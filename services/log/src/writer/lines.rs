@@ -10,19 +10,26 @@ use tracing::warn;
 /// The bytes of a line.
 pub(super) const LINE: usize = 64;
 
-/// The number of a line that is none.
-const NONE: u32 = u32::MAX >> 2;
-
 /// In a link: whether a piece begins here.
 const FIRST: u32 = 1 << 31;
 
 /// In a link: whether the piece was not met since it was written ([`Lines::meet`]).
 const UNMET: u32 = 1 << 30;
 
-/// Where the parts of a line are: the link, in a first line the length and the note, the content.
+/// The rest of a link: the number of the next line.
+const NUMBER: u32 = UNMET - 1;
+
+/// The number of a line that is none. There are fewer lines, which is 64 GiB.
+const NONE: u32 = NUMBER;
+
+/// Where the link of a line is, and after it the content of one that is not the first.
+const LINK_AT: usize = 0;
 const LINK: usize = 4;
-const LENGTH: usize = LINK + 4;
-const HEAD: usize = LENGTH + 2;
+
+/// Where the length, the note and the content are in a first line.
+const LENGTH_AT: usize = LINK;
+const NOTE_AT: usize = LENGTH_AT + 4;
+const HEAD: usize = NOTE_AT + 2;
 
 /// So many lines, of which some are free.
 pub(super) struct Lines {
@@ -31,7 +38,7 @@ pub(super) struct Lines {
     count: u32,
     /// Lines from here on were never used.
     used: u32,
-    /// The first of a chain of lines that are free again, those last that were free first.
+    /// The first of a chain of lines that are free again, the one that was freed last.
     free: u32,
     free_count: u32,
 }
@@ -60,13 +67,18 @@ impl Lines {
         self.free_count + self.count - self.used
     }
 
+    /// How many lines a piece of so many bytes takes.
+    pub fn needed(bytes: usize) -> usize {
+        1 + bytes.saturating_sub(LINE - HEAD).div_ceil(LINE - LINK)
+    }
+
     /// Writes a piece, with a note, and says what its first line is; `None` when it has no room.
     pub fn write(&mut self, piece: &[u8], note: u16) -> Option<u32> {
         let length = u32::try_from(piece.len()).ok()?;
-        let (head, rest) = piece.split_at(piece.len().min(LINE - HEAD));
-        if rest.len().div_ceil(LINE - LINK) + 1 > self.room() as usize {
+        if Self::needed(piece.len()) > self.room() as usize {
             return None;
         }
+        let (head, rest) = piece.split_at(piece.len().min(LINE - HEAD));
         let first = self.next_free();
         let mut link = FIRST | UNMET;
         let mut at = first;
@@ -78,8 +90,8 @@ impl Lines {
             let line = self.line_mut(at);
             line[..LINK].copy_from_slice(&(link | next).to_le_bytes());
             if at == first {
-                line[LINK..LENGTH].copy_from_slice(&length.to_le_bytes());
-                line[LENGTH..HEAD].copy_from_slice(&note.to_le_bytes());
+                line[LENGTH_AT..NOTE_AT].copy_from_slice(&length.to_le_bytes());
+                line[NOTE_AT..HEAD].copy_from_slice(&note.to_le_bytes());
             }
             line[begin..begin + part.len()].copy_from_slice(part);
             let Some(following) = following else { return Some(first) };
@@ -90,8 +102,8 @@ impl Lines {
     /// Reads the piece that begins at a line, and its note.
     pub fn read(&self, first: u32, piece: &mut Vec<u8>) -> u16 {
         let line = self.line(first);
-        let length = u32::from_le_bytes(field(line, LINK)) as usize;
-        let note = u16::from_le_bytes(field(line, LENGTH));
+        let length = u32::from_le_bytes(field(line, LENGTH_AT)) as usize;
+        let note = u16::from_le_bytes(field(line, NOTE_AT));
         piece.clear();
         piece.extend_from_slice(&line[HEAD..]);
         let mut next = self.next(first);
@@ -122,7 +134,7 @@ impl Lines {
     /// Whether a piece begins at a line that was met before; it has been met afterwards.
     pub fn meet(&mut self, line: u32) -> bool {
         let line = self.line_mut(line);
-        let link = u32::from_le_bytes(field(line, 0));
+        let link = u32::from_le_bytes(field(line, LINK_AT));
         if link & UNMET != 0 {
             line[..LINK].copy_from_slice(&(link & !UNMET).to_le_bytes());
         }
@@ -142,7 +154,7 @@ impl Lines {
     }
 
     fn next(&self, line: u32) -> u32 {
-        u32::from_le_bytes(field(self.line(line), 0)) & NONE
+        u32::from_le_bytes(field(self.line(line), LINK_AT)) & NUMBER
     }
 
     fn line(&self, line: u32) -> &[u8; LINE] {
@@ -188,10 +200,6 @@ mod tests {
         (piece, note)
     }
 
-    fn lines_of(length: usize) -> usize {
-        1 + length.saturating_sub(LINE - HEAD).div_ceil(LINE - LINK)
-    }
-
     proptest! {
         /// Each step writes a piece of a length, or frees the piece with a number if there is one.
         #[test]
@@ -204,7 +212,7 @@ mod tests {
                 if let Some(at) = freed.filter(|at| *at < pieces.len()) {
                     lines.free(pieces.swap_remove(at).0);
                 } else {
-                    let (piece, has_room) = (vec![step as u8; length], lines.room() as usize >= lines_of(length));
+                    let (piece, has_room) = (vec![step as u8; length], lines.room() as usize >= Lines::needed(length));
                     let first = lines.write(&piece, step);
                     prop_assert_eq!(first.is_some(), has_room);
                     pieces.extend(first.map(|first| (first, piece, step)));
@@ -212,7 +220,7 @@ mod tests {
                 for (first, piece, note) in &pieces {
                     prop_assert_eq!(&read(&lines, *first), &(piece.clone(), *note));
                 }
-                let taken: usize = pieces.iter().map(|(_, piece, _)| lines_of(piece.len())).sum();
+                let taken: usize = pieces.iter().map(|(_, piece, _)| Lines::needed(piece.len())).sum();
                 prop_assert_eq!(lines.room() as usize, 100 - taken);
             }
         }

@@ -625,9 +625,7 @@ impl Writer {
             }
         };
         for (stream, _) in job.streams() {
-            if !self.waiting.need(stream) {
-                self.streams.used(stream);
-            }
+            self.streams.used(stream);
         }
         let mut request = None;
         if let Some(key) = job.submission.request
@@ -857,9 +855,13 @@ fn ask(
     streams: &Streams,
     now: Timestamp,
 ) -> Result<Vec<NewEvent>, Undecided> {
-    let reads = job.submission.reads.iter();
-    let reads: Vec<_> =
-        reads.filter_map(|(read, _)| streams.peek(read).and_then(Entry::state)).collect();
+    let reads = job.submission.reads.iter().map(|(read, _)| {
+        let Some(state) = streams.peek(read).and_then(Entry::state) else {
+            unreachable!("what is read is in memory")
+        };
+        state
+    });
+    let reads: Vec<_> = reads.collect();
     let answer = job.told.take().map(|told| *told).transpose()?;
     let facts = Facts { state: stream.state(), reads: &reads, now, answer };
     let decide = || job.submission.decider.decide(facts);

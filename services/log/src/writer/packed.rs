@@ -18,18 +18,14 @@ use super::streams::{Entry, Folded};
 use crate::Folder;
 
 /// Of how many lines one is to be free.
-const FREE_SHARE: u32 = 8;
+const FREE_SHARE: usize = 8;
 
-/// How many lines the hand looks at, for each stream that is packed while the room is scarce. So it
-/// has gone round several times before there is none.
-const LOOKED_AT: u32 = 64;
+/// How many lines the hand looks at for each that is needed while the room is scarce. So it has gone
+/// round several times before there is none.
+const LOOKED_AT: usize = 32;
 
-/// Time is counted in packings, and noted in steps: the streams that may stay unpacked, divided by
-/// this.
-const STEP_SHARE: usize = 8;
-
-/// How many steps later a stream has not come back soon: by then as many were packed as may stay
-/// unpacked.
+/// Time is counted in packings, and noted in steps. A stream comes back soon within so many of them,
+/// in which as many streams are packed as may stay unpacked.
 const SOON: u16 = 8;
 
 /// Packed streams.
@@ -44,8 +40,9 @@ pub(super) struct Packed {
     packings: usize,
     /// How many packings make a step of the time.
     step: usize,
-    /// The last stream that was written to its lines or read from them.
-    stream: Vec<u8>,
+    /// The last stream that was written to its lines, and the last that was read from them.
+    written: Vec<u8>,
+    read: Vec<u8>,
 }
 
 /// Where a stream is.
@@ -64,8 +61,9 @@ impl Packed {
             hasher: RandomState::default(),
             hand: 0,
             packings: 0,
-            step: (unpacked / STEP_SHARE).max(1),
-            stream: Vec::new(),
+            step: (unpacked / usize::from(SOON)).max(1),
+            written: Vec::new(),
+            read: Vec::new(),
         }
     }
 
@@ -76,22 +74,16 @@ impl Packed {
         (self.packings / self.step) as u16
     }
 
-    /// Whether there is room for any stream at all.
-    pub fn has_room(&self) -> bool {
-        self.lines.count() > 0
-    }
-
-    /// Packs a stream that is not here. One that has no room is forgotten.
-    pub fn put(&mut self, name: &str, entry: &Entry) {
-        self.make_room();
+    /// Packs a stream that is not here, and says whether it found room.
+    pub fn put(&mut self, name: &str, entry: &Entry) -> bool {
+        debug_assert!(self.remove(name).is_none(), "{name} is packed twice");
+        pack(name, entry, &mut self.written);
+        self.make_room(Lines::needed(self.written.len()));
         self.packings += 1;
-        let now = self.now();
-        pack(name, entry, &mut self.stream);
-        if let Some(first) = self.lines.write(&self.stream, now) {
-            let hash = short_hash(&self.hasher, name.as_bytes());
-            let found = Found { hash, first };
-            self.table.insert_unique(long(hash), found, |found| long(found.hash));
-        }
+        let (hash, now) = (self.hash(name.as_bytes()), self.now());
+        let Some(first) = self.lines.write(&self.written, now) else { return false };
+        self.table.insert_unique(long(hash), Found { hash, first }, |found| long(found.hash));
+        true
     }
 
     /// Takes a stream out, unpacked, and says whether it has come back soon. `None` when it is not
@@ -103,18 +95,18 @@ impl Packed {
     ) -> Option<(Entry, bool)> {
         let packed_at = self.remove(name)?;
         let age = self.now().wrapping_sub(packed_at);
-        Some((unpack(&self.stream, folder)?, age < SOON))
+        Some((unpack(&self.read, folder)?, age < SOON))
     }
 
     /// Takes a stream out, and says when it was packed.
     pub fn remove(&mut self, name: &str) -> Option<u16> {
-        let hash = short_hash(&self.hasher, name.as_bytes());
-        let Self { lines, table, stream, .. } = self;
+        let hash = self.hash(name.as_bytes());
+        let Self { lines, table, read, .. } = self;
         let mut packed_at = 0;
         let is_it = |found: &Found| {
             found.hash == hash && {
-                packed_at = lines.read(found.first, stream);
-                name_of(stream) == name.as_bytes()
+                packed_at = lines.read(found.first, read);
+                name_of(read) == name.as_bytes()
             }
         };
         let (found, _) = table.find_entry(long(hash), is_it).ok()?.remove();
@@ -122,25 +114,31 @@ impl Packed {
         Some(packed_at)
     }
 
-    /// Forgets what the hand meets for the second time, if fewer lines are free than are to be.
-    fn make_room(&mut self) {
-        let Self { lines, table, hasher, hand, stream, .. } = self;
-        let used = lines.used();
-        for _ in 0..LOOKED_AT.min(used) {
-            if lines.room() > lines.count() / FREE_SHARE {
+    /// Forgets what the hand meets for the second time, until there are lines for so many and some
+    /// to spare.
+    fn make_room(&mut self, needed: usize) {
+        let enough = needed.max(self.lines.count() as usize / FREE_SHARE);
+        // Each twice at most, so that all may be forgotten.
+        let most = (LOOKED_AT * needed).min(2 * self.lines.used() as usize);
+        for _ in 0..most {
+            if self.lines.room() as usize >= enough {
                 break;
             }
-            let line = *hand;
-            *hand = (line + 1) % used;
-            if lines.meet(line) {
-                lines.read(line, stream);
-                let hash = long(short_hash(hasher, name_of(stream)));
-                if let Ok(found) = table.find_entry(hash, |found| found.first == line) {
+            let line = self.hand;
+            self.hand = (line + 1) % self.lines.used();
+            if self.lines.meet(line) {
+                self.lines.read(line, &mut self.read);
+                let hash = long(self.hash(name_of(&self.read)));
+                if let Ok(found) = self.table.find_entry(hash, |found| found.first == line) {
                     found.remove();
                 }
-                lines.free(line);
+                self.lines.free(line);
             }
         }
+    }
+
+    fn hash(&self, name: &[u8]) -> u32 {
+        self.hasher.hash_one(name) as u32
     }
 }
 
@@ -172,10 +170,6 @@ fn unpack(stream: &[u8], folder: Option<&'static dyn Folder>) -> Option<Entry> {
 /// The name of a packed stream.
 fn name_of(stream: &[u8]) -> &[u8] {
     &stream[1..][..usize::from(stream[0])]
-}
-
-fn short_hash(hasher: &RandomState, name: &[u8]) -> u32 {
-    hasher.hash_one(name) as u32
 }
 
 /// A hash for the table, which looks at both ends of it.
@@ -260,17 +254,30 @@ mod tests {
     #[test]
     fn what_has_no_room_or_is_not_understood_is_forgotten() {
         let mut packed = Packed::new(10 * LINE, 0);
-        packed.put("counter-1", &entry(1, &[1; 1000]));
-        packed.put("counter-2", &entry(2, b"what?"));
+        assert!(!packed.put("counter-1", &entry(1, &[1; 1000])));
+        assert!(packed.put("counter-2", &entry(2, b"what?")));
+        assert!(!Packed::new(0, 0).put("counter-1", &entry(1, b"")));
         assert!(take(&mut packed, "counter-1").is_none());
         assert!(take(&mut packed, "counter-2").is_none());
         assert_eq!((packed.lines.room(), packed.table.len()), (10, 0));
-        assert!(packed.has_room() && !Packed::new(0, 0).has_room());
+    }
+
+    #[test]
+    fn what_was_packed_last_is_here_however_long_it_is() {
+        for length in [100, 6_000, 12_000, 30_000, 50_000] {
+            let mut packed = Packed::new(1000 * LINE, 0);
+            for number in 0..1_000 {
+                let (name, state) = (format!("counter-{number}"), vec![1; length]);
+                assert!(packed.put(&name, &entry(number, &state)), "{name} of {length}");
+                assert!(take(&mut packed, &name).is_some(), "{name} of {length}");
+                assert!(packed.put(&name, &entry(number, &state)), "{name} of {length}");
+            }
+        }
     }
 
     #[test]
     fn who_comes_back_soon_is_told_from_who_does_not() {
-        let mut packed = Packed::new(1 << 20, 8 * STEP_SHARE);
+        let mut packed = Packed::new(1 << 20, 64);
         let mut soon = |between: usize| {
             packed.put("counter-0", &entry(0, b""));
             for number in 0..between {

@@ -1,9 +1,9 @@
-//! The streams in memory: those in use as they are, those used longer ago packed.
+//! The streams in memory: those in use as they are, the others packed (ADR 14).
 //!
-//! Which streams stay as they are is decided by two queues (S3-FIFO, Yang and others 2023): a
-//! stream that is not used again soon is packed early, while it is still in the caches of the
-//! processor, and when it comes back soon, it stays. So commands to many streams cost less, and do
-//! not drive out those that are used often.
+//! A stream that was packed or loaded is a guest: unpacked for one decision, and packed right after
+//! it, while it is in the caches of the processor. One that comes back soon stays unpacked, in a
+//! queue in which each use gives it another turn (CLOCK, Corbató 1968). So commands to many streams
+//! cost little, and do not drive out those that are used often.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry::{Occupied, Vacant};
@@ -44,7 +44,7 @@ pub(super) struct Streams {
     /// be.
     queue: VecDeque<StreamName>,
     most: usize,
-    /// Those that are unpacked until they were used for a decision; some of them were already.
+    /// Those that are unpacked until they are used for a decision; some of them were already.
     guests: Vec<StreamName>,
     packed: Packed,
 }
@@ -88,7 +88,7 @@ impl Streams {
     pub fn used(&mut self, stream: &StreamName) {
         match self.unpacked.get_mut(stream) {
             Some(Unpacked { uses: Some(uses), .. }) => *uses = (*uses + 1).min(MOST_USES),
-            Some(Unpacked { uses: None, .. }) => self.pack(stream),
+            Some(Unpacked { uses: None, .. }) => self.pack_guest(stream),
             None => {}
         }
     }
@@ -105,7 +105,7 @@ impl Streams {
 
     /// Takes a stream into memory that is not there.
     pub fn add(&mut self, stream: StreamName, entry: Entry) {
-        self.insert(stream, entry, !self.packed.has_room());
+        self.insert(stream, entry, false);
     }
 
     fn insert(&mut self, stream: StreamName, entry: Entry, stays: bool) {
@@ -133,16 +133,16 @@ impl Streams {
     /// Packs the guests and, of the others, those that are used least, without those that are
     /// `needed` as they are.
     pub fn trim(&mut self, needed: impl Fn(&StreamName) -> bool) {
-        for stream in std::mem::take(&mut self.guests) {
-            match self.unpacked.get_mut(&stream) {
-                Some(Unpacked { uses: uses @ None, .. }) if needed(&stream) => {
-                    *uses = Some(0);
-                    self.queue.push_back(stream);
-                }
-                Some(Unpacked { uses: None, .. }) => self.pack(&stream),
-                _ => {}
+        let mut guests = std::mem::take(&mut self.guests);
+        guests.retain(|stream| {
+            let is_guest = self.unpacked.get(stream).is_some_and(|guest| guest.uses.is_none());
+            let stays = is_guest && needed(stream);
+            if is_guest && !stays {
+                self.pack_guest(stream);
             }
-        }
+            stays
+        });
+        self.guests = guests;
         // Each until its uses are counted down: all may be needed.
         for _ in 0..(usize::from(MOST_USES) + 1) * self.queue.len() {
             if self.queue.len() <= self.most {
@@ -153,15 +153,25 @@ impl Streams {
             if unpacked.uses > Some(0) || needed(&stream) {
                 unpacked.uses = unpacked.uses.map(|uses| uses.saturating_sub(1));
                 self.queue.push_back(stream);
-            } else {
-                self.pack(&stream);
+            } else if let Some(Unpacked { entry: Some(entry), .. }) = self.unpacked.remove(&stream)
+            {
+                // One that finds no room is forgotten.
+                self.packed.put(stream.as_str(), &entry);
             }
         }
     }
 
-    fn pack(&mut self, stream: &StreamName) {
-        if let Some(Unpacked { entry: Some(entry), .. }) = self.unpacked.remove(stream) {
-            self.packed.put(stream.as_str(), &entry);
+    /// Packs a guest. One that finds no room stays, in the queue.
+    fn pack_guest(&mut self, stream: &StreamName) {
+        // Mostly it came last. Others are found to be no guests later.
+        self.guests.pop_if(|last| last == stream);
+        let Some(guest) = self.unpacked.get_mut(stream) else { return };
+        match &guest.entry {
+            Some(entry) if !self.packed.put(stream.as_str(), entry) => {
+                guest.uses = Some(0);
+                self.queue.push_back(stream.clone());
+            }
+            _ => drop(self.unpacked.remove(stream)),
         }
     }
 }
@@ -169,6 +179,7 @@ impl Streams {
 #[cfg(test)]
 mod tests {
     use daybook_contract::daybook::v1::RecordedEvent;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -312,6 +323,88 @@ mod tests {
         assert!(streams.peek(&name(1)).is_none());
         use_one(&mut streams, 1);
         assert!(streams.peek(&name(1)).is_some());
+    }
+
+    #[test]
+    fn a_guest_that_finds_no_room_stays() {
+        let mut streams = streams(1, 64);
+        let long = |number: u64| name(10_u64.pow(19) / 7 + number).id().repeat(3);
+        for number in 0..4 {
+            let stream = StreamName::new("counter", &long(number)).unwrap();
+            streams.add(stream.clone(), entry(number));
+            streams.used(&stream);
+            assert!(streams.peek(&stream).is_some(), "{number}");
+            streams.trim(|_| false);
+            assert_eq!((streams.unpacked.len(), streams.queue.len()), (1, 1));
+        }
+    }
+
+    /// What is done with a stream: changed as by a command, looked at without its state, forgotten,
+    /// or all are trimmed but for this one.
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Change(u64),
+        Look(u64),
+        Forget(u64),
+        Trim(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let number = 0..20_u64;
+        prop_oneof![
+            6 => number.clone().prop_map(Step::Change),
+            1 => number.clone().prop_map(Step::Look),
+            1 => number.clone().prop_map(Step::Forget),
+            2 => number.prop_map(Step::Trim),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_stream_is_as_it_was_last_or_not_there(
+            steps in prop::collection::vec(step(), 1..300),
+            unpacked in 0..10_usize,
+            lines in 0..20_usize,
+        ) {
+            let mut streams = streams(unpacked, lines * 64);
+            // What the storage would have, and what must not come back.
+            let mut versions = [0; 20];
+            for step in steps {
+                match step {
+                    Step::Change(at) => {
+                        if !streams.unpack(&name(at), Some(&Number)) {
+                            streams.forget(&name(at));
+                            let mut loaded = entry(at);
+                            loaded.version = versions[at as usize];
+                            streams.add(name(at), loaded);
+                        }
+                        let entry = streams.peek_mut(&name(at)).unwrap();
+                        prop_assert_eq!((entry.version, number(entry)), (versions[at as usize], at));
+                        entry.version += 1;
+                        versions[at as usize] += 1;
+                        streams.used(&name(at));
+                    }
+                    Step::Look(at) => {
+                        if streams.unpack(&name(at), None) {
+                            let entry = streams.peek(&name(at)).unwrap();
+                            prop_assert_eq!(entry.version, versions[at as usize]);
+                        }
+                    }
+                    Step::Forget(at) => {
+                        streams.forget(&name(at));
+                        prop_assert!(!streams.unpack(&name(at), None));
+                    }
+                    Step::Trim(at) => {
+                        let was_there = streams.peek(&name(at)).is_some();
+                        streams.trim(|stream| *stream == name(at));
+                        prop_assert_eq!(streams.peek(&name(at)).is_some(), was_there);
+                        prop_assert!(streams.unpacked.len() <= unpacked + 1);
+                    }
+                }
+                let guests = streams.unpacked.values().filter(|one| one.uses.is_none()).count();
+                prop_assert_eq!(streams.unpacked.len(), streams.queue.len() + guests);
+            }
+        }
     }
 
     #[test]

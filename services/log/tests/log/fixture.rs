@@ -29,10 +29,12 @@ pub enum Ask {
     AddAnswer,
 }
 
-/// Hardly any memory: streams are read, or unpacked, again and again.
-pub const LITTLE: [StreamCache; 2] = [
+/// Hardly any memory: streams are read, or unpacked, again and again; with the last, those of a group
+/// that is not durable yet are forgotten as well.
+pub const LITTLE: [StreamCache; 3] = [
     StreamCache { streams: 2, packed_bytes: 0 },
     StreamCache { streams: 2, packed_bytes: 1024 * 1024 },
+    StreamCache { streams: 0, packed_bytes: 8 * 64 },
 ];
 
 struct Counter {

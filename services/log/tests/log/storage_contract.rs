@@ -221,7 +221,7 @@ fn sqlite_is_built_without_one_lock_for_all_files() {
     }
 }
 
-/// The same holds here: otherwise most reads of a page would compile their statement again.
+/// `.cargo/config.toml` says why, too: otherwise each read of a page would compile its statement.
 #[test]
 fn sqlite_compiles_a_statement_once_whatever_its_limit() {
     let memory = rusqlite::Connection::open_in_memory().expect("a store in memory");

@@ -327,33 +327,44 @@ impl StorageWriter for Faulty {
 
 /// A log whose n-th commit fails.
 pub async fn faulty(dir: &tempfile::TempDir, nth: usize, fault: Error, written: bool) -> EventLog {
+    faulty_with(dir, nth, fault, written, StreamCache::default()).await
+}
+
+async fn faulty_with(
+    dir: &tempfile::TempDir,
+    nth: usize,
+    fault: Error,
+    written: bool,
+    cache: StreamCache,
+) -> EventLog {
     let options = Options::new(dir.path());
     let opened = sqlite::open(options).await.unwrap();
     let left = Arc::new(AtomicUsize::new(nth));
     let storage = Faulty { inner: Box::new(opened.writer), left, fault, written };
-    let cached = StreamCache::default();
-    EventLog::start(opened.info, Box::new(storage), Arc::new(opened.reader), cached).await.unwrap()
+    EventLog::start(opened.info, Box::new(storage), Arc::new(opened.reader), cache).await.unwrap()
 }
 
 #[tokio::test]
 async fn a_failed_group_fails_all_its_commands_and_leaves_no_trace_in_memory() {
-    let dir = tempfile::tempdir().unwrap();
-    let fault = Error::NotWritten { problem: "as the test wants it".into() };
-    let log = faulty(&dir, 2, fault.clone(), false).await;
-    add(&log, "a", 5).await.unwrap();
-    let id = Uuid::now_v7();
-    let group = join_all([
-        log.submit(submission("a", Ask::Add(vec![10]), Some(id))),
-        log.submit(submission("a", Ask::Add(vec![10]), Some(id))),
-        log.submit(submission("a", Ask::Add(vec![-12]), None)),
-        log.submit(submission("a", Ask::Add(vec![-99]), None)),
-    ])
-    .await;
-    assert_eq!(group, vec![Err(fault); 4], "even the refusal was decided on what failed");
-    assert!(add(&log, "a", -6).await.is_err(), "the ten that failed are not in the state");
-    let retried = add_as(&log, "a", 10, id).await.unwrap();
-    assert_eq!((retried.version, retried.position, retried.replayed), (2, 2, false));
-    assert_eq!(all_events(&log).await.len(), 2);
+    for cache in [StreamCache::default()].into_iter().chain(LITTLE) {
+        let dir = tempfile::tempdir().unwrap();
+        let fault = Error::NotWritten { problem: "as the test wants it".into() };
+        let log = faulty_with(&dir, 2, fault.clone(), false, cache).await;
+        add(&log, "a", 5).await.unwrap();
+        let id = Uuid::now_v7();
+        let group = join_all([
+            log.submit(submission("a", Ask::Add(vec![10]), Some(id))),
+            log.submit(submission("a", Ask::Add(vec![10]), Some(id))),
+            log.submit(submission("a", Ask::Add(vec![-12]), None)),
+            log.submit(submission("a", Ask::Add(vec![-99]), None)),
+        ])
+        .await;
+        assert_eq!(group, vec![Err(fault); 4], "even the refusal was decided on what failed");
+        assert!(add(&log, "a", -6).await.is_err(), "the ten that failed are not in the state");
+        let retried = add_as(&log, "a", 10, id).await.unwrap();
+        assert_eq!((retried.version, retried.position, retried.replayed), (2, 2, false));
+        assert_eq!(all_events(&log).await.len(), 2);
+    }
 }
 
 #[tokio::test]
@@ -440,7 +451,7 @@ proptest! {
     fn the_log_agrees_with_a_model_over_repeats_and_restarts(
         steps in steps(),
         index_after in 1usize..30,
-        packs in any::<bool>(),
+        cache in prop::sample::select(LITTLE.to_vec()),
     ) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
@@ -448,7 +459,7 @@ proptest! {
             let mut config = Config {
                 index_after: NonZeroUsize::new(index_after).unwrap(),
                 // So that streams are loaded, or unpacked, again and again.
-                cache: LITTLE[usize::from(packs)],
+                cache,
                 ..Config::new(dir.path())
             };
             let mut log = EventLog::open(config.clone()).await.unwrap();
