@@ -399,6 +399,10 @@ mod tests {
                         streams.trim(|stream| *stream == name(at));
                         prop_assert_eq!(streams.peek(&name(at)).is_some(), was_there);
                         prop_assert!(streams.unpacked.len() <= unpacked + 1);
+                        let is_left = |(stream, one): (&StreamName, &Unpacked)| {
+                            one.uses.is_none() && *stream != name(at)
+                        };
+                        prop_assert!(!streams.unpacked.iter().any(is_left), "a guest is left");
                     }
                 }
                 let guests = streams.unpacked.values().filter(|one| one.uses.is_none()).count();
