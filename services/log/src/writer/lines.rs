@@ -22,8 +22,7 @@ const NUMBER: u32 = UNMET - 1;
 /// The number of a line that is none. There are fewer lines, which is 64 GiB.
 const NONE: u32 = NUMBER;
 
-/// Where the link of a line is, and after it the content of one that is not the first.
-const LINK_AT: usize = 0;
+/// The bytes of a link. The content of a line that is not the first follows.
 const LINK: usize = 4;
 
 /// Where the length, the note and the content are in a first line.
@@ -88,7 +87,7 @@ impl Lines {
             let following = rest.next();
             let next = if following.is_some() { self.next_free() } else { NONE };
             let line = self.line_mut(at);
-            line[..LINK].copy_from_slice(&(link | next).to_le_bytes());
+            set_link(line, link | next);
             if at == first {
                 line[LENGTH_AT..NOTE_AT].copy_from_slice(&length.to_le_bytes());
                 line[NOTE_AT..HEAD].copy_from_slice(&note.to_le_bytes());
@@ -121,7 +120,7 @@ impl Lines {
         loop {
             let next = self.next(line);
             let link = if next == NONE { self.free } else { next };
-            self.line_mut(line)[..LINK].copy_from_slice(&link.to_le_bytes());
+            set_link(self.line_mut(line), link);
             self.free_count += 1;
             if next == NONE {
                 break;
@@ -134,9 +133,9 @@ impl Lines {
     /// Whether a piece begins at a line that was met before; it has been met afterwards.
     pub fn meet(&mut self, line: u32) -> bool {
         let line = self.line_mut(line);
-        let link = u32::from_le_bytes(field(line, LINK_AT));
+        let link = link_of(line);
         if link & UNMET != 0 {
-            line[..LINK].copy_from_slice(&(link & !UNMET).to_le_bytes());
+            set_link(line, link & !UNMET);
         }
         link & (FIRST | UNMET) == FIRST
     }
@@ -154,7 +153,7 @@ impl Lines {
     }
 
     fn next(&self, line: u32) -> u32 {
-        u32::from_le_bytes(field(self.line(line), LINK_AT)) & NUMBER
+        link_of(self.line(line)) & NUMBER
     }
 
     fn line(&self, line: u32) -> &[u8; LINE] {
@@ -166,6 +165,14 @@ impl Lines {
         let memory = self.memory.as_deref_mut().unwrap_or_default();
         &mut memory.as_chunks_mut().0[line as usize]
     }
+}
+
+fn link_of(line: &[u8; LINE]) -> u32 {
+    u32::from_le_bytes(field(line, 0))
+}
+
+fn set_link(line: &mut [u8; LINE], link: u32) {
+    line[..LINK].copy_from_slice(&link.to_le_bytes());
 }
 
 fn field<const N: usize>(line: &[u8; LINE], at: usize) -> [u8; N] {
