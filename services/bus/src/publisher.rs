@@ -38,9 +38,9 @@ pub struct PublisherConfig {
     pub partitions: u32,
     /// On how many brokers they are kept.
     pub replication: u32,
-    /// The most records that are sent and not delivered yet; bounds memory, and what is repeated
-    /// after a failure.
-    pub max_in_flight: usize,
+    /// The most records that are given to the producer at a time. The next ones follow when nearly all
+    /// have been delivered, so it bounds memory, and what is repeated after a failure.
+    pub max_group: u64,
     /// The least time between two watermarks on a topic. Readers follow the events themselves, and
     /// need a watermark only where an event does not come to them.
     pub watermark_interval: Duration,
@@ -59,7 +59,7 @@ impl PublisherConfig {
             kafka,
             partitions: PARTITIONS,
             replication: 1,
-            max_in_flight: 10_000,
+            max_group: 5_000,
             watermark_interval: Duration::from_millis(250),
             topic_check_interval: Duration::from_secs(10),
             delivery_timeout: Duration::from_secs(30),

@@ -32,10 +32,15 @@ const PROBLEM_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The least time between two moves of the published mark while much is under way.
 const REPORT_INTERVAL: Duration = Duration::from_millis(20);
 
-/// With so many records on their way more are gathered before they are sent, so long: a busy broker
+/// With so many records on their way, the next ones wait in the log. A partition takes no request
+/// while it has as many (librdkafka 2.12 counts records where Kafka's limit is for requests), and the
+/// producer's thread, which has records whose time has come, looks again and again without a pause.
+const UNDER_WAY: usize = 5;
+
+/// After so many records at once, the next ones are gathered for so long from then on: a busy broker
 /// needs fewer requests, not sooner ones.
-const CROWDED: usize = 32;
-const GATHER: Duration = Duration::from_millis(5);
+const CROWDED: u64 = 32;
+const GATHER: Duration = Duration::from_millis(20);
 
 /// The memory for records that wait to be sent, in KiB.
 const QUEUE_KIB: &str = "65536";
@@ -81,7 +86,9 @@ struct Running<'a, O> {
     head: watch::Receiver<u64>,
     store_id: String,
     source: String,
+    /// When records were given to the producer for the last time, and how many.
     sent_at: Instant,
+    sent_count: u64,
     reported: Option<u64>,
     reported_at: Instant,
     check: Option<JoinHandle<Result<PartitionCounts, KafkaError>>>,
@@ -163,6 +170,7 @@ impl<O: Outbox> Session<'_, O> {
             store_id,
             source,
             sent_at: now,
+            sent_count: 0,
             reported: None,
             reported_at: now,
             check: None,
@@ -236,36 +244,39 @@ impl<O: Outbox> Running<'_, O> {
                 until = Some(head);
             }
             self.report(delivered, head).await?;
-            self.write_watermarks(delivered, false).await?;
+            let is_idle = in_flight < UNDER_WAY;
+            if is_idle {
+                self.write_watermarks(delivered, false).await?;
+            }
             if until.is_some_and(|until| delivered >= until) {
                 self.finish(delivered, stop.time_left()).await?;
                 return Ok(Outcome::Done);
             }
-            let room = self.session.config.max_in_flight.saturating_sub(in_flight);
-            // Reading a handful of events for each delivery would be slow.
-            let enough = room >= READ_LIMIT.min(self.session.config.max_in_flight / 2);
-            let end = until.unwrap_or(head);
-            let is_crowded = in_flight >= CROWDED && end - sent < READ_LIMIT as u64;
-            let gathered = self.sent_at + GATHER;
-            let gathering = is_crowded && until.is_none() && Instant::now() < gathered;
-            if enough && sent < end && !gathering {
-                self.sent_at = Instant::now();
-                self.send_some(sent, room.min(READ_LIMIT)).await?;
+            let waiting = until.unwrap_or(head).saturating_sub(sent);
+            let next_group = (waiting > 0 && is_idle).then(|| self.next_group());
+            if next_group.is_some_and(|at| at <= Instant::now()) {
+                self.send_group(sent, waiting).await?;
                 continue;
             }
-            let gathered = (enough && sent < end).then_some(gathered);
-            if let Some(outcome) = self.wait(stop, delivered, gathered).await? {
+            if let Some(outcome) = self.wait(stop, delivered, waiting > 0, next_group).await? {
                 return Ok(outcome);
             }
         }
     }
 
-    /// Waits until there is something to do; when events are gathered, until then at most.
+    /// When records may be given to the producer again, if few enough are on their way.
+    fn next_group(&self) -> Instant {
+        let is_crowded = self.sent_count >= CROWDED;
+        if is_crowded { self.sent_at + GATHER } else { self.sent_at }
+    }
+
+    /// Waits until there is something to do. When events are waiting, more of them are no news.
     async fn wait(
         &mut self,
         stop: &mut Stop<'_>,
         delivered: u64,
-        gathered: Option<Instant>,
+        are_waiting: bool,
+        next_group: Option<Instant>,
     ) -> Result<Option<Outcome>, String> {
         let problem = self.shared.lock().problem.clone();
         self.show_problem(problem.clone());
@@ -280,8 +291,8 @@ impl<O: Outbox> Running<'_, O> {
         let stopping = stop.has_begun();
         tokio::select! {
             () = self.shared.changed.notified() => {}
-            () = sleep_until(gathered.unwrap_or(next_check)), if gathered.is_some() => {}
-            changed = self.head.changed(), if !stopping && gathered.is_none() => {
+            () = sleep_until(next_group.unwrap_or(next_check)), if next_group.is_some() => {}
+            changed = self.head.changed(), if !stopping && !are_waiting => {
                 if changed.is_err() {
                     return Err("the log has been closed".to_owned());
                 }
@@ -299,19 +310,27 @@ impl<O: Outbox> Running<'_, O> {
         Ok(None)
     }
 
-    /// Reads events and gives them to the producer.
-    async fn send_some(&mut self, after: u64, limit: usize) -> Result<(), String> {
-        let events = self
-            .session
-            .outbox
-            .read_after(after, limit)
-            .await
-            .map_err(|error| format!("reading the log after position {after}: {error}"))?;
-        if events.is_empty() {
-            return Err(format!("the log has nothing after position {after}, before its end"));
-        }
-        for bytes in events {
-            self.send(bytes).await?;
+    /// Gives the waiting events to the producer, as many as may be on their way.
+    async fn send_group(&mut self, after: u64, waiting: u64) -> Result<(), String> {
+        self.sent_at = Instant::now();
+        self.sent_count = waiting.min(self.session.config.max_group);
+        let last = after + self.sent_count;
+        let mut sent = after;
+        while sent < last {
+            let limit = usize::try_from(last - sent).map_or(READ_LIMIT, |n| n.min(READ_LIMIT));
+            let events = self
+                .session
+                .outbox
+                .read_after(sent, limit)
+                .await
+                .map_err(|error| format!("reading the log after position {sent}: {error}"))?;
+            if events.is_empty() {
+                return Err(format!("the log has nothing after position {sent}, before its end"));
+            }
+            sent += events.len() as u64;
+            for bytes in events {
+                self.send(bytes).await?;
+            }
         }
         Ok(())
     }
@@ -441,7 +460,8 @@ impl<O: Outbox> Running<'_, O> {
         let report =
             (self.reported != Some(delivered)).then_some(self.reported_at + REPORT_INTERVAL);
         let state = self.shared.lock();
-        let topics = self.topics.iter().zip(&state.watermarks);
+        let is_idle = state.prefix.in_flight() < UNDER_WAY;
+        let topics = self.topics.iter().zip(&state.watermarks).filter(|_| is_idle);
         // When those under way have arrived, there is a notification.
         let idle = topics.filter(|(_, under_way)| **under_way == 0);
         idle.filter_map(|(topic, _)| topic.due(delivered, config)).chain(report).min()

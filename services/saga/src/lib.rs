@@ -24,6 +24,7 @@ mod service;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use daybook_bus::source::{LogReader, SourceFactory};
 use daybook_contract::daybook::v1::ProjectionStatus;
@@ -41,6 +42,10 @@ use flights::Flights;
 use projection::Sagas;
 use sender::Sender;
 use service::SagaServer;
+
+/// How long rows of sagas let events come. The executor, which does not ask, waits for them where a saga is
+/// not carried on from memory.
+const REST: Duration = Duration::from_millis(50);
 
 /// How the runtime is run.
 #[derive(Debug, Clone)]
@@ -82,6 +87,7 @@ impl SagaSide {
     ) -> Result<Self, OpenError> {
         let settings = runtime::Settings {
             batch_size: config.batch_size,
+            rest: REST,
             ..runtime::Settings::new(config.data_dir)
         };
         let host = Host::open(settings, factory.clone(), log.clone(), |environment| {

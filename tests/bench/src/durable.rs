@@ -14,6 +14,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -36,6 +37,9 @@ use crate::noop;
 /// The most commands that are made durable together, as in daybook.
 const MAX_GROUP: usize = 1024;
 
+/// How long records that the producer does not take yet wait when no command comes.
+const LEFT: Duration = Duration::from_millis(1);
+
 /// The file is written from its beginning again when it has this many bytes, so that its size does
 /// not change and the disk has less to do.
 const FILE_BYTES: u64 = 64 << 20;
@@ -53,11 +57,25 @@ pub enum MediumKind {
 
 /// Serves the ceiling with data in a directory; what is durable also goes to Kafka if there is a
 /// sink.
-pub async fn serve(directory: &Path, kind: MediumKind, sink: Option<Sink>) -> Result<()> {
+pub async fn serve(directory: &Path, kind: MediumKind, mut sink: Option<Sink>) -> Result<()> {
     let mut medium = Medium::open(directory, kind)?;
     let (queue, waiting) = mpsc::channel();
     thread::spawn(move || {
-        while let Ok(first) = waiting.recv() {
+        let mut are_left = false;
+        loop {
+            let first = if are_left {
+                waiting.recv_timeout(LEFT)
+            } else {
+                waiting.recv().map_err(Into::into)
+            };
+            let first = match first {
+                Ok(first) => first,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    are_left = sink.as_mut().is_some_and(|sink| sink.send([]));
+                    continue;
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            };
             let rest = waiting.try_iter().take(MAX_GROUP - 1);
             let group: Vec<Waiting> = std::iter::once(first).chain(rest).collect();
             if let Err(error) = medium.write(&group) {
@@ -72,9 +90,7 @@ pub async fn serve(directory: &Path, kind: MediumKind, sink: Option<Sink>) -> Re
                     content
                 })
                 .collect();
-            if let Some(sink) = &sink {
-                contents.iter().for_each(|content| sink.send(content));
-            }
+            are_left = sink.as_mut().is_some_and(|sink| sink.send(contents));
         }
     });
     let durable = Durable { queue };

@@ -36,6 +36,8 @@ pub struct MemoryLog {
     versions: Mutex<HashMap<String, u64>>,
     head: watch::Sender<u64>,
     mark: Mutex<u64>,
+    /// The last position that a publisher has read.
+    read: Mutex<u64>,
 }
 
 impl MemoryLog {
@@ -46,6 +48,7 @@ impl MemoryLog {
             versions: Mutex::default(),
             head: watch::Sender::new(0),
             mark: Mutex::default(),
+            read: Mutex::default(),
         })
     }
 
@@ -63,6 +66,7 @@ impl MemoryLog {
             versions: Mutex::new(versions),
             head: watch::Sender::new(end),
             mark: Mutex::new(mark),
+            read: Mutex::default(),
         })
     }
 
@@ -115,6 +119,11 @@ impl MemoryLog {
         *self.mark.lock().unwrap()
     }
 
+    /// How far it has been read to be published.
+    pub fn read(&self) -> u64 {
+        *self.read.lock().unwrap()
+    }
+
     /// What a crash does: an older mark is found.
     pub fn forget_mark(&self, mark: u64) {
         *self.mark.lock().unwrap() = mark;
@@ -132,7 +141,10 @@ impl Outbox for MemoryLog {
 
     async fn read_after(&self, position: u64, limit: usize) -> Result<Vec<Bytes>, BoxError> {
         let events = self.events.lock().unwrap();
-        Ok(events.iter().skip(position as usize).take(limit).cloned().collect())
+        let found: Vec<_> = events.iter().skip(position as usize).take(limit).cloned().collect();
+        let mut read = self.read.lock().unwrap();
+        *read = read.max(position + found.len() as u64);
+        Ok(found)
     }
 
     async fn published(&self) -> Result<u64, BoxError> {

@@ -385,6 +385,27 @@ async fn notes(world: &World) -> usize {
     records.iter().filter(|(t, r)| *t == world.raw && event_of(r).is_some()).count()
 }
 
+/// librdkafka's thread does not sleep while it has records for a partition with five on their way.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_wait_in_the_log_while_others_are_on_their_way() {
+    let cluster = MockCluster::new(1).unwrap();
+    let world = World::new(&cluster.bootstrap_servers());
+    cluster.create_topic(&world.bank, 2, 1).unwrap();
+    cluster.create_topic(&world.raw, 1, 1).unwrap();
+    let mut publishing = world.publish();
+    world.log.append_accounts(10, 10);
+    publishing.reaches(10).await;
+
+    cluster.broker_round_trip_time(1, Duration::from_secs(3)).unwrap();
+    world.log.append_accounts(10, 10);
+    eventually(PATIENCE, async || (world.log.read() == 20).then_some(())).await;
+    world.log.append_accounts(10, 10);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!((world.log.mark(), world.log.read()), (10, 20));
+    publishing.reaches(30).await;
+    publishing.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_delivery_makes_the_publisher_begin_again_after_the_mark() {
     let cluster = MockCluster::new(1).unwrap();

@@ -329,7 +329,8 @@ async fn events_of_others_move_the_place_and_cost_no_transaction_each() {
 async fn far_behind(dir: &tempfile::TempDir, log: &Log, gathering: Duration) -> Host {
     log.append("a", opened("A", usd(1)));
     log.hold_at(Some(1));
-    let settings = Settings { gathering, waiting_rows: 100_000, ..settings(dir) };
+    let rest = Duration::ZERO;
+    let settings = Settings { gathering, waiting_rows: 100_000, rest, ..settings(dir) };
     let (source, reader) = (Arc::new(log.clone()), Arc::new(log.clone()));
     let host = Host::open(settings, source, reader, start_sums::<NONE, 1>).unwrap();
     until_position(&host, 1).await;
