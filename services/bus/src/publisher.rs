@@ -38,8 +38,9 @@ pub struct PublisherConfig {
     pub partitions: u32,
     /// On how many brokers they are kept.
     pub replication: u32,
-    /// The most records that are given to the producer at a time. The next ones follow when nearly all
-    /// have been delivered, so it bounds memory, and what is repeated after a failure.
+    /// The most records that are given to the producer at a time, and so about the most that are on
+    /// their way, since the next ones follow when nearly all have been delivered; bounds memory, and
+    /// what is repeated after a failure. Large records make smaller groups.
     pub max_group: u64,
     /// The least time between two watermarks on a topic. Readers follow the events themselves, and
     /// need a watermark only where an event does not come to them.

@@ -35,12 +35,18 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(20);
 /// With so many records on their way, the next ones wait in the log. A partition takes no request
 /// while it has as many (librdkafka 2.12 counts records where Kafka's limit is for requests), and the
 /// producer's thread, which has records whose time has come, looks again and again without a pause.
+/// The limit is one for all partitions: a group may be for one of them, and one that is late holds up
+/// the others. A group that takes longer to hand over than the producer lingers, a millisecond, still
+/// finds the thread so for a round trip.
 const UNDER_WAY: usize = 5;
 
 /// After so many records at once, the next ones are gathered for so long from then on: a busy broker
 /// needs fewer requests, not sooner ones.
 const CROWDED: u64 = 32;
 const GATHER: Duration = Duration::from_millis(20);
+
+/// The bytes with which a group is complete, but for what one read of the log brings.
+const GROUP_BYTES: usize = 8 << 20;
 
 /// The memory for records that wait to be sent, in KiB.
 const QUEUE_KIB: &str = "65536";
@@ -244,8 +250,8 @@ impl<O: Outbox> Running<'_, O> {
                 until = Some(head);
             }
             self.report(delivered, head).await?;
-            let is_idle = in_flight < UNDER_WAY;
-            if is_idle {
+            let has_room = in_flight < UNDER_WAY;
+            if has_room {
                 self.write_watermarks(delivered, false).await?;
             }
             if until.is_some_and(|until| delivered >= until) {
@@ -253,7 +259,7 @@ impl<O: Outbox> Running<'_, O> {
                 return Ok(Outcome::Done);
             }
             let waiting = until.unwrap_or(head).saturating_sub(sent);
-            let next_group = (waiting > 0 && is_idle).then(|| self.next_group());
+            let next_group = (waiting > 0 && has_room).then(|| self.next_group());
             if next_group.is_some_and(|at| at <= Instant::now()) {
                 self.send_group(sent, waiting).await?;
                 continue;
@@ -310,27 +316,31 @@ impl<O: Outbox> Running<'_, O> {
         Ok(None)
     }
 
-    /// Gives the waiting events to the producer, as many as may be on their way.
+    /// Gives the next of the waiting events to the producer, as many as make a group. They are read
+    /// before the first is sent, so that they travel together.
     async fn send_group(&mut self, after: u64, waiting: u64) -> Result<(), String> {
-        self.sent_at = Instant::now();
-        self.sent_count = waiting.min(self.session.config.max_group);
-        let last = after + self.sent_count;
-        let mut sent = after;
-        while sent < last {
-            let limit = usize::try_from(last - sent).map_or(READ_LIMIT, |n| n.min(READ_LIMIT));
+        let most = waiting.min(self.session.config.max_group.max(1));
+        let most = usize::try_from(most).map_err(|error| error.to_string())?;
+        let mut group: Vec<Bytes> = Vec::new();
+        let mut bytes = 0;
+        while group.len() < most && bytes < GROUP_BYTES {
+            let last = after + group.len() as u64;
             let events = self
                 .session
                 .outbox
-                .read_after(sent, limit)
+                .read_after(last, READ_LIMIT.min(most - group.len()))
                 .await
-                .map_err(|error| format!("reading the log after position {sent}: {error}"))?;
+                .map_err(|error| format!("reading the log after position {last}: {error}"))?;
             if events.is_empty() {
-                return Err(format!("the log has nothing after position {sent}, before its end"));
+                return Err(format!("the log has nothing after position {last}, before its end"));
             }
-            sent += events.len() as u64;
-            for bytes in events {
-                self.send(bytes).await?;
-            }
+            bytes += events.iter().map(Bytes::len).sum::<usize>();
+            group.extend(events);
+        }
+        self.sent_at = Instant::now();
+        self.sent_count = group.len() as u64;
+        for event in group {
+            self.send(event).await?;
         }
         Ok(())
     }
@@ -460,8 +470,8 @@ impl<O: Outbox> Running<'_, O> {
         let report =
             (self.reported != Some(delivered)).then_some(self.reported_at + REPORT_INTERVAL);
         let state = self.shared.lock();
-        let is_idle = state.prefix.in_flight() < UNDER_WAY;
-        let topics = self.topics.iter().zip(&state.watermarks).filter(|_| is_idle);
+        let has_room = state.prefix.in_flight() < UNDER_WAY;
+        let topics = self.topics.iter().zip(&state.watermarks).filter(|_| has_room);
         // When those under way have arrived, there is a notification.
         let idle = topics.filter(|(_, under_way)| **under_way == 0);
         idle.filter_map(|(topic, _)| topic.due(delivered, config)).chain(report).min()

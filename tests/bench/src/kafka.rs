@@ -27,8 +27,8 @@ const PARTITIONS: i32 = 3;
 const WARM_UP: u64 = 300_000;
 
 /// How many records are written as rows at once at most, and how long they gather.
-const BATCH: usize = 2_000;
-const GATHERED: Duration = Duration::from_millis(50);
+const BATCH: usize = 4_000;
+const GATHERED: Duration = Duration::from_millis(250);
 
 /// How long the broker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -59,12 +59,16 @@ pub async fn warm_up(brokers: &str) -> Result<()> {
     let topic = unique("bench-warm-up");
     make_topic(brokers, &topic).await?;
     let mut sink = Sink::open(brokers, &topic)?;
-    for first in (0..WARM_UP).step_by(1_000) {
-        sink.send((first..first + 1_000).map(|number| {
+    for first in (0..WARM_UP).step_by(5_000) {
+        let mut are_kept = sink.send((first..first + 5_000).map(|number| {
             let mut content = vec![0x5a; 400];
             content[..8].copy_from_slice(&number.to_le_bytes());
             content
         }));
+        while are_kept {
+            std::thread::sleep(Duration::from_millis(1));
+            are_kept = sink.send([]);
+        }
         sink.producer.flush(PATIENCE)?;
     }
     Reading::begin(brokers, &topic)?.rate(WARM_UP)?;
@@ -83,11 +87,17 @@ fn client(brokers: &str) -> ClientConfig {
 /// partition librdkafka takes a processor to wait for their arrival.
 const UNDER_WAY: i32 = 5;
 
+/// After so many at once, the next ones gather for so long from then on, as in daybook.
+const CROWDED: usize = 32;
+const GATHER: Duration = Duration::from_millis(20);
+
 /// A producer with the settings of daybook's, which nobody waits for.
 pub struct Sink {
     producer: ThreadedProducer<DefaultProducerContext>,
     topic: String,
     waiting: Vec<Vec<u8>>,
+    sent_at: Instant,
+    sent_count: usize,
 }
 
 impl Sink {
@@ -100,15 +110,18 @@ impl Sink {
             .set("linger.ms", "1")
             .set("queue.buffering.max.kbytes", "65536")
             .create()?;
-        Ok(Self { producer, topic: topic.to_owned(), waiting: Vec::new() })
+        let (topic, sent_at) = (topic.to_owned(), Instant::now());
+        Ok(Self { producer, topic, waiting: Vec::new(), sent_at, sent_count: 0 })
     }
 
-    /// Hands records over, or lets them wait. Says whether some do, for which it is called again.
+    /// Hands records over, or keeps them for the next call. Says whether some are kept.
     pub fn send(&mut self, contents: impl IntoIterator<Item = Vec<u8>>) -> bool {
         self.waiting.extend(contents);
-        if self.producer.in_flight_count() >= UNDER_WAY {
+        let gathers = self.sent_count >= CROWDED && self.sent_at.elapsed() < GATHER;
+        if self.waiting.is_empty() || gathers || self.producer.in_flight_count() >= UNDER_WAY {
             return !self.waiting.is_empty();
         }
+        (self.sent_at, self.sent_count) = (Instant::now(), self.waiting.len());
         for content in self.waiting.drain(..) {
             let key = &content[..content.len().min(16)];
             let mut record =

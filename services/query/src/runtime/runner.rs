@@ -310,6 +310,8 @@ impl<P: Projection> Runner<P> {
         let mut answer = self.ask_log();
         let mut resume_at: Option<Instant> = None;
         let mut rest_until: Option<Instant> = None;
+        // What has come in a rest: more than a batch, perhaps.
+        let mut backlog: Option<u64> = None;
         let shared = self.shared.clone();
         let rest = &shared.rest;
         loop {
@@ -351,6 +353,10 @@ impl<P: Projection> Runner<P> {
                         });
                         self.publish();
                         feed.committed(self.engine().checkpoint());
+                        if gathers && batch.position < *backlog.get_or_insert(batch.head) {
+                            continue;
+                        }
+                        backlog = None;
                         rest_until = rest.begin(is_behind(&batch, settings.batch_size));
                         rest.answer(questions);
                     }

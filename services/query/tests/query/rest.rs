@@ -60,6 +60,17 @@ async fn an_answer_has_all_that_was_there_when_it_was_asked_for() {
 }
 
 #[tokio::test]
+async fn an_answer_has_all_that_came_in_a_rest_also_if_that_is_many_batches() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    let host = resting(&dir, &log).await;
+    for _ in 0..2_000 {
+        log.append("a", deposited(usd(1)));
+    }
+    assert_eq!(asked(handle(&host, "sums")).await, log.position());
+    host.shutdown().await;
+}
+
+#[tokio::test]
 async fn who_is_asked_does_not_rest() {
     let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
     let host = resting(&dir, &log).await;
