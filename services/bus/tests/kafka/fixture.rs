@@ -16,6 +16,8 @@ use prost::Message;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -170,6 +172,15 @@ impl World {
     pub fn new(bootstrap: &str) -> Self {
         let (bank, raw) = (unique("bank-events"), unique("raw-events"));
         Self { bootstrap: bootstrap.to_owned(), bank, raw, log: MemoryLog::new() }
+    }
+
+    /// Over a broker that only acts as one, into which faults can be put.
+    pub fn mocked() -> (MockCluster<'static, DefaultProducerContext>, Self) {
+        let cluster = MockCluster::new(1).unwrap();
+        let world = Self::new(&cluster.bootstrap_servers());
+        cluster.create_topic(&world.bank, 2, 1).unwrap();
+        cluster.create_topic(&world.raw, 1, 1).unwrap();
+        (cluster, world)
     }
 
     pub fn publisher_config(&self) -> PublisherConfig {

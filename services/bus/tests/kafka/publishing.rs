@@ -9,7 +9,6 @@ use daybook_bus::source::{Cursor, Error};
 use daybook_testing::{Broker, TopicReader, eventually};
 use rdkafka::admin::{AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::fixture::{
@@ -388,10 +387,7 @@ async fn notes(world: &World) -> usize {
 /// librdkafka's thread does not sleep while it has records for a partition with five on their way.
 #[tokio::test(flavor = "multi_thread")]
 async fn records_wait_in_the_log_while_others_are_on_their_way() {
-    let cluster = MockCluster::new(1).unwrap();
-    let world = World::new(&cluster.bootstrap_servers());
-    cluster.create_topic(&world.bank, 2, 1).unwrap();
-    cluster.create_topic(&world.raw, 1, 1).unwrap();
+    let (cluster, world) = World::mocked();
     let mut publishing = world.publish();
     world.log.append_accounts(10, 10);
     publishing.reaches(10).await;
@@ -410,10 +406,7 @@ async fn records_wait_in_the_log_while_others_are_on_their_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_delivery_makes_the_publisher_begin_again_after_the_mark() {
-    let cluster = MockCluster::new(1).unwrap();
-    let world = World::new(&cluster.bootstrap_servers());
-    cluster.create_topic(&world.bank, 2, 1).unwrap();
-    cluster.create_topic(&world.raw, 1, 1).unwrap();
+    let (cluster, world) = World::mocked();
     let mut publishing = world.publish();
     world.log.append_accounts(10, 1_000);
     publishing.reaches(1_000).await;

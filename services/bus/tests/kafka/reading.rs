@@ -13,7 +13,6 @@ use daybook_testing::Broker;
 use prost::Message as _;
 use rdkafka::admin::AdminOptions;
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -353,10 +352,7 @@ async fn an_idle_source_does_not_give_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_gets_nothing_although_there_is_something_gives_up() {
-    let cluster = MockCluster::new(1).unwrap();
-    let world = World::new(&cluster.bootstrap_servers());
-    cluster.create_topic(&world.bank, 2, 1).unwrap();
-    cluster.create_topic(&world.raw, 1, 1).unwrap();
+    let (cluster, world) = World::mocked();
     world.log.append_accounts(10, 100);
     let mut publishing = world.publish();
     publishing.reaches(100).await;
