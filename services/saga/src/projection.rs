@@ -217,7 +217,7 @@ type Started = (&'static dyn Kind, String, Step);
 /// The sagas that an event starts.
 fn started(event: &Recorded<SagaEvent>) -> Result<Vec<Started>, String> {
     let foreign = Foreign {
-        aggregate_type: &event.aggregate_type,
+        aggregate_type: event.aggregate_type,
         aggregate_id: &event.aggregate_id,
         name: &event.event.name,
         version: event.event.schema,

@@ -65,11 +65,13 @@ pub async fn warm_up(brokers: &str) -> Result<()> {
             content[..8].copy_from_slice(&number.to_le_bytes());
             content
         }));
-        while are_kept {
+        // A flush would take part in the work of the producer's thread, and wait for what that has done.
+        let began = Instant::now();
+        while are_kept || sink.producer.in_flight_count() > 0 {
+            ensure!(began.elapsed() < PATIENCE, "the broker does not take what is sent to it");
             std::thread::sleep(Duration::from_millis(1));
             are_kept = sink.send([]);
         }
-        sink.producer.flush(PATIENCE)?;
     }
     Reading::begin(brokers, &topic)?.rate(WARM_UP)?;
     let admin: AdminClient<DefaultClientContext> = client(brokers).create()?;

@@ -7,20 +7,20 @@
 //! engine is of no use any more; whoever holds it drops it and opens another one, which begins at
 //! what was committed last.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use daybook_bus::source::{self, Batch, LogReader, Origin, Record};
 use daybook_bus::{Content, Envelope};
-use indexmap::IndexMap;
 use rusqlite::OptionalExtension;
 
 use super::projection::{Projection, guarded};
 use super::row::{ApplyError, Tables, chunks, marks, select};
 use super::store::{self, Anchor, Checkpoint, Quarantined, Store, from_i64};
 use super::versions::{Seen, Versions};
+use super::{HashMap, IndexMap};
 
 mod records;
 mod retry;
@@ -137,7 +137,7 @@ impl<P: Projection> Engine<P> {
     fn load(store: Store, generation: u64, settings: &super::Settings) -> Result<Self, Error> {
         let checkpoint = store.checkpoint()?;
         let sql = "SELECT stream, min(version), count(*) FROM quarantine GROUP BY stream";
-        let mut blocked = HashMap::new();
+        let mut blocked = HashMap::default();
         let mut quarantined = 0;
         let read = |row: &rusqlite::Row<'_>| {
             Ok((row.get::<_, String>(0)?, from_i64(row.get(1)?), from_i64(row.get(2)?)))
@@ -225,7 +225,7 @@ impl<P: Projection> Engine<P> {
         let works = self.put_in_order(candidates, places, &mut effects, log)?;
         self.fold(&works, &mut effects)?;
         self.reach(batch, &effects);
-        let rows: usize = self.tables.all().into_iter().map(|table| table.rows()).sum();
+        let rows: usize = self.tables.all().map(|table| table.rows()).sum();
         let pending = rows + effects.streams.len() + effects.quarantine.len();
         self.pending = effects;
         Ok(pending < self.most_pending)
@@ -439,11 +439,11 @@ impl<P: Projection> Engine<P> {
                 .unwrap_or_else(|panic| Err(ApplyError::Failed(panic)));
             match result {
                 Ok(()) => {
-                    self.tables.all().into_iter().for_each(|table| table.keep());
+                    self.tables.all().for_each(|table| table.keep());
                     return Ok(Ok(event.time_ns));
                 }
                 Err(error) => {
-                    self.tables.all().into_iter().for_each(|table| table.undo());
+                    self.tables.all().for_each(|table| table.undo());
                     match error {
                         ApplyError::NotLoaded => {
                             if !std::mem::replace(wanted, true) {
@@ -495,7 +495,7 @@ impl<P: Projection> Engine<P> {
         self.checkpoint = checkpoint;
         self.unstored = false;
         self.stored_at = Instant::now();
-        self.tables.all().into_iter().for_each(|table| table.written());
+        self.tables.all().for_each(|table| table.written());
     }
 
     /// The last version seen of a stream; 0 when there is none.

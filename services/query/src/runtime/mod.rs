@@ -8,6 +8,10 @@ use std::time::Duration;
 use daybook_bus::source::{LogReader, SourceFactory};
 use tokio::sync::watch;
 
+/// Maps of what comes once or more for each event: hashing is a good part of what that costs.
+type HashMap<K, V> = foldhash::HashMap<K, V>;
+type IndexMap<K, V> = indexmap::IndexMap<K, V, foldhash::fast::RandomState>;
+
 mod compare;
 mod engine;
 mod feed;

@@ -68,8 +68,8 @@ pub struct Recorded<E> {
     pub event: E,
     /// The unique id of the event.
     pub event_id: String,
-    /// The aggregate.
-    pub aggregate_type: String,
+    /// The aggregate: one of [`Projection::AGGREGATES`].
+    pub aggregate_type: &'static str,
     /// Its id.
     pub aggregate_id: String,
     /// The version of its stream with this event.
@@ -83,7 +83,7 @@ pub struct Recorded<E> {
 impl<E> Recorded<E> {
     /// The name of the stream.
     pub fn stream(&self) -> String {
-        stream_name(&self.aggregate_type, &self.aggregate_id)
+        stream_name(self.aggregate_type, &self.aggregate_id)
     }
 
     /// The same with another event, such as that of one kind out of several.
@@ -91,7 +91,7 @@ impl<E> Recorded<E> {
         Recorded {
             event,
             event_id: self.event_id.clone(),
-            aggregate_type: self.aggregate_type.clone(),
+            aggregate_type: self.aggregate_type,
             aggregate_id: self.aggregate_id.clone(),
             version: self.version,
             position: self.position,

@@ -2,15 +2,16 @@
 //! *Not* here: when they are loaded and written, which is the engine's business.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::Hash;
 use std::ops::Range;
 use std::sync::Arc;
 
-use indexmap::IndexMap;
 use indexmap::map::Entry;
 use rusqlite::{Connection, Statement, ToSql};
+
+use super::{HashMap, IndexMap};
 
 /// How many rows one statement handles, largest first. A number of rows is cut into these, so
 /// that the few statements there are stay prepared. 256 rows of at most 100 columns stay below
@@ -200,13 +201,13 @@ const ALL: u64 = u64::MAX;
 impl<R: Row> Default for Table<R> {
     fn default() -> Self {
         Self {
-            slots: IndexMap::new(),
+            slots: IndexMap::default(),
             changed: Vec::new(),
             wanted: Vec::new(),
             journal: Vec::new(),
             added: Vec::new(),
             kept: 0,
-            sql: HashMap::new(),
+            sql: HashMap::default(),
         }
     }
 }
@@ -468,7 +469,7 @@ impl<R: Row> AnyTable for Table<R> {
 
     fn written(&mut self) {
         if self.slots.len() > KEPT_ROWS {
-            self.slots = IndexMap::new();
+            self.slots = IndexMap::default();
         }
         for at in self.changed.drain(..) {
             if let Some((_, slot)) = self.slots.get_index_mut(at) {
@@ -510,7 +511,7 @@ pub trait Tables: Default + Send + Sync + 'static {
     const INFO: &'static [TableInfo];
 
     /// All of them, in the order of [`Tables::INFO`].
-    fn all(&mut self) -> Vec<&mut dyn AnyTable>;
+    fn all(&mut self) -> impl Iterator<Item = &mut dyn AnyTable>;
 }
 
 /// Declares the rows of a projection and the struct of its tables.
@@ -575,8 +576,10 @@ macro_rules! rows {
                 }, )+)?
             ];
 
-            fn all(&mut self) -> Vec<&mut dyn $crate::runtime::row::AnyTable> {
-                vec![ $( &mut self.$table, )+ $($( &mut self.$other, )+)? ]
+            fn all(&mut self) -> impl Iterator<Item = &mut dyn $crate::runtime::row::AnyTable> {
+                let all: [&mut dyn $crate::runtime::row::AnyTable; _] =
+                    [ $( &mut self.$table, )+ $($( &mut self.$other, )+)? ];
+                all.into_iter()
             }
         }
 

@@ -4,16 +4,15 @@
 //! page of the file for nearly every event, so they are appended as they come, and brought to their
 //! places only when there are many. Until then they are in memory as well.
 
-use std::collections::HashMap;
 use std::num::NonZeroUsize;
 
-use indexmap::IndexMap;
 use lru::LruCache;
 use prost::Message;
 use rusqlite::Connection;
 
 use super::row::{chunks, execute, marks, select};
 use super::store::{damaged, from_i64, to_i64};
+use super::{HashMap, IndexMap};
 
 /// How many streams' versions are kept in memory; about 100 bytes each.
 const KNOWN_STREAMS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
@@ -63,7 +62,7 @@ impl Versions {
     /// Reads what is not at its place yet. So many streams may wait.
     pub fn load(connection: &Connection, most: usize) -> rusqlite::Result<Self> {
         let found = waiting(connection)?;
-        let (known, waiting) = (LruCache::new(KNOWN_STREAMS), HashMap::new());
+        let (known, waiting) = (LruCache::new(KNOWN_STREAMS), HashMap::default());
         let mut versions = Self { known, waiting, most, entries: found.len() };
         for Entry { stream, version, position } in found {
             versions.waiting.insert(stream, Seen { version, position: Some(position) });

@@ -14,8 +14,10 @@ use crate::runtime::store::{Quarantined, to_i64};
 /// An event of a projection.
 fn decode<P: Projection>(event: &Envelope) -> Result<Recorded<P::Event>, String> {
     let Some(bytes) = &event.message else { return Err(EventError::NotAnEvent.to_string()) };
+    let found = P::AGGREGATES.iter().copied().find(|own| *own == event.aggregate_type());
+    let aggregate_type = found.ok_or("the event is of no aggregate of the projection")?;
     let decoded = P::decode(EncodedEvent {
-        aggregate_type: event.aggregate_type(),
+        aggregate_type,
         name: event.event_name().ok_or(NO_TEXT)?,
         version: event.event_version,
         bytes: bytes.clone(),
@@ -23,7 +25,7 @@ fn decode<P: Projection>(event: &Envelope) -> Result<Recorded<P::Event>, String>
     Ok(Recorded {
         event: decoded.map_err(|error| error.to_string())?,
         event_id: event.event_id().ok_or(NO_TEXT)?.to_owned(),
-        aggregate_type: event.aggregate_type().to_owned(),
+        aggregate_type,
         aggregate_id: event.aggregate_id().to_owned(),
         version: event.version,
         position: event.position,
