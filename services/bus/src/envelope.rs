@@ -7,8 +7,8 @@ use prost::encoding::{
 use prost::{DecodeError, Message};
 use prost_types::Timestamp;
 
-/// The parts of a RecordedEvent that readers use. They are parts of the record: each is looked at for
-/// every record, and few are kept.
+/// The parts of a RecordedEvent that readers use: slices of the record, which cost nothing where a
+/// part is not kept.
 #[derive(Debug, Default, PartialEq)]
 struct Parts<'a> {
     event_id: &'a [u8],
@@ -30,69 +30,84 @@ struct Payload<'a> {
     value: &'a [u8],
 }
 
-/// Why bytes are no message.
-#[derive(Debug, thiserror::Error)]
-enum Malformed {
-    #[error(transparent)]
-    Field(#[from] DecodeError),
-    #[error("a field is longer than what there is")]
-    CutOff,
-}
-
 impl<'a> Parts<'a> {
-    /// Takes a message as protobuf does: fields may come in any order, the last one counts, and what
-    /// is not known is passed over.
-    fn decode(mut rest: &'a [u8]) -> Result<Self, Malformed> {
+    /// Takes the fields as protobuf does: in any order, the last of several (messages are merged),
+    /// and not those that are unknown.
+    fn decode(record: &'a [u8]) -> Result<Self, String> {
         let mut parts = Self::default();
-        while !rest.is_empty() {
-            let (tag, kind) = decode_key(&mut rest)?;
-            let rest = &mut rest;
+        fields(record, |tag, wire_type, rest| {
             match tag {
-                1 => parts.event_id = bytes(kind, rest)?,
-                2 => parts.aggregate_type = bytes(kind, rest)?,
-                3 => parts.aggregate_id = bytes(kind, rest)?,
-                4 => parts.version = number(kind, rest)?,
-                5 => parts.position = number(kind, rest)?,
-                6 => parts.event_name = bytes(kind, rest)?,
-                7 => parts.event_version = number(kind, rest)? as u32,
-                8 => parts.recorded_time.get_or_insert_default().merge(bytes(kind, rest)?)?,
-                10 => parts.event.get_or_insert_default().merge(bytes(kind, rest)?)?,
-                11 => {
-                    bytes(kind, rest)?;
-                    parts.has_raw = true;
+                1 => parts.event_id = length_delimited(wire_type, rest)?,
+                2 => parts.aggregate_type = length_delimited(wire_type, rest)?,
+                3 => parts.aggregate_id = length_delimited(wire_type, rest)?,
+                4 => parts.version = varint(wire_type, rest)?,
+                5 => parts.position = varint(wire_type, rest)?,
+                6 => parts.event_name = length_delimited(wire_type, rest)?,
+                7 => parts.event_version = varint(wire_type, rest)? as u32,
+                8 => {
+                    let time = length_delimited(wire_type, rest)?;
+                    parts.recorded_time.get_or_insert_default().merge(time).map_err(text)?;
                 }
-                _ => skip_field(kind, tag, rest, DecodeContext::default())?,
+                // One of these two, the last one.
+                10 => {
+                    let payload = length_delimited(wire_type, rest)?;
+                    parts.event.get_or_insert_default().merge(payload)?;
+                    parts.has_raw = false;
+                }
+                11 => {
+                    length_delimited(wire_type, rest)?;
+                    (parts.event, parts.has_raw) = (None, true);
+                }
+                _ => skip_field(wire_type, tag, rest, DecodeContext::default()).map_err(text)?,
             }
-        }
+            Ok(())
+        })?;
         Ok(parts)
     }
 }
 
 impl<'a> Payload<'a> {
-    fn merge(&mut self, mut rest: &'a [u8]) -> Result<(), Malformed> {
-        while !rest.is_empty() {
-            let (tag, kind) = decode_key(&mut rest)?;
+    fn merge(&mut self, message: &'a [u8]) -> Result<(), String> {
+        fields(message, |tag, wire_type, rest| {
             match tag {
-                1 => self.type_url = bytes(kind, &mut rest)?,
-                2 => self.value = bytes(kind, &mut rest)?,
-                _ => skip_field(kind, tag, &mut rest, DecodeContext::default())?,
+                1 => self.type_url = length_delimited(wire_type, rest)?,
+                2 => self.value = length_delimited(wire_type, rest)?,
+                _ => skip_field(wire_type, tag, rest, DecodeContext::default()).map_err(text)?,
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 
-fn number(kind: WireType, rest: &mut &[u8]) -> Result<u64, Malformed> {
-    check_wire_type(WireType::Varint, kind)?;
-    Ok(decode_varint(rest)?)
+/// Takes one field after the other, each from what is left of a message.
+fn fields<'a>(
+    mut rest: &'a [u8],
+    mut take: impl FnMut(u32, WireType, &mut &'a [u8]) -> Result<(), String>,
+) -> Result<(), String> {
+    while !rest.is_empty() {
+        let (tag, wire_type) = decode_key(&mut rest).map_err(text)?;
+        take(tag, wire_type, &mut rest).map_err(|problem| format!("field {tag}: {problem}"))?;
+    }
+    Ok(())
 }
 
-fn bytes<'a>(kind: WireType, rest: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
-    check_wire_type(WireType::LengthDelimited, kind)?;
-    let length = usize::try_from(decode_varint(rest)?).map_err(|_| Malformed::CutOff)?;
-    let (field, after) = rest.split_at_checked(length).ok_or(Malformed::CutOff)?;
+fn varint(wire_type: WireType, rest: &mut &[u8]) -> Result<u64, String> {
+    check_wire_type(WireType::Varint, wire_type).map_err(text)?;
+    decode_varint(rest).map_err(text)
+}
+
+fn length_delimited<'a>(wire_type: WireType, rest: &mut &'a [u8]) -> Result<&'a [u8], String> {
+    check_wire_type(WireType::LengthDelimited, wire_type).map_err(text)?;
+    let length = decode_varint(rest).map_err(text)?;
+    let cut = usize::try_from(length).ok().and_then(|length| rest.split_at_checked(length));
+    let (field, after) =
+        cut.ok_or_else(|| format!("{length} bytes long, where {} are left", rest.len()))?;
     *rest = after;
     Ok(field)
+}
+
+fn text(error: DecodeError) -> String {
+    error.to_string()
 }
 
 /// An event whose message is not decoded yet.
@@ -210,6 +225,7 @@ impl Content {
 
 #[cfg(test)]
 mod tests {
+    use daybook_contract::daybook::v1::{RawPayload, RecordedEvent, recorded_event};
     use proptest::prelude::*;
 
     use super::*;
@@ -233,10 +249,16 @@ mod tests {
         event_version: u32,
         #[prost(message, optional, tag = "8")]
         recorded_time: Option<Timestamp>,
-        #[prost(message, optional, tag = "10")]
-        event: Option<ExpectedPayload>,
-        #[prost(bytes = "vec", optional, tag = "11")]
-        raw: Option<Vec<u8>>,
+        #[prost(oneof = "ExpectedContent", tags = "10, 11")]
+        content: Option<ExpectedContent>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Oneof)]
+    enum ExpectedContent {
+        #[prost(message, tag = "10")]
+        Event(ExpectedPayload),
+        #[prost(bytes, tag = "11")]
+        Raw(Vec<u8>),
     }
 
     #[derive(Clone, PartialEq, Message)]
@@ -248,6 +270,10 @@ mod tests {
     }
 
     fn parts(expected: &Expected) -> Parts<'_> {
+        let event = match &expected.content {
+            Some(ExpectedContent::Event(payload)) => Some(payload),
+            Some(ExpectedContent::Raw(_)) | None => None,
+        };
         Parts {
             event_id: &expected.event_id,
             aggregate_type: &expected.aggregate_type,
@@ -257,51 +283,63 @@ mod tests {
             event_name: &expected.event_name,
             event_version: expected.event_version,
             recorded_time: expected.recorded_time,
-            event: expected
-                .event
-                .as_ref()
+            event: event
                 .map(|payload| Payload { type_url: &payload.type_url, value: &payload.value }),
-            has_raw: expected.raw.is_some(),
+            has_raw: matches!(expected.content, Some(ExpectedContent::Raw(_))),
         }
     }
 
-    /// A field of any number and kind, right or not.
-    fn field() -> impl Strategy<Value = Vec<u8>> {
-        let number = || any::<u64>().prop_map(|value| (0, varint(value)));
-        let fixed = || any::<u64>().prop_map(|value| (1, value.to_le_bytes().to_vec()));
-        let bytes =
-            || prop::collection::vec(any::<u8>(), 0..20).prop_map(|bytes| (2, with_length(&bytes)));
-        let time = (any::<i64>(), any::<i32>()).prop_map(|(seconds, nanos)| {
-            (2, with_length(&Timestamp { seconds, nanos }.encode_to_vec()))
-        });
-        let payload = prop::collection::vec((1_u64..4, bytes()), 0..3).prop_map(|fields| {
-            let fields = fields.into_iter().map(|(tag, (kind, value))| key(tag, kind, &value));
-            (2, with_length(&fields.collect::<Vec<_>>().concat()))
-        });
-        let right = (1_u64..13).prop_flat_map(move |tag| {
-            let value = match tag {
-                4 | 5 | 7 => number().boxed(),
-                8 => time.clone().boxed(),
-                10 => payload.clone().boxed(),
-                12 => prop_oneof![number(), fixed(), bytes()].boxed(),
-                _ => bytes().boxed(),
-            };
-            value.prop_map(move |(kind, value)| key(tag, kind, &value))
-        });
-        let any_kind = (0_u64..13, prop_oneof![number(), fixed(), bytes()])
-            .prop_map(|(tag, (kind, value))| key(tag, kind, &value));
-        prop_oneof![30 => right, 1 => any_kind]
+    fn check(record: &[u8]) -> Result<(), TestCaseError> {
+        match (Parts::decode(record), Expected::decode(record)) {
+            (Ok(found), Ok(expected)) => prop_assert_eq!(found, parts(&expected)),
+            (Err(_), Err(_)) => {}
+            (found, expected) => prop_assert!(false, "{found:?} instead of {expected:?}"),
+        }
+        Ok(())
     }
 
-    fn key(tag: u64, kind: u64, value: &[u8]) -> Vec<u8> {
-        [varint(tag << 3 | kind).as_slice(), value].concat()
+    const VARINT: u64 = 0;
+    const LENGTH_DELIMITED: u64 = 2;
+
+    /// A field: mostly as the contract has it, else of any number and wire type.
+    fn field() -> impl Strategy<Value = Vec<u8>> {
+        let right = (1_u64..13).prop_flat_map(|tag| match tag {
+            4 | 5 | 7 => number(tag).boxed(),
+            8 => message(tag, prop_oneof![number(1), number(2), number(3)]).boxed(),
+            10 => message(tag, prop_oneof![9 => bytes(1), 9 => bytes(2), 1 => any_field()]).boxed(),
+            _ => bytes(tag).boxed(),
+        });
+        prop_oneof![30 => right, 1 => any_field()]
+    }
+
+    fn any_field() -> impl Strategy<Value = Vec<u8>> {
+        (0_u64..13, 0_u64..8, prop::collection::vec(any::<u8>(), 0..12))
+            .prop_map(|(tag, wire_type, value)| key(tag, wire_type, &value))
+    }
+
+    fn number(tag: u64) -> impl Strategy<Value = Vec<u8>> {
+        any::<u64>().prop_map(move |value| key(tag, VARINT, &encoded(value)))
+    }
+
+    fn bytes(tag: u64) -> impl Strategy<Value = Vec<u8>> {
+        let value = prop::collection::vec(any::<u8>(), 0..20);
+        value.prop_map(move |value| key(tag, LENGTH_DELIMITED, &with_length(&value)))
+    }
+
+    fn message(tag: u64, field: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+        let fields = prop::collection::vec(field, 0..3);
+        fields.prop_map(move |fields| key(tag, LENGTH_DELIMITED, &with_length(&fields.concat())))
+    }
+
+    fn key(tag: u64, wire_type: u64, value: &[u8]) -> Vec<u8> {
+        [encoded(tag << 3 | wire_type).as_slice(), value].concat()
     }
 
     fn with_length(bytes: &[u8]) -> Vec<u8> {
-        [varint(bytes.len() as u64).as_slice(), bytes].concat()
+        [encoded(bytes.len() as u64).as_slice(), bytes].concat()
     }
 
-    fn varint(value: u64) -> Vec<u8> {
+    fn encoded(value: u64) -> Vec<u8> {
         let mut bytes = Vec::new();
         prost::encoding::encode_varint(value, &mut bytes);
         bytes
@@ -315,18 +353,64 @@ mod tests {
         ) {
             let mut record = fields.concat();
             record.truncate(cut.unwrap_or(usize::MAX));
-            let expected = Expected::decode(record.as_slice());
-            match (Parts::decode(&record), &expected) {
-                (Ok(found), Ok(expected)) => prop_assert_eq!(found, parts(expected)),
-                (Err(_), Err(_)) => {}
-                (found, expected) => prop_assert!(false, "{found:?} instead of {expected:?}"),
-            }
+            check(&record)?;
         }
 
         #[test]
         fn any_bytes_are_taken_as_protobuf_takes_them(record: Vec<u8>) {
-            let expected = Expected::decode(record.as_slice());
-            prop_assert_eq!(Parts::decode(&record).is_ok(), expected.is_ok());
+            check(&record)?;
         }
+
+        #[test]
+        fn an_event_has_the_parts_that_were_recorded(
+            texts in prop::array::uniform4("[a-z0-9]{1,9}"),
+            numbers in prop::array::uniform2(1..=u64::MAX),
+            event_version: u32,
+            time in prop::option::of((any::<i64>(), any::<i32>())),
+            message in prop::option::of(prop::collection::vec(any::<u8>(), 0..9)),
+        ) {
+            let [event_id, aggregate_type, aggregate_id, event_name] = texts;
+            let [version, position] = numbers;
+            let recorded_time = time.map(|(seconds, nanos)| Timestamp { seconds, nanos });
+            let type_url = "type.googleapis.com/bank.v1.Opened".to_owned();
+            let payload = match message.clone() {
+                Some(value) => recorded_event::Payload::Event(prost_types::Any { type_url, value }),
+                None => recorded_event::Payload::Raw(RawPayload::default()),
+            };
+            let stream = format!("{aggregate_type}-{aggregate_id}");
+            let recorded = RecordedEvent {
+                event_id: event_id.clone(),
+                aggregate_type,
+                aggregate_id,
+                version,
+                position,
+                event_name: event_name.clone(),
+                event_version,
+                recorded_time,
+                payload: Some(payload),
+                ..Default::default()
+            };
+            let Content::Event(found) = Content::of(&recorded.encode_to_vec().into()) else {
+                panic!("it is an event")
+            };
+            prop_assert_eq!(found.stream(), stream);
+            prop_assert_eq!(found.event_id(), Some(event_id.as_str()));
+            prop_assert_eq!(found.event_name(), Some(event_name.as_str()));
+            prop_assert_eq!((found.version, found.position), (version, position));
+            prop_assert_eq!(found.event_version, event_version);
+            prop_assert_eq!(found.recorded_time, recorded_time);
+            let type_name = if message.is_some() { "bank.v1.Opened" } else { event_name.as_str() };
+            prop_assert_eq!(found.type_name(), Some(type_name));
+            prop_assert_eq!(found.message.as_deref(), message.as_deref());
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_field() {
+        let Content::Strange(problem) = Content::of(&vec![2 << 3 | 2, 9, b'a'].into()) else {
+            panic!("the field is cut off")
+        };
+        let expected = "the record is no RecordedEvent: field 2: 9 bytes long, where 1 are left";
+        assert_eq!(problem, expected);
     }
 }

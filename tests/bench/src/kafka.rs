@@ -65,7 +65,7 @@ pub async fn warm_up(brokers: &str) -> Result<()> {
             content[..8].copy_from_slice(&number.to_le_bytes());
             content
         }));
-        // A flush would take part in the work of the producer's thread, and wait for what that has done.
+        // `flush` looks every 100 ms, which would be most of the warm-up.
         let began = Instant::now();
         while are_kept || sink.producer.in_flight_count() > 0 {
             ensure!(began.elapsed() < PATIENCE, "the broker does not take what is sent to it");

@@ -7,20 +7,20 @@
 //! engine is of no use any more; whoever holds it drops it and opens another one, which begins at
 //! what was committed last.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use daybook_bus::source::{self, Batch, LogReader, Origin, Record};
 use daybook_bus::{Content, Envelope};
+use foldhash::{HashMap, HashSet};
 use rusqlite::OptionalExtension;
 
+use super::IndexMap;
 use super::projection::{Projection, guarded};
 use super::row::{ApplyError, Tables, chunks, marks, select};
 use super::store::{self, Anchor, Checkpoint, Quarantined, Store, from_i64};
 use super::versions::{Seen, Versions};
-use super::{HashMap, IndexMap};
 
 mod records;
 mod retry;

@@ -30,7 +30,7 @@ pub trait Projection: Send + Sync + Sized + 'static {
     /// An event, decoded and brought up to the current version.
     type Event: Send + Sync;
 
-    /// Decodes an event of one of its aggregates.
+    /// Decodes an event of one of its aggregates; others are refused before.
     fn decode(event: EncodedEvent<'_>) -> Result<Self::Event, EventError>;
 
     /// Wants the rows that `apply` will need.

@@ -8,10 +8,11 @@ use std::hash::Hash;
 use std::ops::Range;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use indexmap::map::Entry;
 use rusqlite::{Connection, Statement, ToSql};
 
-use super::{HashMap, IndexMap};
+use super::IndexMap;
 
 /// How many rows one statement handles, largest first. A number of rows is cut into these, so
 /// that the few statements there are stay prepared. 256 rows of at most 100 columns stay below

@@ -6,13 +6,14 @@
 
 use std::num::NonZeroUsize;
 
+use foldhash::HashMap;
 use lru::LruCache;
 use prost::Message;
 use rusqlite::Connection;
 
+use super::IndexMap;
 use super::row::{chunks, execute, marks, select};
 use super::store::{damaged, from_i64, to_i64};
-use super::{HashMap, IndexMap};
 
 /// How many streams' versions are kept in memory; about 100 bytes each.
 const KNOWN_STREAMS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");

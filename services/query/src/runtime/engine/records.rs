@@ -15,7 +15,8 @@ use crate::runtime::store::{Quarantined, to_i64};
 fn decode<P: Projection>(event: &Envelope) -> Result<Recorded<P::Event>, String> {
     let Some(bytes) = &event.message else { return Err(EventError::NotAnEvent.to_string()) };
     let found = P::AGGREGATES.iter().copied().find(|own| *own == event.aggregate_type());
-    let aggregate_type = found.ok_or("the event is of no aggregate of the projection")?;
+    let aggregate_type = found
+        .ok_or_else(|| format!("{} takes no events of {}", P::NAME, event.aggregate_type()))?;
     let decoded = P::decode(EncodedEvent {
         aggregate_type,
         name: event.event_name().ok_or(NO_TEXT)?,
