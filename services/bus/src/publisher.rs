@@ -39,8 +39,8 @@ pub struct PublisherConfig {
     /// On how many brokers they are kept.
     pub replication: u32,
     /// The most records that are given to the producer at a time, and so about the most that are on
-    /// their way, since the next ones follow when nearly all have been delivered; bounds memory, and
-    /// what is repeated after a failure. Large records make smaller groups.
+    /// their way, since the next ones follow when nearly all have been delivered; bounds memory,
+    /// and what is repeated after a failure. Large records make smaller groups.
     pub max_group: u64,
     /// The least time between two watermarks on a topic. Readers follow the events themselves, and
     /// need a watermark only where an event does not come to them.

@@ -33,15 +33,15 @@ const PROBLEM_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const REPORT_INTERVAL: Duration = Duration::from_millis(20);
 
 /// With so many records on their way, the next ones wait in the log. A partition takes no request
-/// while it has as many (librdkafka 2.12 counts records where Kafka's limit is for requests), and the
-/// producer's thread, which has records whose time has come, looks again and again without a pause.
-/// The limit is one for all partitions: a group may be for one of them, and one that is late holds up
-/// the others. A group that takes longer to hand over than the producer lingers, a millisecond, still
-/// finds the thread so for a round trip.
+/// while it has as many (librdkafka 2.12 counts records where Kafka's limit is for requests), and
+/// the producer's thread, which has records whose time has come, looks again and again without a
+/// pause. The limit is one for all partitions: a group may be for one of them, and one that is late
+/// holds up the others. A group that takes longer to hand over than the producer lingers, a
+/// millisecond, still finds the thread so for a round trip.
 const UNDER_WAY: usize = 5;
 
-/// After so many records at once, the next ones are gathered for so long from then on: a busy broker
-/// needs fewer requests, not sooner ones.
+/// After so many records at once, the next ones are gathered for so long from then on: a busy
+/// broker needs fewer requests, not sooner ones.
 const CROWDED: u64 = 32;
 const GATHER: Duration = Duration::from_millis(20);
 

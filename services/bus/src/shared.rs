@@ -21,7 +21,8 @@ use crate::source::{Batch, Cursor, Error, Source, SourceFactory};
 /// a projection that is far behind gathers before a commit, so that the others need not wait for it.
 const KEPT_RECORDS: usize = 50_000;
 
-/// The same for batches, which may have one record, or none: more than come while a projection rests.
+/// The same for batches, which may have one record, or none: more than come while a projection
+/// rests.
 const KEPT_BATCHES: usize = 4_000;
 
 /// How long the source waits for one who still needs the oldest of what is kept.

@@ -43,8 +43,8 @@ use projection::Sagas;
 use sender::Sender;
 use service::SagaServer;
 
-/// How long rows of sagas let events come. The executor, which does not ask, waits for them where a saga is
-/// not carried on from memory.
+/// How long rows of sagas let events come. The executor, which does not ask, waits for them where a
+/// saga is not carried on from memory.
 const REST: Duration = Duration::from_millis(50);
 
 /// How the runtime is run.

@@ -85,8 +85,8 @@ fn client(brokers: &str) -> ClientConfig {
     config
 }
 
-/// The records on the way to the broker with which more of them wait, as in daybook: with as many for a
-/// partition librdkafka takes a processor to wait for their arrival.
+/// The records on the way to the broker with which more of them wait, as in daybook: with as many
+/// for a partition librdkafka takes a processor to wait for their arrival.
 const UNDER_WAY: i32 = 5;
 
 /// After so many at once, the next ones gather for so long from then on, as in daybook.

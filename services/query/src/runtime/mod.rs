@@ -8,8 +8,8 @@ use std::time::Duration;
 use daybook_bus::source::{LogReader, SourceFactory};
 use tokio::sync::watch;
 
-/// A map in the order of insertion, with a fast hash: rows and streams are looked up several times for
-/// each event. Its seed is random, and no client sees an order that depends on it.
+/// A map in the order of insertion, with a fast hash: rows and streams are looked up several times
+/// for each event. Its seed is random, and no client sees an order that depends on it.
 type IndexMap<K, V> = indexmap::IndexMap<K, V, foldhash::fast::RandomState>;
 
 mod compare;

@@ -310,7 +310,8 @@ impl<P: Projection> Runner<P> {
         let mut answer = self.ask_log();
         let mut resume_at: Option<Instant> = None;
         let mut rest_until: Option<Instant> = None;
-        // The end of what has come in a rest. A batch may not reach it, and its questions wait for it.
+        // The end of what has come in a rest. A batch may not reach it, and its questions wait for
+        // it.
         let mut backlog: Option<u64> = None;
         let shared = self.shared.clone();
         let rest = &shared.rest;

@@ -114,3 +114,34 @@ pub(super) fn insert_quarantined(
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use daybook_bus::source::Origin;
+    use daybook_contract::daybook::v1::RecordedEvent;
+    use daybook_contract::daybook::v1::recorded_event::Payload;
+    use prost::Message;
+    use prost_types::Any;
+
+    use super::*;
+    use crate::projections::account_balance::AccountBalance;
+
+    /// Such as one in quarantine, when the projection takes fewer aggregates than it did.
+    #[test]
+    fn an_event_of_others_is_refused_with_both_names() {
+        let event = RecordedEvent {
+            event_id: "id".to_owned(),
+            aggregate_type: "orders.order".to_owned(),
+            aggregate_id: "7".to_owned(),
+            version: 1,
+            position: 9,
+            event_name: "Placed".to_owned(),
+            payload: Some(Payload::Event(Any::default())),
+            ..Default::default()
+        };
+        let record = Arc::new(Record::new(event.encode_to_vec().into(), Origin::Log));
+        let work = Work::new::<AccountBalance>(&record).expect("it names a stream");
+        let expected = "account_balance takes no events of orders.order";
+        assert_eq!(work.event.err().as_deref(), Some(expected));
+    }
+}
