@@ -6,10 +6,12 @@ use std::fmt;
 use std::future::Future;
 
 use bytes::Bytes;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Status};
 use unicode_normalization::UnicodeNormalization;
 
-use crate::daybook::v1::{CommandContext, CommandReceipt};
+use crate::METHODS;
+use crate::daybook::v1::{CommandContext, CommandReceipt, ErrorReason};
+use crate::error::Error;
 
 /// The state of an aggregate: a message with the option `daybook.v1.aggregate`.
 pub trait AggregateState: prost::Message + Default + Clone + PartialEq + 'static {
@@ -266,13 +268,28 @@ impl Violations {
     }
 }
 
-/// Carries out commands; the generated routers of the command services call it.
+/// Carries out commands; the generated [`crate::dispatch`] calls it.
 pub trait Dispatch: Clone + Send + Sync + 'static {
     /// Carries out one command. A receipt says that its events are durable.
     fn dispatch<C: CommandSet>(
         &self,
         request: Request<C>,
-    ) -> impl Future<Output = Result<Response<CommandReceipt>, Status>> + Send;
+    ) -> impl Future<Output = Result<CommandReceipt, Status>> + Send;
+}
+
+/// Decodes a command of one aggregate and has it carried out.
+pub(crate) async fn decode_and_dispatch<C: CommandSet>(
+    dispatch: &impl Dispatch,
+    method: &Method,
+    request: Request<Bytes>,
+) -> Result<CommandReceipt, Status> {
+    let (metadata, extensions, bytes) = request.into_parts();
+    let command = C::decode(method.input, &bytes).ok_or_else(|| not_a_command(method))?;
+    // A slice of what a connection has read, which it can use again from here on.
+    drop(bytes);
+    let command =
+        command.map_err(|error| Error::new(ErrorReason::InvalidRequest, error.to_string()))?;
+    dispatch.dispatch(Request::from_parts(metadata, extensions, command)).await
 }
 
 /// What there is to know about a method of a service.
@@ -290,6 +307,23 @@ pub struct Method {
     pub client_streaming: bool,
     /// Whether the server sends a stream.
     pub server_streaming: bool,
+}
+
+impl Method {
+    /// The method with a path; `None` when the contract has none.
+    pub fn at(path: &str) -> Option<&'static Self> {
+        Self::index_of(path).map(|at| &METHODS[at])
+    }
+
+    /// Where in [`METHODS`] the method with a path is.
+    pub fn index_of(path: &str) -> Option<usize> {
+        METHODS.binary_search_by(|method| method.path.cmp(path)).ok()
+    }
+}
+
+/// The answer to a method that is no command of the contract.
+pub(crate) fn not_a_command(method: &Method) -> Status {
+    Error::new(ErrorReason::NotSupported, format!("{} is not a command", method.path)).into()
 }
 
 /// What there is to know about an aggregate.

@@ -1,14 +1,9 @@
-//! The services, the tables over them, and the generated routers.
+//! The services, and the tables over them.
 
 use std::collections::{BTreeMap, HashSet};
 
-use daybook_contract::bank::v1::command_service_client::CommandServiceClient;
-use daybook_contract::bank::v1::{CloseAccountRequest, DepositRequest, OpenAccountRequest};
-use daybook_contract::contract::{AggregateInfo, CommandSet, Dispatch, Method};
-use daybook_contract::daybook::v1::{CommandContext, CommandReceipt};
-use daybook_contract::{AGGREGATES, MAX_MESSAGE_BYTES, METHODS, command_services};
-use tokio::runtime::Builder;
-use tonic::{Code, Request, Response, Status};
+use daybook_contract::contract::{AggregateInfo, Method};
+use daybook_contract::{AGGREGATES, METHODS};
 
 use crate::{is_ours, messages, option, pool, text};
 
@@ -71,60 +66,4 @@ fn every_rpc_has_its_own_request_and_answer_or_a_receipt() {
             assert!(seen.insert(method.output), "{path}: {} is given by two RPCs", method.output);
         }
     }
-}
-
-/// Answers with what it was given.
-#[derive(Clone)]
-struct Echo;
-
-impl Dispatch for Echo {
-    async fn dispatch<C: CommandSet>(
-        &self,
-        request: Request<C>,
-    ) -> Result<Response<CommandReceipt>, Status> {
-        let mut command = request.into_inner();
-        let context = command.take_context().unwrap_or_default();
-        let event_ids =
-            vec![command.method().to_owned(), command.type_name().to_owned(), context.request_id];
-        let aggregate_id = format!("{}-{}", C::AGGREGATE, command.key());
-        Ok(Response::new(CommandReceipt { aggregate_id, event_ids, ..Default::default() }))
-    }
-}
-
-/// A client that calls the generated servers without a network.
-fn client() -> CommandServiceClient<tonic::service::Routes> {
-    CommandServiceClient::new(command_services(Echo).prepare())
-}
-
-#[test]
-fn the_generated_client_and_server_agree() {
-    let context =
-        Some(CommandContext { request_id: "a-request".to_owned(), ..CommandContext::default() });
-    let runtime = Builder::new_current_thread().build().unwrap();
-    let receipt = runtime.block_on(async {
-        let request = DepositRequest { context, account_id: "42".to_owned(), ..Default::default() };
-        client().deposit(request).await.unwrap().into_inner()
-    });
-    assert_eq!(receipt.aggregate_id, "bank.account-42");
-    assert_eq!(
-        receipt.event_ids,
-        ["/bank.v1.CommandService/Deposit", "bank.v1.DepositRequest", "a-request"]
-    );
-    let receipt = runtime.block_on(async {
-        let request = CloseAccountRequest { account_id: "43".to_owned(), ..Default::default() };
-        client().close_account(request).await.unwrap().into_inner()
-    });
-    assert_eq!(receipt.aggregate_id, "bank.account-43");
-    assert_eq!(receipt.event_ids[0], "/bank.v1.CommandService/CloseAccount");
-}
-
-#[test]
-fn a_message_above_the_limit_is_refused_before_it_is_decoded() {
-    let runtime = Builder::new_current_thread().build().unwrap();
-    let send = |bytes: usize| {
-        let request = OpenAccountRequest { owner_name: "x".repeat(bytes), ..Default::default() };
-        runtime.block_on(async { client().open_account(request).await })
-    };
-    send(MAX_MESSAGE_BYTES - 100).unwrap();
-    assert_eq!(send(MAX_MESSAGE_BYTES + 1).unwrap_err().code(), Code::OutOfRange);
 }

@@ -290,6 +290,10 @@ async fn a_message_beyond_the_limit_is_refused_before_it_is_decoded() {
     let large = DepositRequest { description: "x".repeat(1024 * 1024), ..deposit("ada", usd(1)) };
     let (code, reason) = (Code::ResourceExhausted, "LIMIT_EXCEEDED");
     let error = bank.refuses(commands.deposit(large), code, reason).await;
+    let told = ["what", "limit"].map(|key| &*error.metadata()[key]);
+    assert_eq!(told, ["message", "262144"], "{error}");
+    let packed = any("bank.v1.DepositRequest", vec![0; 1024 * 1024]);
+    let error = bank.refuses(bank.any.clone().execute(packed), code, reason).await;
     assert!(error.message().contains("262144"), "{error}");
     let mut log = bank.log.clone();
     let many = append("notes-1", (0..101).map(|_| raw_event("Noted")).collect());
@@ -383,12 +387,14 @@ async fn a_body_that_is_not_the_message_is_refused() {
     let bank = Bank::open().await;
     // Field 2 of a deposit is a text; in this message it is a message that is not UTF-8.
     let raw = RawPayload { content_type: "x".into(), data: Bytes::from_static(&[0xff, 0xfe]) };
-    let mut grpc = tonic::client::Grpc::new(bank.client.command_service().channel.clone());
-    grpc.ready().await.unwrap();
-    let path = "/bank.v1.CommandService/Deposit".parse().unwrap();
-    let codec = tonic_prost::ProstCodec::<RawPayload, RawPayload>::default();
-    let call = grpc.unary(tonic::Request::new(raw), path, codec);
-    bank.refuses(call, Code::InvalidArgument, "INVALID_REQUEST").await;
+    // The first is served by Daybook itself, the second by tonic.
+    for path in ["/bank.v1.CommandService/Deposit", "/daybook.v1.CommandService/Execute"] {
+        let mut grpc = tonic::client::Grpc::new(bank.client.command_service().channel.clone());
+        grpc.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<RawPayload, RawPayload>::default();
+        let call = grpc.unary(tonic::Request::new(raw.clone()), path.parse().unwrap(), codec);
+        bank.refuses(call, Code::InvalidArgument, "INVALID_REQUEST").await;
+    }
 }
 
 #[tokio::test]

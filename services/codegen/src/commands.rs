@@ -1,11 +1,11 @@
-//! Writes the commands of an aggregate and the servers that route them to whoever decides.
+//! Writes the commands of an aggregate.
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
+use quote::quote;
 
 use crate::mistakes::Element;
-use crate::model::{Aggregate, Router};
-use crate::names::{camel, message_path, package_path, snake};
+use crate::model::Aggregate;
+use crate::names::{camel, message_path, snake};
 use crate::reads;
 
 /// The enum of the commands of an aggregate.
@@ -113,43 +113,4 @@ fn implementation(aggregate: &Aggregate) -> TokenStream {
             #methods_of_reads
         }
     }
-}
-
-/// The implementation of a command service: every RPC goes to the dispatcher.
-pub fn router(router: &Router) -> TokenStream {
-    let name = router_name(router);
-    let doc = format!(
-        " Serves `{}`: hands every command to a [`Dispatch`](crate::contract::Dispatch).",
-        router.service.full_name()
-    );
-    let service = camel(router.service.name());
-    let server = format_ident!("{}_server", snake(router.service.name()));
-    let methods = router.methods.iter().map(|(method, aggregate)| {
-        let (name, request) = (snake(method.name()), message_path(&method.input()));
-        let (package, module) = (package_path(&aggregate.package), &aggregate.module);
-        quote! {
-            async fn #name(
-                &self,
-                request: tonic::Request<#request>,
-            ) -> Result<tonic::Response<crate::daybook::v1::CommandReceipt>, tonic::Status> {
-                self.0.dispatch(request.map(#package::#module::Command::from)).await
-            }
-        }
-    });
-    quote! {
-        #[doc = #doc]
-        #[derive(Debug, Clone)]
-        pub struct #name<D>(pub D);
-
-        #[tonic::async_trait]
-        impl<D: crate::contract::Dispatch> #server::#service for #name<D> {
-            #(#methods)*
-        }
-    }
-}
-
-/// `CommandRouter` for `CommandService`.
-pub fn router_name(router: &Router) -> proc_macro2::Ident {
-    let name = router.service.name();
-    camel(&format!("{}Router", name.strip_suffix("Service").unwrap_or(name)))
 }

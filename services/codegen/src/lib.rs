@@ -96,13 +96,8 @@ pub fn generate(pool: &DescriptorPool) -> Result<Generated, Mistakes> {
                 }
             }
         });
-        let routers = model
-            .routers
-            .iter()
-            .filter(|router| router.service.package_name() == package)
-            .map(commands::router);
         let validation = validate::module(&model, &package);
-        let code = pretty(quote! { #(#aggregates)* #(#routers)* #validation });
+        let code = pretty(quote! { #(#aggregates)* #validation });
         packages.insert(package, code);
     }
     Ok(Generated { packages, root: pretty(tables::root(&model)) })

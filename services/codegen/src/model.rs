@@ -20,8 +20,6 @@ const RECEIPT: &str = "daybook.v1.CommandReceipt";
 pub struct Model {
     /// By name.
     pub aggregates: Vec<Aggregate>,
-    /// The services whose RPCs are commands.
-    pub routers: Vec<Router>,
     /// The methods of all services, by path.
     pub methods: Vec<Method>,
     /// The messages that a request can contain, requests included, by full name.
@@ -70,23 +68,6 @@ pub struct Event {
     pub versions: Vec<MessageDescriptor>,
 }
 
-/// A service whose RPCs are commands.
-pub struct Router {
-    /// The service.
-    pub service: ServiceDescriptor,
-    /// Each RPC with the aggregate that decides it.
-    pub methods: Vec<(MethodDescriptor, Target)>,
-}
-
-/// Where the commands of an aggregate are generated.
-#[derive(Clone)]
-pub struct Target {
-    /// The package.
-    pub package: String,
-    /// The module in it.
-    pub module: proc_macro2::Ident,
-}
-
 /// A method of a service.
 pub struct Method {
     /// Such as `/bank.v1.CommandService/Deposit`.
@@ -125,7 +106,7 @@ impl Model {
         }
         let mut aggregates = read_aggregates(pool, &mut mistakes);
         read_events(pool, &mut aggregates, &mut mistakes);
-        let routers = read_commands(pool, &mut aggregates, &mut mistakes);
+        read_commands(pool, &mut aggregates, &mut mistakes);
         across::check_unique(pool, &aggregates, &mut mistakes);
         for aggregate in aggregates.values() {
             let parts = [
@@ -146,7 +127,7 @@ impl Model {
         if !mistakes.0.is_empty() {
             return Err(mistakes);
         }
-        Ok(Self { aggregates: aggregates.into_values().collect(), routers, methods, requests })
+        Ok(Self { aggregates: aggregates.into_values().collect(), methods, requests })
     }
 }
 
@@ -355,12 +336,7 @@ pub fn unknown_aggregate(name: &str, aggregates: &Aggregates) -> String {
     )
 }
 
-fn read_commands(
-    pool: &DescriptorPool,
-    aggregates: &mut Aggregates,
-    mistakes: &mut Mistakes,
-) -> Vec<Router> {
-    let mut routers = Vec::new();
+fn read_commands(pool: &DescriptorPool, aggregates: &mut Aggregates, mistakes: &mut Mistakes) {
     let mut requests = BTreeSet::new();
     for service in services(pool) {
         let commands: Vec<_> =
@@ -368,7 +344,6 @@ fn read_commands(
         if commands.iter().all(|(options, _)| options.is_none()) {
             continue;
         }
-        let mut router = Router { service, methods: Vec::new() };
         for (options, method) in commands {
             let Some(options) = options else {
                 let mend = "give it (daybook.v1.command) or move it to another service";
@@ -391,9 +366,6 @@ fn read_commands(
                 mistakes
                     .add(&method, format!("aggregate {:?} has it twice; {mend}", aggregate.name));
             }
-            let target =
-                Target { package: aggregate.package.clone(), module: aggregate.module.clone() };
-            router.methods.push((method.clone(), target));
             aggregate.commands.push(Command {
                 path: path(&method),
                 method,
@@ -402,9 +374,7 @@ fn read_commands(
                 reads,
             });
         }
-        routers.push(router);
     }
-    routers
 }
 
 fn check_command(method: &MethodDescriptor, options: &CommandOptions, mistakes: &mut Mistakes) {

@@ -3,19 +3,18 @@
 use std::collections::BTreeSet;
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
+use quote::quote;
 
-use crate::commands::router_name;
 use crate::model::Model;
-use crate::names::{camel, message_path, package_path, snake};
+use crate::names::{message_path, package_path};
 
-/// The tables, and the function that adds every router.
+/// The tables, and the functions that choose by them.
 pub fn root(model: &Model) -> TokenStream {
     let methods = methods(model);
     let aggregates = aggregates(model);
     let check = check_request(model);
-    let services = command_services(model);
-    quote! { #methods #aggregates #check #services }
+    let dispatch = dispatch(model);
+    quote! { #methods #aggregates #check #dispatch }
 }
 
 fn methods(model: &Model) -> TokenStream {
@@ -91,25 +90,29 @@ fn check_request(model: &Model) -> TokenStream {
     }
 }
 
-fn command_services(model: &Model) -> TokenStream {
-    let services = model.routers.iter().map(|router| {
-        let package = package_path(router.service.package_name());
-        let module = format_ident!("{}_server", snake(router.service.name()));
-        let server = camel(&format!("{}Server", router.service.name()));
-        let name = router_name(router);
+fn dispatch(model: &Model) -> TokenStream {
+    let arms = model.aggregates.iter().map(|aggregate| {
+        let (name, module) = (&aggregate.name, &aggregate.module);
+        let package = package_path(&aggregate.package);
         quote! {
-            .add_service(
-                #package::#module::#server::new(#package::#name(dispatch.clone()))
-                    .max_decoding_message_size(crate::MAX_MESSAGE_BYTES)
-            )
+            Some(#name) => {
+                decode_and_dispatch::<#package::#module::Command>(dispatch, method, request).await
+            }
         }
     });
     quote! {
-        /// The command services of all domains; every command goes to `dispatch`.
-        pub fn command_services<D: crate::contract::Dispatch>(
-            dispatch: D,
-        ) -> tonic::service::Routes {
-            tonic::service::Routes::default() #(#services)*
+        /// Hands the encoded request of a command RPC to `dispatch`. A method that is not a command
+        /// is refused with `NOT_SUPPORTED`, what is not its request with `INVALID_REQUEST`.
+        pub async fn dispatch(
+            dispatch: &impl crate::contract::Dispatch,
+            method: &crate::contract::Method,
+            request: tonic::Request<bytes::Bytes>,
+        ) -> Result<crate::daybook::v1::CommandReceipt, tonic::Status> {
+            use crate::contract::{decode_and_dispatch, not_a_command};
+            match method.aggregate {
+                #(#arms)*
+                _ => Err(not_a_command(method)),
+            }
         }
     }
 }

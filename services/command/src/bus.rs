@@ -12,7 +12,7 @@ use daybook_kernel::{Aggregate, Context, Saga, StreamName, step_id};
 use daybook_log::{Decider, EventLog, Folder, Submission};
 use foldhash::HashMap;
 use prost_types::Timestamp;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Status};
 use uuid::Uuid;
 
 use crate::answers::to_receipt;
@@ -183,14 +183,11 @@ impl CommandBus {
 }
 
 impl Dispatch for CommandBus {
-    async fn dispatch<C: CommandSet>(
-        &self,
-        request: Request<C>,
-    ) -> Result<Response<CommandReceipt>, Status> {
+    async fn dispatch<C: CommandSet>(&self, request: Request<C>) -> Result<CommandReceipt, Status> {
         let actor = actor::of(request.metadata())?;
         let submission = self.prepare(request.into_inner(), actor)?;
         let receipt = self.log.submit(submission).await.map_err(from_log)?;
-        Ok(Response::new(to_receipt(receipt)))
+        Ok(to_receipt(receipt))
     }
 }
 

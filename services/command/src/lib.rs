@@ -6,6 +6,7 @@ mod answers;
 mod bus;
 mod caller;
 mod claims;
+mod command_services;
 mod decide;
 mod errors;
 mod event_log_service;
@@ -16,6 +17,7 @@ mod streams;
 
 pub use bus::CommandBus;
 pub use claims::Claims;
+pub use command_services::CommandServices;
 pub use errors::from_log;
 pub(crate) use errors::stopping;
 pub use event_log_service::{EventLogServer, PublishingView};

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use daybook_command::{CommandBus, EventLogServer, ExecuteServer, PublishingView};
+use daybook_command::{CommandBus, CommandServices, EventLogServer, ExecuteServer, PublishingView};
 use daybook_contract::MAX_MESSAGE_BYTES;
 use daybook_contract::daybook::v1::command_service_server::CommandServiceServer;
 use daybook_contract::daybook::v1::event_log_service_server::EventLogServiceServer;
 use daybook_log::{EventLog, StreamCache};
 use tokio::sync::watch;
+use tonic::service::Routes;
 
 use crate::config::Config;
 use crate::http::{Health, Report};
@@ -53,11 +54,13 @@ pub async fn start(config: &Config) -> anyhow::Result<CommandSide> {
     let events = EventLogServiceServer::new(events)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES);
-    let routes = daybook_contract::command_services(bus).add_service(execute).add_service(events);
+    let routes = Routes::new(execute).add_service(events);
+    let commands = |routes| CommandServices::new(bus, routes);
     let services = services_of(|name| {
         name.ends_with(".CommandService") || name == "daybook.v1.EventLogService"
     });
-    let server = serve::serve(listener, config, routes, services, closing.subscribe()).await?;
+    let server =
+        serve::serve(listener, config, routes, commands, services, closing.subscribe()).await?;
     Ok(CommandSide { log, server, publishing, closing })
 }
 

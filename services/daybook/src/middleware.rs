@@ -138,7 +138,7 @@ where
 {
     let started = Instant::now();
     let mut request_id = request_id(request.headers());
-    let at = method_of(request.uri().path());
+    let at = Method::index_of(request.uri().path());
     let method = at.map(|at| &daybook_contract::METHODS[at]);
     let name = method.map_or(OTHER, |method| method.path);
     let span = debug_span!("request", method = name, request_id = ?request_id);
@@ -170,14 +170,12 @@ where
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     match headers.get(REQUEST_ID) {
         Some(id) if (1..=MAX_REQUEST_ID).contains(&id.len()) => id.clone(),
-        _ => HeaderValue::from_str(&Uuid::now_v7().to_string())
-            .unwrap_or_else(|_| HeaderValue::from_static("unknown")),
+        _ => {
+            let id = Uuid::now_v7().hyphenated();
+            HeaderValue::from_str(id.encode_lower(&mut Uuid::encode_buffer()))
+                .unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+        }
     }
-}
-
-/// Where in the table of methods a path is.
-fn method_of(path: &str) -> Option<usize> {
-    daybook_contract::METHODS.binary_search_by(|method| method.path.cmp(path)).ok()
 }
 
 fn too_late(method: Option<&Method>, deadline: Duration) -> Error {
@@ -305,15 +303,5 @@ mod tests {
         for wrong in ["", "S", "5", "-1S", "123456789S", "5x", "é"] {
             assert_eq!(grpc_timeout(wrong), None, "{wrong:?}");
         }
-    }
-
-    #[test]
-    fn a_method_of_the_contract_is_found_by_its_path() {
-        assert_eq!(
-            method_of("/bank.v1.CommandService/Deposit")
-                .map(|at| daybook_contract::METHODS[at].aggregate),
-            Some(Some("bank.account"))
-        );
-        assert!(method_of("/grpc.health.v1.Health/Check").is_none());
     }
 }

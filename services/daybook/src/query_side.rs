@@ -90,7 +90,9 @@ pub async fn start(
         name.ends_with(".QueryService") || name == "daybook.v1.ProjectionService"
     });
     let routes = projections.routes(others);
-    let server = serve::serve(listener, config, routes, services, closing.subscribe()).await?;
+    let server =
+        serve::serve(listener, config, routes, |routes| routes, services, closing.subscribe())
+            .await?;
     Ok(QuerySide { server, projections, closing })
 }
 

@@ -36,7 +36,9 @@ pub async fn start(config: &Config, events: &Events) -> anyhow::Result<SagaSide>
     let services = services_of(|name| {
         ["daybook.v1.SagaService", "daybook.v1.ProjectionService"].contains(&name)
     });
-    let server = serve::serve(listener, config, sagas.routes(), services, closing.subscribe());
+    let routes = sagas.routes();
+    let server =
+        serve::serve(listener, config, routes, |routes| routes, services, closing.subscribe());
     Ok(SagaSide { server: server.await?, sagas, closing })
 }
 

@@ -1,22 +1,25 @@
 //! Listening, and serving gRPC until the shutdown.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use http::{Request, Response};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tonic::body::Body;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
-use tower::Layer;
+use tower::{Layer, Service};
 use tracing::warn;
 
 use crate::config::Config;
 use crate::connection;
 use crate::http::{Health, Report};
-use crate::middleware::{AllowAll, Guarded, Middleware};
+use crate::middleware::{AllowAll, Middleware};
 
 /// The pause after a connection could not be accepted, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -40,15 +43,21 @@ pub struct Running {
     task: JoinHandle<()>,
 }
 
-/// Serves routes, with health and reflection beside them. No new requests are taken once
-/// `closing` is true.
-pub async fn serve(
+/// Serves what `over` puts over routes, with health and reflection beside them. No new requests are
+/// taken once `closing` is true.
+pub async fn serve<S>(
     listener: TcpListener,
     config: &Config,
     routes: Routes,
+    over: impl FnOnce(Routes) -> S,
     services: Vec<&'static str>,
     closing: watch::Receiver<bool>,
-) -> anyhow::Result<Running> {
+) -> anyhow::Result<Running>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send,
+{
     let address = listener.local_addr()?;
     let (health, health_service) = tonic_health::server::health_reporter();
     report(&health, &services, true).await;
@@ -72,17 +81,18 @@ pub async fn serve(
         config.max_requests,
         Duration::from_millis(config.request_timeout_ms),
     );
-    let service = middleware.layer(routes.prepare());
+    let service = middleware.layer(over(routes.prepare()));
     let task = tokio::spawn(accept(listener, service, closing));
     Ok(Running { address, health, services, task })
 }
 
 /// Serves each connection in a task of its own, until all of them have ended after `closing`.
-async fn accept(
-    listener: TcpListener,
-    service: Guarded<Routes>,
-    mut closing: watch::Receiver<bool>,
-) {
+async fn accept<S>(listener: TcpListener, service: S, mut closing: watch::Receiver<bool>)
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send,
+{
     let mut connections = JoinSet::new();
     let each = closing.clone();
     loop {

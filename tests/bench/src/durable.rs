@@ -32,7 +32,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::bank::WINDOW;
 use crate::kafka::Sink;
-use crate::noop;
+use crate::{noop, tonic_bank};
 
 /// The most commands that are made durable together, as in daybook.
 const MAX_GROUP: usize = 1024;
@@ -94,8 +94,8 @@ pub async fn serve(directory: &Path, kind: MediumKind, mut sink: Option<Sink>) -
         }
     });
     let durable = Durable { queue };
-    let routes = daybook_contract::command_services(durable.clone())
-        .add_service(CommandServiceServer::new(durable));
+    let routes =
+        tonic_bank::routes(durable.clone()).add_service(CommandServiceServer::new(durable));
     noop::serve_routes(routes).await
 }
 
@@ -203,13 +203,10 @@ impl Durable {
 }
 
 impl Dispatch for Durable {
-    async fn dispatch<C: CommandSet>(
-        &self,
-        request: Request<C>,
-    ) -> Result<Response<CommandReceipt>, Status> {
+    async fn dispatch<C: CommandSet>(&self, request: Request<C>) -> Result<CommandReceipt, Status> {
         let mut command = request.into_inner();
         command.take_context();
-        Ok(Response::new(self.make_durable(command.content()).await?))
+        self.make_durable(command.content()).await
     }
 }
 

@@ -25,6 +25,7 @@ mod scenarios;
 mod servers;
 mod shop;
 mod spread;
+mod tonic_bank;
 mod transfers;
 
 use std::path::PathBuf;

@@ -33,6 +33,8 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::tonic_bank;
+
 /// The settings of daybook's own server.
 const MAX_STREAMS: u32 = 1024;
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -53,11 +55,8 @@ pub fn receipt() -> CommandReceipt {
 }
 
 impl Dispatch for Noop {
-    async fn dispatch<C: CommandSet>(
-        &self,
-        _: Request<C>,
-    ) -> Result<Response<CommandReceipt>, Status> {
-        Ok(Response::new(receipt()))
+    async fn dispatch<C: CommandSet>(&self, _: Request<C>) -> Result<CommandReceipt, Status> {
+        Ok(receipt())
     }
 }
 
@@ -202,7 +201,7 @@ impl orders::query_service_server::QueryService for Noop {
 
 /// Serves the ceiling.
 pub async fn serve() -> Result<()> {
-    let routes = daybook_contract::command_services(Noop)
+    let routes = tonic_bank::routes(Noop)
         .add_service(CommandServiceServer::new(Noop))
         .add_service(QueryServiceServer::new(Noop))
         .add_service(orders::query_service_server::QueryServiceServer::new(Noop));

@@ -14,9 +14,9 @@ use daybook_contract::daybook::v1::CommandReceipt;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::Mutex;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Status};
 
-use crate::noop;
+use crate::{noop, tonic_bank};
 
 /// The tables that the design needs.
 const TABLES: &str = "
@@ -47,18 +47,15 @@ pub async fn serve(directory: &Path) -> Result<()> {
         .await?;
     sqlx::raw_sql(TABLES).execute(&mut connection).await?;
     let plain = Plain { connection: Arc::new(Mutex::new(connection)) };
-    noop::serve_routes(daybook_contract::command_services(plain)).await
+    noop::serve_routes(tonic_bank::routes(plain)).await
 }
 
 impl Dispatch for Plain {
-    async fn dispatch<C: CommandSet>(
-        &self,
-        request: Request<C>,
-    ) -> Result<Response<CommandReceipt>, Status> {
+    async fn dispatch<C: CommandSet>(&self, request: Request<C>) -> Result<CommandReceipt, Status> {
         let mut command = request.into_inner();
         let context = command.take_context().unwrap_or_default();
         let receipt = self.record(&context.request_id, &command).await;
-        Ok(Response::new(receipt.map_err(|error| Status::internal(error.to_string()))?))
+        receipt.map_err(|error| Status::internal(error.to_string()))
     }
 }
 
