@@ -62,12 +62,8 @@ impl Bench {
         if args.first() != Some(&"completions") {
             command.args(["--timeout", "120s"]);
         }
-        if matches!(args, ["account", "show" | "list" | "history" | "summary" | "totals", ..])
-            && !args.iter().any(|arg| ["--wait", "--stale"].contains(arg))
-        {
-            command.args(["--wait", "30s"]);
-        }
         command
+            .env("DAYBOOK_WAIT", "30s")
             .env("DAYBOOK_COMMAND_URL", self.ports.command_url())
             .env("DAYBOOK_QUERY_URL", self.ports.query_url())
             .env("DAYBOOK_SAGA_URL", self.ports.saga_url())
@@ -397,6 +393,18 @@ fn projections_are_seen_and_steered() {
     bench.json(&["projection", "resume", "account_balance"]);
     let shown = bench.json(&["account", "show", "ada", "--min-position", &at]);
     assert_eq!(shown["account"]["balance"], usd("15", 0));
+
+    // The sagas' own, in the other service.
+    bench.json(&["projection", "pause", "sagas"]);
+    let at = position(&bench.json(&["account", "deposit", "ada", "5"]));
+    for args in [["saga", "list"].as_slice(), &["saga", "show", "bank.transfer-none"]] {
+        let behind = bench.run(&[args, &["--min-position", &at, "--wait", "100ms"]].concat());
+        assert_eq!(behind.code, 5, "{}", behind.err);
+        assert!(behind.err.contains("daybook projection resume sagas"), "{}", behind.err);
+    }
+    assert_eq!(bench.json(&["saga", "list", "--stale"])["sagas"], Value::Null);
+    bench.json(&["projection", "resume", "sagas"]);
+    bench.json(&["saga", "list", "--min-position", &at]);
 
     let rebuilt = bench.json(&["projection", "rebuild", "account_balance"]);
     assert_eq!(rebuilt["stage"], "REBUILD_STAGE_DONE");

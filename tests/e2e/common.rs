@@ -62,6 +62,7 @@ impl Site {
             .query_url(self.ports.query_url())
             .saga_url(self.ports.saga_url())
             .deadline(PATIENCE)
+            .max_wait(PATIENCE)
             .max_attempts(attempts)
             .build()
             .unwrap()

@@ -155,6 +155,7 @@ impl Shell {
             .env("DAYBOOK_QUERY_URL", self.ports.query_url())
             .env("DAYBOOK_SAGA_URL", self.ports.saga_url())
             .env("DAYBOOK_HTTP_URL", self.ports.http_url())
+            .env("DAYBOOK_WAIT", "30s")
             .output()
             .unwrap();
         let text = usual(&String::from_utf8(output.stdout).unwrap());

@@ -54,8 +54,7 @@ async fn begins_before_its_row_is_there(more: &[&str]) {
         let mut ends = log.iter().filter(|event| event.event_name == "TransferCompleted");
         ends.any(|event| event.aggregate_id == "second").then_some(())
     };
-    // Well before the projection gives up waiting for the file.
-    eventually(Duration::from_secs(4), completed).await;
+    eventually(PATIENCE, completed).await;
     let shown: Vec<String> =
         sqlx::query_scalar("SELECT saga_id FROM sagas").fetch_all(&mut rows).await.unwrap();
     assert_eq!(shown, ["first"]);

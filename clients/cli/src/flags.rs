@@ -141,14 +141,24 @@ pub struct QueryFlags {
     #[arg(long, value_name = "POSITION")]
     pub min_position: Option<u64>,
     /// How long to wait for that position, at most 30s
-    #[arg(long, value_name = "TIME", value_parser = crate::time::parse_duration)]
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "DAYBOOK_WAIT",
+        value_parser = crate::time::parse_duration
+    )]
     pub wait: Option<Duration>,
     /// Take the answer as it is now, without waiting
-    #[arg(long, conflicts_with_all = ["min_position", "wait"])]
+    #[arg(long, conflicts_with = "min_position")]
     pub stale: bool,
 }
 
 impl QueryFlags {
+    /// Everything recorded by now, however long that takes.
+    pub(crate) fn patient() -> Self {
+        Self { min_position: None, wait: Some(LONGEST_WAIT), stale: false }
+    }
+
     /// The query, as fresh as wanted. Who types one command after the other expects the second to
     /// see the effect of the first, so the end of the log is the default.
     pub(crate) async fn apply<R: QueryRequest>(
@@ -197,8 +207,11 @@ impl QueryFlags {
     }
 }
 
+/// The longest that a query waits for a position.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
 /// The largest page that a query service gives.
-pub(crate) const LARGEST_PAGE: i32 = 500;
+const LARGEST_PAGE: i32 = 500;
 
 /// Which part of a long list.
 #[derive(Debug, Clone, Args)]

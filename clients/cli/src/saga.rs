@@ -1,17 +1,17 @@
 //! `daybook saga list`, `show`, `watch`, `retry`, `compensate`: the sagas of a saga process.
 
 use clap::{Subcommand, ValueEnum};
-use daybook_client::{Daybook, Sagas};
+use daybook_client::{Daybook, QueryRequest};
 use daybook_contract::daybook::v1::step_answer::Outcome;
 use daybook_contract::daybook::v1::{
-    GetSagaRequest, GetSagaResponse, ListSagasRequest, ListSagasResponse, ReadContext,
-    RetrySagaResponse, Saga, SagaStatus, SagaStep,
+    GetSagaRequest, GetSagaResponse, ListSagasRequest, ListSagasResponse, RetrySagaResponse, Saga,
+    SagaStatus, SagaStep,
 };
 
 use crate::account::{show_receipt, word};
 use crate::events::print_line;
 use crate::exit::Exit;
-use crate::flags::{Globals, LARGEST_PAGE, Pages};
+use crate::flags::{Globals, Pages, QueryFlags};
 use crate::follow::{Follower, Subject};
 use crate::output::{self, Format};
 use crate::problem::Problem;
@@ -45,12 +45,18 @@ pub enum SagaCommand {
         /// Which part of the list.
         #[command(flatten)]
         pages: Pages,
+        /// Flags of all queries.
+        #[command(flatten)]
+        flags: QueryFlags,
     },
     /// Show one saga with every step, command and answer
     #[command(after_help = "Example:\n  daybook saga show bank.transfer-rent-march")]
     Show {
         /// The stream of the saga
         stream: String,
+        /// Flags of all queries.
+        #[command(flatten)]
+        flags: QueryFlags,
     },
     /// Follow a saga until it ends; ends with 3 when it did not complete
     #[command(after_help = "Example:\n  daybook saga watch bank.transfer-rent-march")]
@@ -96,26 +102,16 @@ pub(crate) async fn run(args: SagaClientArgs) -> Result<(), Problem> {
     let sagas = client.sagas();
     let format = args.globals.output;
     match args.command {
-        SagaCommand::List { kind, status, open, pages } => {
-            let mut request = ListSagasRequest {
-                read: fresh(&client).await,
-                page_size: if pages.all { LARGEST_PAGE } else { pages.page_size },
-                page_token: pages.page_token,
-                kind,
-                status: status.map_or(SagaStatus::Unspecified, status_of).into(),
-                open,
-            };
-            let mut answer = sagas.list(request.clone()).await?;
-            while pages.all && !answer.next_page_token.is_empty() {
-                request.page_token = std::mem::take(&mut answer.next_page_token);
-                let page = sagas.list(request.clone()).await?;
-                answer.sagas.extend(page.sagas);
-                answer.next_page_token = page.next_page_token;
-            }
-            list(&answer, format)
+        SagaCommand::List { kind, status, open, pages, flags } => {
+            let status = status.map_or(SagaStatus::Unspecified, status_of).into();
+            let request = ListSagasRequest { kind, status, open, ..Default::default() };
+            list(&flags.fetch(&client, request, pages).await?, format)
         }
-        SagaCommand::Show { stream } => show(&get(&client, &sagas, &stream).await?, format),
-        SagaCommand::Watch { stream } => watch(&client, &sagas, &stream, format).await,
+        SagaCommand::Show { stream, flags } => {
+            let query = client.query(GetSagaRequest { stream, ..Default::default() });
+            show(&flags.apply(&client, query).await.await?, format)
+        }
+        SagaCommand::Watch { stream } => watch(&client, &stream, format).await,
         SagaCommand::Retry { stream } => {
             let steps = sagas.retry(&stream).await?;
             if format == Format::Json {
@@ -131,20 +127,16 @@ pub(crate) async fn run(args: SagaClientArgs) -> Result<(), Problem> {
     }
 }
 
-/// Everything recorded by now; whatever there is, when the log cannot be asked.
-async fn fresh(client: &Daybook) -> Option<ReadContext> {
-    let info = client.events().info().await.ok()?;
-    Some(ReadContext { min_position: info.head_position, ..Default::default() })
-}
-
-async fn get(client: &Daybook, sagas: &Sagas, stream: &str) -> Result<GetSagaResponse, Problem> {
-    let request = GetSagaRequest { read: fresh(client).await, stream: stream.to_owned() };
-    Ok(sagas.get(request).await?)
+/// A saga with everything recorded by now, however long that takes.
+async fn get(client: &Daybook, stream: &str) -> Result<Saga, Problem> {
+    let query = client.query(GetSagaRequest { stream: stream.to_owned(), ..Default::default() });
+    let answer = QueryFlags::patient().apply(client, query).await.await?;
+    Ok(answer.saga.unwrap_or_default())
 }
 
 fn list(answer: &ListSagasResponse, format: Format) -> Result<(), Problem> {
     if format == Format::Json {
-        return Ok(output::document(&json::of("daybook.v1.ListSagasResponse", answer)?)?);
+        return Ok(output::document(&json::of(ListSagasRequest::RESPONSE_NAME, answer)?)?);
     }
     let row = |saga: &Saga| {
         vec![
@@ -165,7 +157,7 @@ fn list(answer: &ListSagasResponse, format: Format) -> Result<(), Problem> {
 
 fn show(answer: &GetSagaResponse, format: Format) -> Result<(), Problem> {
     if format == Format::Json {
-        return Ok(output::document(&json::of("daybook.v1.GetSagaResponse", answer)?)?);
+        return Ok(output::document(&json::of(GetSagaRequest::RESPONSE_NAME, answer)?)?);
     }
     let saga = answer.saga.clone().unwrap_or_default();
     output::fields(&[
@@ -200,20 +192,15 @@ fn show(answer: &GetSagaResponse, format: Format) -> Result<(), Problem> {
 
 /// Shows what has happened to a saga, and follows it to its end. Its events are read from the log;
 /// which of them is the last, the saga service knows.
-async fn watch(
-    client: &Daybook,
-    sagas: &Sagas,
-    stream: &str,
-    format: Format,
-) -> Result<(), Problem> {
-    let mut saga = get(client, sagas, stream).await?.saga.unwrap_or_default();
+async fn watch(client: &Daybook, stream: &str, format: Format) -> Result<(), Problem> {
+    let mut saga = get(client, stream).await?;
     let look = format!("daybook saga show {stream}");
     let subject = Subject { kind: "saga", name: stream, stream, look };
     let mut events = Follower::begin(client, subject).await?;
     while let Some(event) = events.next().await? {
         print_line(&event, format)?;
         if event.version > saga.version {
-            saga = get(client, sagas, stream).await?.saga.unwrap_or_default();
+            saga = get(client, stream).await?;
         }
         if event.version < saga.version {
             continue;

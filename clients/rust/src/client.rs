@@ -47,6 +47,7 @@ pub(crate) struct Inner {
     pub query: Service,
     pub saga: Service,
     pub deadline: Duration,
+    pub max_wait: Option<Duration>,
     pub retries: Policy,
     pub actor: Option<MetadataValue<Ascii>>,
 }
@@ -70,6 +71,7 @@ pub struct Builder {
     query_url: String,
     saga_url: String,
     deadline: Duration,
+    max_wait: Option<Duration>,
     retries: Policy,
     actor: String,
 }
@@ -92,6 +94,7 @@ impl Daybook {
             query_url: "http://127.0.0.1:50052".to_owned(),
             saga_url: "http://127.0.0.1:50053".to_owned(),
             deadline: DEFAULT_DEADLINE,
+            max_wait: None,
             retries: Policy::default(),
             actor: String::new(),
         }
@@ -172,6 +175,13 @@ impl Builder {
         self
     }
 
+    /// How long a query may wait for a position when it does not say; 5 s unless told otherwise,
+    /// and 30 s at most.
+    pub fn max_wait(mut self, wait: Duration) -> Self {
+        self.max_wait = Some(wait);
+        self
+    }
+
     /// How often a call is tried and how long the pauses are.
     pub fn retries(mut self, policy: Policy) -> Self {
         self.retries = policy;
@@ -198,6 +208,7 @@ impl Builder {
             query: service("query", self.query_url)?,
             saga: service("saga", self.saga_url)?,
             deadline: self.deadline,
+            max_wait: self.max_wait,
             retries: self.retries,
             actor,
         };

@@ -49,6 +49,6 @@ pub use daybook_contract::error::Error;
 pub use event_log::{EventLog, StoredEvent, Update};
 pub use failure::{UNREACHABLE, from_status};
 pub use projections::Projections;
-pub use query::{PagedRequest, Query, QueryRequest};
+pub use query::{PagedRequest, Query, QueryRequest, Side};
 pub use retry::Policy;
 pub use sagas::Sagas;

@@ -31,6 +31,8 @@ pub trait QueryRequest: Message + Default + Clone + 'static {
     type Response: Message + Default + 'static;
     /// The path of the RPC, such as `/bank.v1.QueryService/GetAccount`.
     const METHOD: &'static str;
+    /// Which process answers.
+    const ANSWERED_BY: Side;
     /// The full name of the answer, such as `bank.v1.GetAccountResponse`.
     const RESPONSE_NAME: &'static str;
 
@@ -38,12 +40,27 @@ pub trait QueryRequest: Message + Default + Clone + 'static {
     fn read_mut(&mut self) -> &mut ReadContext;
 }
 
-/// Says of each query which RPC of its package's QueryService it belongs to.
+/// The processes that answer queries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The query service.
+    Query,
+    /// The saga service.
+    Saga,
+}
+
+/// Says of each query which RPC it belongs to: one of its package's QueryService, unless a side
+/// and its service are named.
 macro_rules! queries {
-    ($package:literal: $($method:literal: $request:ident => $response:ident),+ $(,)?) => {
+    ($package:literal: $($queries:tt)+) => {
+        crate::query::queries!(Query, "QueryService", $package: $($queries)+);
+    };
+    ($side:ident, $service:literal, $package:literal:
+     $($method:literal: $request:ident => $response:ident),+ $(,)?) => {
         $(impl crate::query::QueryRequest for $request {
             type Response = $response;
-            const METHOD: &'static str = concat!("/", $package, ".QueryService/", $method);
+            const METHOD: &'static str = concat!("/", $package, ".", $service, "/", $method);
+            const ANSWERED_BY: crate::query::Side = crate::query::Side::$side;
             const RESPONSE_NAME: &'static str = concat!($package, ".", stringify!($response));
 
             fn read_mut(&mut self) -> &mut daybook_contract::daybook::v1::ReadContext {
@@ -176,12 +193,10 @@ impl<R: QueryRequest> Query<R> {
         self
     }
 
-    /// How long the query may wait for the position; 5 s unless told otherwise. More than 30 s is
-    /// taken as 30 s.
+    /// How long the query may wait for the position; what the client was told, or 5 s. More than
+    /// 30 s is taken as 30 s.
     pub fn max_wait(mut self, wait: Duration) -> Self {
-        // A wait beyond the range of a protobuf Duration is cut like any other that is too long.
-        self.request.read_mut().max_wait =
-            Some(wait.try_into().unwrap_or(prost_types::Duration { seconds: i64::MAX, nanos: 0 }));
+        self.request.read_mut().max_wait = Some(duration(wait));
         self
     }
 
@@ -197,22 +212,32 @@ impl<R: QueryRequest> Query<R> {
             self = self.min_position(written);
         }
         let options = Options { deadline: self.time(), repeatable: true };
-        let service = &self.client.inner.query;
+        let service = match R::ANSWERED_BY {
+            Side::Query => &self.client.inner.query,
+            Side::Saga => &self.client.inner.saga,
+        };
         self.client.unary(service, R::METHOD, self.request, options).await
     }
 
-    /// The deadline, and the wait for a position.
+    /// The deadline, and the wait for a position, which is said to the server, too.
     fn time(&mut self) -> Duration {
         let deadline = self.deadline.unwrap_or(self.client.inner.deadline);
         let read = self.request.read_mut();
         if read.min_position == 0 {
             return deadline;
         }
+        read.max_wait = read.max_wait.or(self.client.inner.max_wait.map(duration));
         let wait = read.max_wait.map_or(DEFAULT_WAIT, |wait| {
             Duration::try_from(wait).unwrap_or(Duration::ZERO).min(Duration::from_secs(30))
         });
         deadline + wait
     }
+}
+
+/// A wait as it travels. Beyond the range of a protobuf Duration it is cut like any other that is
+/// too long.
+fn duration(wait: Duration) -> prost_types::Duration {
+    wait.try_into().unwrap_or(prost_types::Duration { seconds: i64::MAX, nanos: 0 })
 }
 
 impl<R: PagedRequest> Query<R> {

@@ -3,6 +3,7 @@
 use daybook_contract::daybook::v1::{
     CommandContext, CommandReceipt, CompensateSagaRequest, CompensateSagaResponse, GetSagaRequest,
     GetSagaResponse, ListSagasRequest, ListSagasResponse, RetrySagaRequest, RetrySagaResponse,
+    Saga,
 };
 use daybook_contract::error::Error;
 use prost::Message;
@@ -10,6 +11,14 @@ use uuid::Uuid;
 
 use crate::client::Daybook;
 use crate::failure;
+use crate::query::{Query, paged, queries};
+
+queries!(Saga, "SagaService", "daybook.v1":
+    "GetSaga": GetSagaRequest => GetSagaResponse,
+    "ListSagas": ListSagasRequest => ListSagasResponse,
+);
+
+paged!(ListSagasRequest => sagas: Saga);
 
 /// The sagas of a Daybook.
 #[derive(Debug, Clone)]
@@ -23,13 +32,13 @@ impl Sagas {
     }
 
     /// A page of sagas, newest first.
-    pub async fn list(&self, request: ListSagasRequest) -> Result<ListSagasResponse, Error> {
-        self.call("/daybook.v1.SagaService/ListSagas", request).await
+    pub fn list(&self, request: ListSagasRequest) -> Query<ListSagasRequest> {
+        self.client.query(request)
     }
 
     /// One saga with every step.
-    pub async fn get(&self, request: GetSagaRequest) -> Result<GetSagaResponse, Error> {
-        self.call("/daybook.v1.SagaService/GetSaga", request).await
+    pub fn get(&self, request: GetSagaRequest) -> Query<GetSagaRequest> {
+        self.client.query(request)
     }
 
     /// Tries the waiting steps of a saga at once, and says how many there were.

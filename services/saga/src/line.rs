@@ -238,6 +238,8 @@ fn answered(answer: Option<ExecuteStreamResponse>, waiting: &mut Waiting) -> Res
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+    use std::io;
     use std::pin::Pin;
 
     use daybook_contract::daybook::v1::command_service_server::{
@@ -246,8 +248,8 @@ mod tests {
     use daybook_contract::daybook::v1::{ErrorReason, ExecuteRequest, Failure};
     use daybook_contract::error::Error;
     use futures::{Stream, StreamExt};
-    use tokio::net::TcpListener;
-    use tokio_stream::wrappers::TcpListenerStream;
+    use hyper_util::rt::TokioIo;
+    use tokio_stream::wrappers::UnboundedReceiverStream;
     use tonic::transport::{Endpoint, Server};
     use tonic::{Code, Response, Streaming};
 
@@ -295,22 +297,28 @@ mod tests {
         }
     }
 
-    async fn line() -> Line {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    /// A line to a server in memory. The clock of these tests moves only when nobody has anything
+    /// to do, so no machine is too slow for them.
+    fn line() -> Line {
+        let (connections, accepted) = mpsc::unbounded_channel();
+        let accepted = UnboundedReceiverStream::new(accepted).map(Ok::<_, io::Error>);
         let service = CommandServiceServer::new(Scripted);
-        let incoming = TcpListenerStream::new(listener);
-        tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
-        Line::new(Endpoint::from_shared(endpoint).unwrap().connect_lazy())
+        tokio::spawn(Server::builder().add_service(service).serve_with_incoming(accepted));
+        let connector = tower::service_fn(move |_| {
+            let (near, far) = tokio::io::duplex(MAX_MESSAGE_BYTES);
+            let connected = connections.send(far).map(|()| TokioIo::new(near));
+            ready(connected.map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused)))
+        });
+        Line::new(Endpoint::from_static("http://memory").connect_with_connector_lazy(connector))
     }
 
     fn command(name: &str, bytes: usize) -> Any {
         Any { type_url: name.to_owned(), value: vec![0; bytes] }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn every_command_gets_its_own_answer() {
-        let line = line().await;
+        let line = line();
         let names: Vec<_> = (0..3 * WINDOW).map(|n| n.to_string()).collect();
         let answers = names.iter().map(|name| line.send(command(name, 1)));
         for (name, answer) in names.iter().zip(futures::future::join_all(answers).await) {
@@ -320,9 +328,9 @@ mod tests {
         assert_eq!(Error::from(&refused).reason(), "INVALID_REQUEST");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn of_two_commands_each_gets_its_own_answer() {
-        let line = line().await;
+        let line = line();
         let answers = (0..WINDOW).map(|n| {
             let (first, second) = (format!("{n}"), format!("{n} again"));
             let line = line.clone();
@@ -339,17 +347,17 @@ mod tests {
         assert_eq!([a, b].map(|answer| answer.unwrap_err().code()), [Code::OutOfRange; 2]);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_call_beside_the_line_is_made_in_the_name_of_who_asked() {
-        let line = line().await;
+        let line = line();
         for name in ["ada", ""] {
             assert_eq!(line.call(command("any", 1), name).await.unwrap().aggregate_id, name);
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_command_without_an_answer_holds_up_those_behind_it_and_nobody_else() {
-        let line = line().await;
+        let line = line();
         let silent = tokio::spawn({
             let line = line.clone();
             async move {
@@ -369,9 +377,9 @@ mod tests {
         assert_eq!(line.send(command("after", 1)).await.unwrap().aggregate_id, "after");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_line_that_breaks_is_opened_again() {
-        let line = line().await;
+        let line = line();
         let answers = tokio::join!(
             line.send(command("break", 1)),
             line.send(command("behind", 1)),
@@ -383,9 +391,9 @@ mod tests {
         assert_eq!(line.send(command("again", 1)).await.unwrap().aggregate_id, "again");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_command_that_is_too_large_does_not_harm_the_others() {
-        let line = line().await;
+        let line = line();
         let (small, large) = tokio::join!(
             line.send(command("small", 1)),
             line.send(command("large", MAX_MESSAGE_BYTES)),

@@ -1,7 +1,7 @@
 //! Exactly once, whatever the source does; crashes, errors, pauses.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use daybook_bus::source::{Cursor, Error as SourceError, Source, SourceFactory};
@@ -17,6 +17,7 @@ use daybook_query::{BankQueries, ProjectionServer};
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use rusqlite::Connection;
+use tokio::sync::Notify;
 use tonic::Request;
 
 use crate::fakes::*;
@@ -80,11 +81,21 @@ async fn a_read_that_is_given_up_or_fails_does_no_harm_to_the_next() {
     until_position(&host, 1).await;
     let sums = handle(&host, "sums");
     for _ in 0..3 {
-        let slow = sums.read(None, |_| {
-            std::thread::sleep(Duration::from_millis(500));
+        let (begun, given_up) = (Arc::new(Notify::new()), Arc::new(Barrier::new(2)));
+        let (begins, waits) = (begun.clone(), given_up.clone());
+        let slow = sums.read(None, move |_| {
+            begins.notify_one();
+            waits.wait();
             Ok(())
         });
-        tokio::time::timeout(Duration::from_millis(50), slow).await.unwrap_err();
+        tokio::select! {
+            _ = slow => panic!("it waits"),
+            () = begun.notified() => {}
+        }
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            given_up.wait();
+        });
         let wrong = sums.read(None, |rows| rows.execute("SELECT nothing", ()));
         wrong.await.map(drop).unwrap_err();
         log.append("a", deposited(usd(1)));
