@@ -14,7 +14,7 @@ use daybook_testing::{Broker, Daybook as Process, eventually, http_get, unique};
 use futures::StreamExt;
 use tokio::time::sleep;
 
-use crate::common::{PATIENCE, Site, channel, everything, head, usd};
+use crate::common::{PATIENCE, Site, channel, everything, head, over_kafka, usd};
 use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::poison::daybook;
@@ -276,7 +276,7 @@ async fn command_and_query_processes_killed_at_every_step_have_each_effect_once(
 async fn processes_killed_at_every_step_over_kafka_have_each_effect_once() {
     let broker = Broker::shared().await;
     let prefix = format!("{}-", unique("fulfilment"));
-    let flags = ["--brokers", &broker.bootstrap, "--topic-prefix", &prefix];
+    let flags = over_kafka(broker, &prefix);
     killed_at_every_step(&["command", "saga"], &flags).await;
 }
 
@@ -368,7 +368,7 @@ async fn a_deadline_that_passes_while_its_process_is_down_is_kept_by_another() {
     const TAKE_OVER: Duration = Duration::from_secs(10);
     let broker = Broker::shared().await;
     let prefix = format!("{}-", unique("deadlines"));
-    let flags = ["--brokers", &broker.bootstrap, "--topic-prefix", &prefix];
+    let flags = over_kafka(broker, &prefix);
     let site = Site::new();
     let beside = || Site { ports: site.ports.beside(), ..Site::new() };
     let queries = beside();

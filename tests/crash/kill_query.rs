@@ -9,7 +9,7 @@ use daybook_testing::{Broker, unique};
 use futures::TryStreamExt;
 use tokio::time::sleep;
 
-use crate::common::{Site, everything, usd};
+use crate::common::{Site, everything, over_kafka, usd};
 use crate::ledger::Ledger;
 use crate::load::Load;
 use crate::random::{Random, seed};
@@ -68,5 +68,5 @@ async fn a_killed_query_process_loses_and_doubles_nothing_from_the_log() {
 async fn a_killed_query_process_loses_and_doubles_nothing_over_kafka() {
     let broker = Broker::shared().await;
     let prefix = format!("{}-", unique("kill"));
-    killed_in_its_batches(&["--brokers", &broker.bootstrap, "--topic-prefix", &prefix]).await;
+    killed_in_its_batches(&over_kafka(broker, &prefix)).await;
 }

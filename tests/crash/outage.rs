@@ -10,7 +10,7 @@ use daybook_testing::{Broker, TopicReader, eventually, http_get, unique};
 use futures::StreamExt;
 use tokio::time::sleep;
 
-use crate::common::{PATIENCE, Site, everything, head, usd};
+use crate::common::{PATIENCE, Site, everything, head, over_kafka, usd};
 use crate::ledger::Ledger;
 use crate::load::Load;
 use crate::random::{Random, seed};
@@ -94,7 +94,7 @@ async fn a_publisher_that_is_killed_skips_nothing() {
     let mut random = Random::new(seed);
     let broker = Broker::shared().await;
     let prefix = format!("{}-", unique("publisher"));
-    let flags = ["--brokers", &broker.bootstrap, "--topic-prefix", &prefix];
+    let flags = over_kafka(broker, &prefix);
     let site = Site::new();
     for round in 0..8 {
         let mut command = site.start("command", &flags);

@@ -17,7 +17,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::Value;
 use tonic::Code;
 
-use crate::common::{PATIENCE, Site, everything, head, usd};
+use crate::common::{PATIENCE, Site, everything, head, over_kafka, usd};
 use crate::fulfilment::get;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
@@ -75,7 +75,7 @@ async fn quarantine(client: &Client, name: &str) -> Vec<QuarantinedEvent> {
 async fn poison_on_the_topic_is_set_aside_and_everybody_else_goes_on() {
     let broker = Broker::shared().await;
     let prefix = format!("{}-", unique("poison"));
-    let flags = ["--brokers", &broker.bootstrap, "--topic-prefix", &prefix];
+    let flags = over_kafka(broker, &prefix);
     let site = Site::new();
     let _command = site.start("command", &flags);
     let reader = Site { ports: site.ports.beside(), ..Site::new() };
@@ -216,7 +216,7 @@ async fn poison_is_found_and_given_up_on_the_command_line() {
     let broker = Broker::shared().await;
     let prefix = format!("{}-", unique("poison-cli"));
     let site = Site::new();
-    let process = site.start("dev", &["--brokers", &broker.bootstrap, "--topic-prefix", &prefix]);
+    let process = site.start("dev", &over_kafka(broker, &prefix));
     let client = site.client();
     client.open_account("Ada").account_id("ada").await.unwrap();
     // The log must have the positions that the poison names: else it is taken for another log.
@@ -277,7 +277,7 @@ async fn poison_is_found_and_given_up_on_the_command_line() {
 async fn poison_among_the_sagas_is_given_up_and_a_rebuild_mends_the_rest() {
     let broker = Broker::shared().await;
     let prefix = format!("{}-", unique("poison-sagas"));
-    let flags = ["--brokers", &broker.bootstrap, "--topic-prefix", &prefix];
+    let flags = over_kafka(broker, &prefix);
     let site = Site::new();
     let _command = site.start("command", &flags);
     let beside = || Site { ports: site.ports.beside(), ..Site::new() };

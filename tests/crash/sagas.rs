@@ -15,7 +15,7 @@ use futures::{StreamExt, TryStreamExt};
 use prost::Message;
 use tokio::time::sleep;
 
-use crate::common::{PATIENCE, Site, everything, head, minor, usd};
+use crate::common::{PATIENCE, Site, everything, head, minor, over_kafka, usd};
 use crate::ledger::Ledger;
 use crate::random::{Random, seed};
 
@@ -346,7 +346,7 @@ async fn money_is_conserved_at_every_position_whoever_is_killed() {
 async fn money_is_conserved_at_every_position_over_kafka() {
     let broker = Broker::shared().await;
     let prefix = format!("{}-", unique("sagas"));
-    let flags = ["--brokers", &broker.bootstrap, "--topic-prefix", &prefix];
+    let flags = over_kafka(broker, &prefix);
     killed_at_random(&flags, transfers() / 4).await;
 }
 
@@ -438,7 +438,7 @@ async fn what_a_saga_process_leaves_undone_the_others_take_over() {
     const TAKE_OVER: Duration = Duration::from_secs(10);
     let broker = Broker::shared().await;
     let prefix = format!("{}-", unique("shares"));
-    let flags = ["--brokers", &broker.bootstrap, "--topic-prefix", &prefix];
+    let flags = over_kafka(broker, &prefix);
     let site = Site::new();
     let _command = site.start("command", &flags);
     let queries = beside(&site);

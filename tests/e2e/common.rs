@@ -6,7 +6,7 @@ use daybook_client::{Daybook as Client, Error, Money, StoredEvent};
 use daybook_contract::bank::v1::command_service_client::CommandServiceClient as BankCommands;
 use daybook_contract::daybook::v1::ReadAllRequest;
 use daybook_contract::daybook::v1::event_log_service_client::EventLogServiceClient as EventLog;
-use daybook_testing::{Daybook as Process, Ports, TempDir, tempdir};
+use daybook_testing::{Broker, Daybook as Process, Ports, TempDir, tempdir};
 use futures::TryStreamExt;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -78,6 +78,16 @@ impl Site {
         EventLog::new(channel(self.ports.command_url()))
     }
 }
+
+/// The flags of a process over Kafka. The topics are divided, so that events of different streams
+/// come in another order than that of the log.
+pub fn over_kafka<'a>(broker: &'a Broker, prefix: &'a str) -> [&'a str; 6] {
+    let brokers = &broker.bootstrap;
+    ["--brokers", brokers, "--topic-prefix", prefix, "--topic-partitions", DIVIDED]
+}
+
+/// The partitions of such a topic.
+pub const DIVIDED: &str = "3";
 
 /// A connection that is made when it is first needed.
 pub fn channel(url: String) -> Channel {

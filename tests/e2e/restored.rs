@@ -6,7 +6,7 @@ use std::path::Path;
 use daybook_testing::{Broker, eventually, unique};
 use tonic::Code;
 
-use crate::common::{PATIENCE, Site, minor, usd};
+use crate::common::{PATIENCE, Site, minor, over_kafka, usd};
 
 /// Copies a directory of plain files.
 fn copy(from: &Path, to: &Path) {
@@ -72,7 +72,7 @@ async fn rows_are_built_anew_after_the_log_was_removed() {
 async fn what_the_topics_hold_of_the_newer_log_is_not_applied_to_the_older() {
     let broker = Broker::shared().await;
     let prefix = format!("{}-", unique("restored"));
-    let flags = ["--brokers", &broker.bootstrap, "--topic-prefix", &prefix];
+    let flags = over_kafka(broker, &prefix);
     let site = Site::new();
     let reader = Site { ports: site.ports.beside(), ..Site::new() };
     let client = site.client();
@@ -118,7 +118,7 @@ async fn what_the_topics_hold_of_the_newer_log_is_not_applied_to_the_older() {
     // The way out that the refusal names; as long as only one side takes it, nothing is read.
     assert!(command.terminate().success());
     let prefix = format!("{}-", unique("anew"));
-    let flags = ["--brokers", &broker.bootstrap, "--topic-prefix", &prefix];
+    let flags = over_kafka(broker, &prefix);
     let _command = site.start("command", &flags);
     let last = client.deposit("ada", usd(50)).await.unwrap();
     let verified = || async {

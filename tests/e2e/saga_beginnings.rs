@@ -15,7 +15,7 @@ use sqlx::Connection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tokio::time::sleep;
 
-use crate::common::{PATIENCE, Site, everything, head, usd};
+use crate::common::{PATIENCE, Site, everything, head, over_kafka, usd};
 use crate::sagas::{accepted, answer, saga_ended, two_accounts};
 
 /// The rows of the sagas can be read, and nothing can be written to them until the end of this.
@@ -36,8 +36,7 @@ async fn a_saga_begins_before_its_row_is_there() {
 async fn a_saga_begins_before_its_row_is_there_over_kafka() {
     let broker = Broker::shared().await;
     let prefix = format!("{}-", unique("begins"));
-    begins_before_its_row_is_there(&["--brokers", &broker.bootstrap, "--topic-prefix", &prefix])
-        .await;
+    begins_before_its_row_is_there(&over_kafka(broker, &prefix)).await;
 }
 
 async fn begins_before_its_row_is_there(more: &[&str]) {

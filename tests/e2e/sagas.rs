@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::cli::Bench;
-use crate::common::{PATIENCE, Site, eur, everything, head, minor, usd};
+use crate::common::{PATIENCE, Site, eur, everything, head, minor, over_kafka, usd};
 
 /// A transfer at its end.
 async fn ended(client: &Client, id: &str) -> BankTransfer {
@@ -125,8 +125,7 @@ async fn the_projections_of_one_process_are_in_one_place() {
 async fn a_transfer_arrives_or_comes_back_over_kafka() {
     let broker = Broker::shared().await;
     let prefix = format!("{}-", unique("transfers"));
-    transfers_arrive_or_come_back(&["--brokers", &broker.bootstrap, "--topic-prefix", &prefix])
-        .await;
+    transfers_arrive_or_come_back(&over_kafka(broker, &prefix)).await;
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use crate::bank::published;
 use crate::cli::{Bench, the_demo_ends_well};
-use crate::common::{PATIENCE, Site, head, minor, usd};
+use crate::common::{DIVIDED, PATIENCE, Site, head, minor, over_kafka, usd};
 use crate::sagas::{order, orders_are_fulfilled_or_undone, saga_ended};
 
 /// How long a query may wait for a position here: a guard against hanging, and the most there is.
@@ -31,7 +31,7 @@ const TOPICS: [&str; 6] = [
 async fn the_whole_shop_works_over_kafka_with_a_process_for_each_side() {
     let broker = Broker::shared().await;
     let prefix = format!("{}-", unique("shop"));
-    let flags = ["--brokers", &broker.bootstrap, "--topic-prefix", &prefix];
+    let flags = over_kafka(broker, &prefix);
     let site = Site::new();
     let [queries, sagas] = [(); 2].map(|()| Site { ports: site.ports.beside(), ..Site::new() });
     let _processes = [
@@ -44,7 +44,7 @@ async fn the_whole_shop_works_over_kafka_with_a_process_for_each_side() {
     tokio::task::block_in_place(|| the_demo_ends_well(&bench));
     orders_are_fulfilled_or_undone(&client).await;
     every_query_knows_the_orders(&client, 1).await;
-    published(&client, broker, &prefix).await;
+    published(&client, broker, &prefix, DIVIDED).await;
 
     // Somebody writes to every topic what nobody can decode; all the others go on.
     poison(&client, &broker.bootstrap, &prefix).await;

@@ -170,7 +170,7 @@ pub struct Flags {
     #[arg(long, value_name = "HOST:PORT,…")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub brokers: Option<String>,
-    /// The partitions of a topic that has to be made [default: 3]
+    /// The partitions of a topic that has to be made [default: 1]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topic_partitions: Option<u32>,

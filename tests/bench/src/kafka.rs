@@ -21,7 +21,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 /// The partitions of a topic, as many as daybook makes.
-const PARTITIONS: i32 = 3;
+const PARTITIONS: i32 = 1;
 
 /// The records that a broker gets before it is measured.
 const WARM_UP: u64 = 300_000;
