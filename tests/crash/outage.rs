@@ -18,7 +18,7 @@ use crate::random::{Random, seed};
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_go_on_without_the_broker_and_every_event_arrives_in_order() {
     let broker = Broker::start().await;
-    let flags = ["--brokers", &broker.bootstrap];
+    let flags = over_kafka(&broker, "");
     let site = Site::new();
     let command = site.start("command", &flags);
     let reader = Site { ports: site.ports.beside(), ..Site::new() };

@@ -193,6 +193,7 @@ pub fn daybook(site: &Site, args: &[&str]) -> (i32, String) {
         .env("DAYBOOK_QUERY_URL", site.ports.query_url())
         .env("DAYBOOK_SAGA_URL", site.ports.saga_url())
         .env("DAYBOOK_HTTP_URL", site.ports.http_url())
+        .env("DAYBOOK_WAIT", "30s")
         .output()
         .unwrap();
     let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use crate::exit::Exit;
-use crate::flags::Globals;
+use crate::flags::{Globals, LONGEST_WAIT};
 use crate::output::{self, Format};
 use crate::problem::Problem;
 use crate::script::{Kind, Script, Step, script};
@@ -132,7 +132,7 @@ async fn ship(
     for (number, parcel) in parcels.into_iter().enumerate() {
         let status = loop {
             let query = client.get_order(&parcel.order_id).min_position(totals.position);
-            let status = query.await?.order.unwrap_or_default().status();
+            let status = query.max_wait(LONGEST_WAIT).await?.order.unwrap_or_default().status();
             if status != OrderStatus::Submitted || Instant::now() > patient_until {
                 break status;
             }

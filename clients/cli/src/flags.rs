@@ -140,7 +140,7 @@ pub struct QueryFlags {
     /// it, everything recorded by now
     #[arg(long, value_name = "POSITION")]
     pub min_position: Option<u64>,
-    /// How long to wait for that position, at most 30s
+    /// How long to wait for that position, at most 30s; 5s when not given
     #[arg(
         long,
         value_name = "TIME",
@@ -154,11 +154,6 @@ pub struct QueryFlags {
 }
 
 impl QueryFlags {
-    /// Everything recorded by now, however long that takes.
-    pub(crate) fn patient() -> Self {
-        Self { min_position: None, wait: Some(LONGEST_WAIT), stale: false }
-    }
-
     /// The query, as fresh as wanted. Who types one command after the other expects the second to
     /// see the effect of the first, so the end of the log is the default.
     pub(crate) async fn apply<R: QueryRequest>(
@@ -208,7 +203,7 @@ impl QueryFlags {
 }
 
 /// The longest that a query waits for a position.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// The largest page that a query service gives.
 const LARGEST_PAGE: i32 = 500;

@@ -241,7 +241,7 @@ fn advice(error: &Error) -> Option<String> {
             return Some(format!("daybook projection resume {}", value("projection")));
         }
         "PROJECTION_LAGGING" => {
-            "daybook projection list    (or add --wait 30s, or --stale to take the answer as it is)"
+            "daybook projection list    (queries take --wait 30s, or --stale for what there is)"
         }
         "QUARANTINED_EVENT_NOT_FOUND" => "daybook projection quarantine SUBJECT",
         "INVALID_PAGE_TOKEN" => "repeat the command without --page-token",

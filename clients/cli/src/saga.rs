@@ -11,7 +11,7 @@ use daybook_contract::daybook::v1::{
 use crate::account::{show_receipt, word};
 use crate::events::print_line;
 use crate::exit::Exit;
-use crate::flags::{Globals, Pages, QueryFlags};
+use crate::flags::{Globals, LONGEST_WAIT, Pages, QueryFlags};
 use crate::follow::{Follower, Subject};
 use crate::output::{self, Format};
 use crate::problem::Problem;
@@ -127,10 +127,10 @@ pub(crate) async fn run(args: SagaClientArgs) -> Result<(), Problem> {
     }
 }
 
-/// A saga with everything recorded by now, however long that takes.
-async fn get(client: &Daybook, stream: &str) -> Result<Saga, Problem> {
+/// A saga as it is at this position at least.
+async fn get(client: &Daybook, stream: &str, position: u64) -> Result<Saga, Problem> {
     let query = client.query(GetSagaRequest { stream: stream.to_owned(), ..Default::default() });
-    let answer = QueryFlags::patient().apply(client, query).await.await?;
+    let answer = query.min_position(position).max_wait(LONGEST_WAIT).await?;
     Ok(answer.saga.unwrap_or_default())
 }
 
@@ -193,14 +193,15 @@ fn show(answer: &GetSagaResponse, format: Format) -> Result<(), Problem> {
 /// Shows what has happened to a saga, and follows it to its end. Its events are read from the log;
 /// which of them is the last, the saga service knows.
 async fn watch(client: &Daybook, stream: &str, format: Format) -> Result<(), Problem> {
-    let mut saga = get(client, stream).await?;
+    let head = client.events().info().await.ok().map_or(0, |info| info.head_position);
+    let mut saga = get(client, stream, head).await?;
     let look = format!("daybook saga show {stream}");
     let subject = Subject { kind: "saga", name: stream, stream, look };
     let mut events = Follower::begin(client, subject).await?;
     while let Some(event) = events.next().await? {
         print_line(&event, format)?;
         if event.version > saga.version {
-            saga = get(client, stream).await?;
+            saga = get(client, stream, event.position).await?;
         }
         if event.version < saga.version {
             continue;

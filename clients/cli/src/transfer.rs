@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::account::{parse_amount, show_receipt, word};
 use crate::events::print_line;
 use crate::exit::Exit;
-use crate::flags::{CommandFlags, Globals, Pages, QueryFlags};
+use crate::flags::{CommandFlags, Globals, LONGEST_WAIT, Pages, QueryFlags};
 use crate::follow::{Follower, Subject};
 use crate::output::{self, Format};
 use crate::problem::Problem;
@@ -234,7 +234,8 @@ async fn not_arrived(
     transfer_id: &str,
     position: u64,
 ) -> Result<Problem, Problem> {
-    let answer = client.get_transfer(transfer_id).min_position(position).await?;
+    let query = client.get_transfer(transfer_id).min_position(position);
+    let answer = query.max_wait(LONGEST_WAIT).await?;
     let transfer = answer.transfer.unwrap_or_default();
     let what = format!("the money of transfer {transfer_id} did not arrive");
     Ok(Problem::new(Exit::Refused, what)

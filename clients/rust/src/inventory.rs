@@ -15,7 +15,7 @@ use prost_types::Timestamp;
 use crate::client::Daybook;
 use crate::command::{Command, commands};
 use crate::failure;
-use crate::query::{Query, paged, queries};
+use crate::query::{Query, duration, paged, queries, wait_of};
 
 commands!("inventory.v1":
     ReceiveStockRequest => "ReceiveStock",
@@ -143,12 +143,15 @@ impl Daybook {
         let (client, service) = (self.clone(), self.inner.query.clone());
         let read = daybook_contract::daybook::v1::ReadContext {
             min_position: self.written(),
+            max_wait: self.inner.max_wait.map(duration),
             ..Default::default()
         };
+        let wait = wait_of(&read);
         let request = WatchLowStockRequest { read: Some(read) };
         let path = "/inventory.v1.QueryService/WatchLowStock";
         let begin = async move {
-            let options = client.repeatable();
+            let mut options = client.repeatable();
+            options.deadline += wait;
             let service = &client.inner.query;
             client.server_stream(service, path, request, options).await
         };

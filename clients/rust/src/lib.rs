@@ -19,7 +19,8 @@
 //!
 //! - Every command has a request id, made here (a UUIDv7) when the caller gives none. It is sent
 //!   again only when that may help, and always with the same id: it has its effect at most once.
-//! - Every call has a deadline, 5 s unless told otherwise, for all of its attempts together.
+//! - Every call has a deadline, 5 s unless told otherwise, for all of its attempts together; what a
+//!   query may wait for a position comes on top.
 //! - An error is [`Error`], the one error of the contract, with a reason and values. What the
 //!   client finds out itself has the reason [`UNREACHABLE`] or `DEADLINE_EXCEEDED`.
 //!
@@ -49,6 +50,6 @@ pub use daybook_contract::error::Error;
 pub use event_log::{EventLog, StoredEvent, Update};
 pub use failure::{UNREACHABLE, from_status};
 pub use projections::Projections;
-pub use query::{PagedRequest, Query, QueryRequest, Side};
+pub use query::{PagedRequest, Query, QueryRequest};
 pub use retry::Policy;
 pub use sagas::Sagas;

@@ -20,10 +20,13 @@ use prost::Message;
 use prost_types::Timestamp;
 
 use crate::call::Options;
-use crate::client::Daybook;
+use crate::client::{Daybook, Service};
 
 /// How long a query waits for a position when it does not say; the server's default.
 const DEFAULT_WAIT: Duration = Duration::from_secs(5);
+
+/// The longest that the server waits for a position.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// The request of a query RPC.
 pub trait QueryRequest: Message + Default + Clone + 'static {
@@ -31,37 +34,32 @@ pub trait QueryRequest: Message + Default + Clone + 'static {
     type Response: Message + Default + 'static;
     /// The path of the RPC, such as `/bank.v1.QueryService/GetAccount`.
     const METHOD: &'static str;
-    /// Which process answers.
-    const ANSWERED_BY: Side;
     /// The full name of the answer, such as `bank.v1.GetAccountResponse`.
     const RESPONSE_NAME: &'static str;
+
+    /// The service that answers.
+    fn service(client: &Daybook) -> &Service;
 
     /// How fresh the answer must be, made when nothing is said yet.
     fn read_mut(&mut self) -> &mut ReadContext;
 }
 
-/// The processes that answer queries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// The query service.
-    Query,
-    /// The saga service.
-    Saga,
-}
-
-/// Says of each query which RPC it belongs to: one of its package's QueryService, unless a side
-/// and its service are named.
+/// Says of each query which RPC it belongs to: one of its package's QueryService, unless the way to
+/// another service and its name are given.
 macro_rules! queries {
     ($package:literal: $($queries:tt)+) => {
-        crate::query::queries!(Query, "QueryService", $package: $($queries)+);
+        crate::query::queries!(query_service, "QueryService", $package: $($queries)+);
     };
-    ($side:ident, $service:literal, $package:literal:
+    ($way:ident, $service:literal, $package:literal:
      $($method:literal: $request:ident => $response:ident),+ $(,)?) => {
         $(impl crate::query::QueryRequest for $request {
             type Response = $response;
             const METHOD: &'static str = concat!("/", $package, ".", $service, "/", $method);
-            const ANSWERED_BY: crate::query::Side = crate::query::Side::$side;
             const RESPONSE_NAME: &'static str = concat!($package, ".", stringify!($response));
+
+            fn service(client: &crate::client::Daybook) -> &crate::client::Service {
+                client.$way()
+            }
 
             fn read_mut(&mut self) -> &mut daybook_contract::daybook::v1::ReadContext {
                 self.read.get_or_insert_default()
@@ -211,32 +209,31 @@ impl<R: QueryRequest> Query<R> {
         if written > 0 {
             self = self.min_position(written);
         }
-        let options = Options { deadline: self.time(), repeatable: true };
-        let service = match R::ANSWERED_BY {
-            Side::Query => &self.client.inner.query,
-            Side::Saga => &self.client.inner.saga,
-        };
+        let mut deadline = self.deadline.unwrap_or(self.client.inner.deadline);
+        let read = self.request.read_mut();
+        if read.min_position > 0 {
+            read.max_wait = read.max_wait.or(self.client.inner.max_wait.map(duration));
+        }
+        deadline += wait_of(read);
+        let options = Options { deadline, repeatable: true };
+        let service = R::service(&self.client);
         self.client.unary(service, R::METHOD, self.request, options).await
     }
+}
 
-    /// The deadline, and the wait for a position, which is said to the server, too.
-    fn time(&mut self) -> Duration {
-        let deadline = self.deadline.unwrap_or(self.client.inner.deadline);
-        let read = self.request.read_mut();
-        if read.min_position == 0 {
-            return deadline;
-        }
-        read.max_wait = read.max_wait.or(self.client.inner.max_wait.map(duration));
-        let wait = read.max_wait.map_or(DEFAULT_WAIT, |wait| {
-            Duration::try_from(wait).unwrap_or(Duration::ZERO).min(Duration::from_secs(30))
-        });
-        deadline + wait
+/// How long the server may wait for a position, if one is asked for.
+pub(crate) fn wait_of(read: &ReadContext) -> Duration {
+    if read.min_position == 0 {
+        return Duration::ZERO;
     }
+    read.max_wait.map_or(DEFAULT_WAIT, |wait| {
+        Duration::try_from(wait).unwrap_or(Duration::ZERO).min(LONGEST_WAIT)
+    })
 }
 
 /// A wait as it travels. Beyond the range of a protobuf Duration it is cut like any other that is
 /// too long.
-fn duration(wait: Duration) -> prost_types::Duration {
+pub(crate) fn duration(wait: Duration) -> prost_types::Duration {
     wait.try_into().unwrap_or(prost_types::Duration { seconds: i64::MAX, nanos: 0 })
 }
 

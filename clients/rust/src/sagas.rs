@@ -13,7 +13,7 @@ use crate::client::Daybook;
 use crate::failure;
 use crate::query::{Query, paged, queries};
 
-queries!(Saga, "SagaService", "daybook.v1":
+queries!(saga_service, "SagaService", "daybook.v1":
     "GetSaga": GetSagaRequest => GetSagaResponse,
     "ListSagas": ListSagasRequest => ListSagasResponse,
 );

@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use daybook_client::{Daybook, Error, Money, Policy, UNREACHABLE};
+use daybook_client::{Builder, Daybook, Error, Money, Policy, UNREACHABLE};
 use daybook_contract::bank::v1::{
     DepositRequest, GetAccountRequest, GetAccountResponse, OpenAccountRequest,
 };
 use daybook_contract::daybook::v1::{
-    CommandReceipt, ErrorReason, ExecuteStreamRequest, ExecuteStreamResponse,
-    execute_stream_response::Outcome,
+    CommandReceipt, ErrorReason, ExecuteStreamRequest, ExecuteStreamResponse, GetSagaRequest,
+    GetSagaResponse, execute_stream_response::Outcome,
 };
 use futures::StreamExt;
 use prost::Message;
@@ -31,6 +31,7 @@ struct Fake {
     answers: Arc<Mutex<VecDeque<Result<CommandReceipt, Status>>>>,
     deposits: Arc<Mutex<Vec<Deposited>>>,
     queries: Arc<Mutex<Vec<GetAccountRequest>>>,
+    saga_queries: Arc<Mutex<Vec<GetSagaRequest>>>,
     /// What every query is answered with, when it is not an empty answer.
     query_error: Arc<Mutex<Option<Status>>>,
     streamed: Arc<Mutex<Vec<String>>>,
@@ -65,6 +66,16 @@ impl UnaryService<GetAccountRequest> for Fake {
         self.queries.lock().unwrap().push(request.into_inner());
         let error = self.query_error.lock().unwrap().clone();
         Box::pin(async { error.map_or_else(|| Ok(Response::new(Default::default())), Err) })
+    }
+}
+
+impl UnaryService<GetSagaRequest> for Fake {
+    type Response = GetSagaResponse;
+    type Future = BoxFuture<Response<GetSagaResponse>, Status>;
+
+    fn call(&mut self, request: Request<GetSagaRequest>) -> Self::Future {
+        self.saga_queries.lock().unwrap().push(request.into_inner());
+        Box::pin(async { Ok(Response::new(Default::default())) })
     }
 }
 
@@ -141,6 +152,7 @@ macro_rules! served_as {
 
 served_as!(Commands, "bank.v1.CommandService", unary, DepositRequest, CommandReceipt);
 served_as!(Queries, "bank.v1.QueryService", unary, GetAccountRequest, GetAccountResponse);
+served_as!(Sagas, "daybook.v1.SagaService", unary, GetSagaRequest, GetSagaResponse);
 served_as!(
     Streams,
     "daybook.v1.CommandService",
@@ -151,12 +163,21 @@ served_as!(
 
 /// Starts the fake and a client of it.
 async fn start(answers: Vec<Result<CommandReceipt, Status>>) -> (Fake, Daybook) {
+    start_with(answers, |client| client).await
+}
+
+/// Starts the fake and a client of it that is set up further.
+async fn start_with(
+    answers: Vec<Result<CommandReceipt, Status>>,
+    set_up: fn(Builder) -> Builder,
+) -> (Fake, Daybook) {
     let fake = Fake { answers: Arc::new(Mutex::new(answers.into())), ..Fake::default() };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let server = Server::builder()
         .add_service(Commands(fake.clone()))
         .add_service(Queries(fake.clone()))
+        .add_service(Sagas(fake.clone()))
         .add_service(Streams(fake.clone()))
         .serve_with_incoming(TcpListenerStream::new(listener));
     tokio::spawn(server);
@@ -168,11 +189,10 @@ async fn start(answers: Vec<Result<CommandReceipt, Status>>) -> (Fake, Daybook) 
     let client = Daybook::builder()
         .command_url(&url)
         .query_url(&url)
+        .saga_url(&url)
         .retries(quick)
-        .actor("teller-1")
-        .build()
-        .unwrap();
-    (fake, client)
+        .actor("teller-1");
+    (fake, set_up(client).build().unwrap())
 }
 
 fn money() -> Money {
@@ -299,6 +319,9 @@ async fn a_session_reads_its_writes() {
     session.clone().deposit("ada", money()).await.unwrap();
     session.get_account("ada").await.unwrap();
     daybook.get_account("ada").await.unwrap();
+    session.sagas().get(GetSagaRequest::default()).await.unwrap();
+    let of_sagas = fake.saga_queries.lock().unwrap();
+    assert_eq!(of_sagas[0].read.as_ref().unwrap().min_position, 12);
     let queries = fake.queries.lock().unwrap();
     assert_eq!(queries[0].read.as_ref().unwrap().min_position, 12);
     assert_eq!(queries[1].read.clone().unwrap_or_default().min_position, 0);
@@ -315,6 +338,24 @@ async fn a_query_waits_for_its_position_once_as_long_as_it_was_told() {
     *fake.query_error.lock().unwrap() = Some(unavailable());
     daybook.get_account("ada").await.unwrap_err();
     assert_eq!(fake.queries.lock().unwrap().len(), 5, "anything else is tried four times");
+}
+
+#[tokio::test]
+async fn a_query_is_told_to_wait_as_long_as_it_says_or_else_its_client() {
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    let (fake, daybook) =
+        start_with(vec![], |client| client.max_wait(Duration::from_secs(60))).await;
+    daybook.get_account("ada").min_position(9).await.unwrap();
+    daybook.get_account("ada").min_position(9).max_wait(minutes(2)).await.unwrap();
+    daybook.get_account("ada").await.unwrap();
+    let queries = fake.queries.lock().unwrap();
+    let waits = queries.iter().map(|query| query.read.as_ref().and_then(|read| read.max_wait));
+    let waits: Vec<_> = waits.map(|wait| wait.map(|wait| wait.seconds)).collect();
+    assert_eq!(
+        waits,
+        [Some(60), Some(120), None],
+        "one without a position has nothing to wait for"
+    );
 }
 
 fn owners(names: &[&str]) -> Vec<OpenAccountRequest> {

@@ -24,9 +24,10 @@ use crate::settings::{Kafka, Topics};
 const BACK_OFF_FIRST: Duration = Duration::from_millis(200);
 const BACK_OFF_MOST: Duration = Duration::from_secs(5);
 
-/// How many partitions a topic gets: one, as brokers make by default. The readers of Daybook read all of
-/// them, whatever their number, and a broker works for each that is written or read, since events travel
-/// together only if they are on the same one. With three it takes twice the processor.
+/// How many partitions a topic gets: one, as brokers make by default. The readers of Daybook read
+/// all of them, whatever their number, and a broker works for each that is written or read, since
+/// events travel together only if they are on the same one. With three the broker takes half as
+/// much again to nearly twice the processor (docs/performance.md).
 pub const PARTITIONS: u32 = 1;
 
 /// How the publisher publishes.

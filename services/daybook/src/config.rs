@@ -25,10 +25,10 @@ const CLIENT_VARIABLES: &[&str] = &[
     "query_url",
     "saga_url",
     "http_url",
+    "health_url",
     "config",
     "actor",
-    "output",
-    "timeout",
+    "wait",
     "bin",
 ];
 
@@ -75,7 +75,7 @@ pub struct Config {
     pub max_log_pages: u32,
     /// The requests that are worked on at once; more are refused as overload.
     pub max_requests: usize,
-    /// The longest that a unary request may take.
+    /// The longest that a unary request may take; longer than a query may wait.
     pub request_timeout_ms: u64,
     /// The longest that a shutdown waits for requests under way.
     pub drain_timeout_ms: u64,
@@ -108,7 +108,7 @@ impl Default for Config {
             packed_streams_mb: 256,
             max_log_pages: 0,
             max_requests: 4096,
-            request_timeout_ms: 30_000,
+            request_timeout_ms: 35_000,
             drain_timeout_ms: 10_000,
             log_format: "text".to_owned(),
             log_filter: "info".to_owned(),
@@ -216,7 +216,7 @@ pub struct Flags {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_requests: Option<usize>,
-    /// The longest that a unary request may take [default: 30000]
+    /// The longest that a unary request may take [default: 35000]
     #[arg(long, value_name = "MS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_timeout_ms: Option<u64>,
@@ -419,7 +419,16 @@ pub fn unknown_variables() -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    /// Else it would be cut off, instead of being told how far the projection is.
+    #[test]
+    fn a_query_may_wait_its_longest_within_the_longest_request() {
+        let longest = Duration::from_millis(Config::default().request_timeout_ms);
+        assert!(longest > daybook_query::runtime::MAX_WAIT + Duration::from_secs(1));
+    }
 
     #[test]
     fn a_flag_wins_over_the_file_which_wins_over_the_default() {

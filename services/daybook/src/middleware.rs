@@ -178,8 +178,11 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     }
 }
 
+/// What is in the path of a method that changes nothing: its service, or the verb of its name.
+const READS: [&str; 4] = [".QueryService/", "/Get", "/List", "/Read"];
+
 fn too_late(method: Option<&Method>, deadline: Duration) -> Error {
-    let reads = method.is_some_and(|method| method.path.contains("QueryService/"));
+    let reads = method.is_some_and(|method| READS.iter().any(|of| method.path.contains(of)));
     let remedy = match reads {
         true => "ask again",
         false => "whether there was an effect is not known: send it again with the same request id",
@@ -294,6 +297,19 @@ fn grpc_timeout(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_changes_something_is_to_be_sent_again_with_its_request_id() {
+        let said = |path| {
+            let method = Method::at(path).expect(path);
+            too_late(Some(method), Duration::from_secs(1)).message().contains("same request id")
+        };
+        assert!(said("/bank.v1.CommandService/Deposit"));
+        assert!(said("/daybook.v1.SagaService/CompensateSaga"));
+        assert!(!said("/daybook.v1.SagaService/ListSagas"));
+        assert!(!said("/daybook.v1.EventLogService/ReadStream"));
+        assert!(!said("/catalog.v1.QueryService/SearchProducts"));
+    }
 
     #[test]
     fn the_grpc_timeout_header_is_read_in_all_its_units() {

@@ -477,14 +477,14 @@ impl Worker {
                 Ok(next) => next,
                 Err(failure) => {
                     let problem = failure.problem.clone();
-                    let attempts = attempt.failed(failure);
+                    let attempts = attempt.failed(failure, std::time::Instant::now());
                     if attempts.is_multiple_of(WARN_AFTER) {
                         warn!(%stream, attempts, %problem, "will try again");
                     }
                     return;
                 }
             };
-            attempt.recorded();
+            attempt.recorded(std::time::Instant::now());
             let Some(next) = next else { return };
             // Whoever has begun it before goes on with it.
             let begun = self.flights.begin(next.id, false, std::time::Instant::now());

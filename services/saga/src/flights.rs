@@ -190,16 +190,16 @@ impl Flights {
 
 impl Attempt {
     /// The answer is recorded. The step counts as under way until its event is seen.
-    pub fn recorded(mut self) {
+    pub fn recorded(mut self, now: Instant) {
         self.end(|flight| {
-            flight.phase = Phase::Recorded(Instant::now());
+            flight.phase = Phase::Recorded(now);
             flight.problem.clear();
         });
     }
 
     /// It has failed: the step pauses. Says how many attempts have.
-    pub fn failed(mut self, failure: Failure) -> u32 {
-        let (now, spread) = (Instant::now(), f64::from(self.id.as_bytes()[0]) / 512.0);
+    pub fn failed(mut self, failure: Failure, now: Instant) -> u32 {
+        let spread = f64::from(self.id.as_bytes()[0]) / 512.0;
         let mut attempts = 1;
         self.end(|flight| {
             attempts = flight.failed_attempts.saturating_add(1);
@@ -260,12 +260,12 @@ mod tests {
         assert!(flights.begin(id, true, now).is_none(), "taken up twice");
         flights.forget(Some(&HashSet::new()), now);
         assert!(flights.begin(id, true, now).is_none(), "it has no answer yet");
-        attempt.recorded();
+        attempt.recorded(now);
         flights.forget(Some(&HashSet::from([id])), now);
         flights.forget(None, now);
         assert!(flights.begin(id, true, now).is_none(), "its event was not seen yet");
         flights.forget(None, now + 2 * RETURN);
-        flights.begin(id, false, now).unwrap().recorded();
+        flights.begin(id, false, now).unwrap().recorded(now);
         flights.forget(Some(&HashSet::new()), now);
         assert!(flights.begin(id, false, now).is_none(), "the rows may show it later");
         flights.forget(Some(&HashSet::new()), now + 2 * SHOWN);
@@ -280,7 +280,7 @@ mod tests {
         for attempts in 1..=7 {
             let later = now + Duration::from_secs(3_600);
             let attempt = flights.begin(id, false, later).unwrap();
-            assert_eq!(attempt.failed(down(Way::Line)), attempts);
+            assert_eq!(attempt.failed(down(Way::Line), now), attempts);
             assert_eq!(flights.waiting(), (1, "down".to_owned()));
             assert_eq!(flights.trouble(id), Some((attempts, "down".to_owned())));
             assert!(flights.begin(id, false, now).is_none(), "it was sent again at once");
@@ -298,7 +298,7 @@ mod tests {
     async fn what_is_asked_for_does_not_wait() {
         let (flights, now) = (Arc::new(Flights::default()), Instant::now());
         let id = Uuid::now_v7();
-        flights.begin(id, false, now).unwrap().failed(down(Way::Line));
+        flights.begin(id, false, now).unwrap().failed(down(Way::Line), now);
         assert!(flights.is_asked.notified().now_or_never().is_none());
         flights.retry("s", "ada");
         flights.is_asked.notified().await;
@@ -324,7 +324,7 @@ mod tests {
         assert_eq!(attempts.len(), MAX_ATTEMPTS);
         assert!(begin(0).is_none(), "more than may be");
         for attempt in attempts {
-            attempt.failed(down(Way::Line));
+            attempt.failed(down(Way::Line), now);
         }
         assert_eq!((0..MAX_ATTEMPTS).filter_map(begin).count(), MAX_ATTEMPTS);
     }
@@ -335,13 +335,13 @@ mod tests {
         let later = now + Duration::from_secs(3_600);
         let ids: Vec<_> = (0..=MAX_ALONE).map(|_| Uuid::now_v7()).collect();
         for id in &ids {
-            flights.begin(*id, false, now).unwrap().failed(down(Way::Alone));
+            flights.begin(*id, false, now).unwrap().failed(down(Way::Alone), now);
         }
         let mut alone: Vec<_> =
             ids.iter().filter_map(|id| flights.begin(*id, false, later)).collect();
         assert_eq!(alone.len(), MAX_ALONE);
         assert!(flights.begin(Uuid::now_v7(), false, later).is_some());
-        alone.pop().unwrap().recorded();
+        alone.pop().unwrap().recorded(now);
         assert!(flights.begin(ids[MAX_ALONE], false, later).is_some());
     }
 }

@@ -22,7 +22,7 @@ use crate::time;
 const DEFAULT_WAIT: Duration = Duration::from_secs(5);
 
 /// The longest that a query can wait.
-const MAX_WAIT: Duration = Duration::from_secs(30);
+pub const MAX_WAIT: Duration = Duration::from_secs(30);
 
 /// When a query that came too early may try again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);

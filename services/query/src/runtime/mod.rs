@@ -29,7 +29,7 @@ mod runner;
 pub(crate) mod store;
 mod versions;
 
-pub use handle::Handle;
+pub use handle::{Handle, MAX_WAIT};
 pub use host::{Host, OpenError};
 pub use projection::{EncodedEvent, Projection, Recorded};
 pub use row::{ApplyError, Row, Table, Tables};

@@ -17,7 +17,8 @@ use daybook_contract::bank::v1::{
 };
 use daybook_contract::contract::{AggregateState, EventSet};
 use daybook_contract::daybook::v1::{
-    EventMetadata, Money, ProjectionState, ProjectionStatus, RecordedEvent, recorded_event,
+    EventMetadata, Money, ProjectionState, ProjectionStatus, ReadContext, RecordedEvent,
+    recorded_event,
 };
 use daybook_domain::account::Account;
 use daybook_kernel::Aggregate;
@@ -60,6 +61,8 @@ pub struct Inner {
     panics: bool,
     /// Where the live source says no more, although it knows that there is more.
     held_at: Option<usize>,
+    /// Where the live source has fallen silent.
+    silent_at: Option<usize>,
     /// How often `read_stream` was called: how often a gap was filled.
     gap_reads: u64,
     /// How often its files were replaced. Sources of before see the connection end.
@@ -197,6 +200,32 @@ impl Log {
         self.head.send_modify(|_| {});
     }
 
+    /// Waits until the live source has given all that it may.
+    pub async fn until_silent(&self) {
+        let mut head = self.head.subscribe();
+        loop {
+            head.borrow_and_update();
+            let (silent_at, held_at) = {
+                let inner = self.inner.lock().unwrap();
+                (inner.silent_at, inner.held_at)
+            };
+            if silent_at == held_at {
+                return;
+            }
+            head.changed().await.unwrap();
+        }
+    }
+
+    /// Remembers where the live source has nothing more to give; says whether that is new.
+    fn fell_silent_at(&self, position: Option<usize>) -> bool {
+        let before = std::mem::replace(&mut self.inner.lock().unwrap().silent_at, position);
+        let is_new = before != position;
+        if is_new {
+            self.head.send_modify(|_| {});
+        }
+        is_new
+    }
+
     /// Makes every source panic.
     pub fn set_panics(&self, panics: bool) {
         self.inner.lock().unwrap().panics = panics;
@@ -273,6 +302,9 @@ impl Source for LogSource {
                         head: events.len() as u64,
                         cursor: Cursor { log_position: self.after, ..Cursor::default() },
                     });
+                }
+                if held_at.is_some() && self.log.fell_silent_at(held_at) {
+                    continue;
                 }
                 let _ = self.head.changed().await;
             }
@@ -660,4 +692,10 @@ pub async fn dump(dir: &tempfile::TempDir, projection: &str, table: &str) -> Vec
     let quoted: Vec<_> = columns.iter().map(|column| format!("quote({column})")).collect();
     let sql = format!("SELECT {} FROM {table} ORDER BY 1", quoted.join(" || ' ' || "));
     select(&reader, &sql, &[], |row| row.get(0)).unwrap()
+}
+
+/// Asks for an answer that reflects the log up to a position, however slow the machine is.
+pub fn reflecting(min_position: u64) -> ReadContext {
+    let max_wait = Some(prost_types::Duration { seconds: 30, nanos: 0 });
+    ReadContext { min_position, max_wait, ..Default::default() }
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use daybook_contract::daybook::v1::ReadContext;
 use daybook_contract::error::Error;
 use daybook_contract::inventory::v1::query_service_server::QueryService;
 use daybook_contract::inventory::v1::watch_low_stock_response::Update;
@@ -72,7 +71,7 @@ impl Inventory {
     }
 
     async fn watch(&self) -> <InventoryQueries as QueryService>::WatchLowStockStream {
-        let read = Some(ReadContext { min_position: self.log.position(), ..Default::default() });
+        let read = Some(reflecting(self.log.position()));
         let request = Request::new(WatchLowStockRequest { read });
         self.queries.watch_low_stock(request).await.unwrap().into_inner()
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daybook_contract::daybook::v1::projection_service_server::ProjectionService;
-use daybook_contract::daybook::v1::{PauseProjectionRequest, ProjectionState, ReadContext};
+use daybook_contract::daybook::v1::{PauseProjectionRequest, ProjectionState};
 use daybook_query::ProjectionServer;
 use daybook_query::runtime::{Handle, Host, Settings};
 use tonic::Request;
@@ -91,7 +91,7 @@ async fn who_waits_for_a_position_ends_a_rest_and_who_glances_does_not() {
         let (_, position) = sums.glance(|_| Ok(())).await.unwrap();
         assert!(position < log.position(), "a glance has ended the rest");
     }
-    let read = ReadContext { min_position: log.position(), ..Default::default() };
+    let read = reflecting(log.position());
     let answer = sums.read(Some(&read), |_| Ok(())).await;
     assert_eq!(answer.unwrap().1, log.position());
     host.shutdown().await;

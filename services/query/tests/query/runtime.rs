@@ -324,7 +324,7 @@ async fn events_of_others_move_the_place_and_cost_no_transaction_each() {
     let commits = stored(&dir, "account_balance", "commits");
     for position in 2..=200 {
         log.append_note();
-        let read = Some(ReadContext { min_position: position, ..Default::default() });
+        let read = Some(reflecting(position));
         let request = GetAccountRequest { read, account_id: "a".into() };
         let answer = queries.get_account(Request::new(request)).await.unwrap().into_inner();
         assert_eq!(answer.position, position, "a query sees the place that is not stored yet");
@@ -356,7 +356,7 @@ async fn far_behind(dir: &tempfile::TempDir, log: &Log, gathering: Duration) -> 
 async fn what_is_gathered_is_told_when_it_is_committed_all_at_once() {
     let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
     let host = far_behind(&dir, &log, Duration::from_secs(3600)).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    log.until_silent().await;
     let (status, position) = (handle(&host, "sums").status(), stored(&dir, "sums", "position"));
     assert!(status.position < 500, "what is in memory alone is not told: {status:?}");
     assert_eq!(status.position, position as u64);
@@ -385,7 +385,7 @@ async fn a_source_that_falls_silent_does_not_keep_back_what_was_gathered() {
 async fn who_gathers_stops_at_once_and_loses_nothing() {
     let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
     let host = far_behind(&dir, &log, Duration::from_secs(3600)).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    log.until_silent().await;
     host.shutdown().await;
     drop(host);
     assert_eq!(stored(&dir, "sums", "position"), 500);

@@ -53,8 +53,7 @@ async fn accounts_and_projections_are_served() {
     let served = serve(&log).await;
     let mut bank = QueryServiceClient::new(served.channel.clone());
     // A receipt's position is enough: the query waits for the first build, too.
-    let read =
-        Some(daybook_contract::daybook::v1::ReadContext { min_position: 1, ..Default::default() });
+    let read = Some(reflecting(1));
     let request = GetAccountRequest { account_id: "alice".to_owned(), read };
     let found = bank.get_account(request).await.unwrap().into_inner();
     assert_eq!(found.account.unwrap().balance, Some(usd(1)));
