@@ -92,12 +92,15 @@ async fn a_read_that_is_given_up_or_fails_does_no_harm_to_the_next() {
             _ = slow => panic!("it waits"),
             () = begun.notified() => {}
         }
-        std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(100));
-            given_up.wait();
-        });
+        // The next one waits for its turn until the one that was given up has ended.
         let wrong = sums.read(None, |rows| rows.execute("SELECT nothing", ()));
-        wrong.await.map(drop).unwrap_err();
+        let end = async {
+            tokio::task::yield_now().await;
+            given_up.wait();
+        };
+        let (wrong, ()) = tokio::join!(wrong, end);
+        let problem = wrong.map(drop).unwrap_err().to_string();
+        assert_eq!(problem, "projection sums cannot be read");
         log.append("a", deposited(usd(1)));
         until_position(&host, log.position()).await;
         let (_, position) = sums.read(None, |_| Ok(())).await.unwrap();
