@@ -16,9 +16,6 @@ use tonic::Code;
 
 use crate::common::{PATIENCE, Site, eur, everything, head, minor, usd};
 
-/// How long a query may wait for a position here: a guard against hanging, and the most there is.
-const WAIT: Duration = Duration::from_secs(30);
-
 const PROJECTIONS: [&str; 3] = ["account_balance", "account_transactions", "daily_summary"];
 
 /// Everything a user of the bank does, and what must then be so.
@@ -65,7 +62,7 @@ async fn all(client: &Client) -> CommandReceipt {
 
 async fn accounts(client: &Client) {
     let all = all(client).await;
-    let ada = client.get_account("ada").after(&all).max_wait(WAIT).await.unwrap();
+    let ada = client.get_account("ada").after(&all).await.unwrap();
     assert!(ada.position >= all.position);
     let ada = ada.account.unwrap();
     assert_eq!((ada.owner_name.as_str(), ada.status()), ("Ada Lovelace", AccountStatus::Open));
@@ -92,7 +89,7 @@ async fn accounts(client: &Client) {
 
 async fn transactions(client: &Client, opened: &CommandReceipt) {
     let all = all(client).await;
-    let query = || client.list_transactions("ada").after(&all).max_wait(WAIT);
+    let query = || client.list_transactions("ada").after(&all);
     let rows: Vec<Transaction> = query().page_size(7).all().try_collect().await.unwrap();
     let versions: Vec<u64> = rows.iter().map(|row| row.version).collect();
     assert_eq!(versions, (1..=41).rev().collect::<Vec<_>>());
@@ -140,7 +137,7 @@ async fn summaries(client: &Client, opened: &CommandReceipt) {
     let time = opened.recorded_time.unwrap();
     let day = time.to_string()[..10].to_owned();
     let last = everything(client).await.last().unwrap().recorded_time.unwrap().to_string();
-    let days = client.daily_summary(&day, &last[..10]).after(&all).max_wait(WAIT).await.unwrap();
+    let days = client.daily_summary(&day, &last[..10]).after(&all).await.unwrap();
     // A run over midnight has two days.
     let mut sums: BTreeMap<String, [i64; 6]> = BTreeMap::new();
     for day in days.days {
@@ -165,7 +162,7 @@ async fn summaries(client: &Client, opened: &CommandReceipt) {
     assert!(only.days.iter().all(|day| day.movements.as_ref().unwrap().currency_code == "EUR"));
 
     let year: i32 = day[..4].parse().unwrap();
-    let totals = client.yearly_totals(year).after(&all).max_wait(WAIT).await.unwrap().totals;
+    let totals = client.yearly_totals(year).after(&all).await.unwrap().totals;
     let codes: Vec<&str> = totals.iter().map(|total| total.currency_code.as_str()).collect();
     assert_eq!(codes, ["EUR", "USD"]);
     assert_eq!(client.yearly_totals(1999).await.unwrap().totals, []);
@@ -175,10 +172,10 @@ async fn a_session_reads_its_writes(client: &Client) {
     let session = client.read_your_writes();
     for n in 1..=20 {
         session.deposit("cyd-0", usd(1)).await.unwrap();
-        let query = session.get_account("cyd-0").max_wait(WAIT);
+        let query = session.get_account("cyd-0");
         let account = query.await.unwrap().account.unwrap();
         assert_eq!(minor(&account.balance.unwrap()), n);
-        let rows = session.list_transactions("cyd-0").max_wait(WAIT).await.unwrap();
+        let rows = session.list_transactions("cyd-0").await.unwrap();
         assert_eq!(i64::try_from(rows.transactions.len()).unwrap(), n);
     }
 }
@@ -221,7 +218,7 @@ async fn pause_and_resume(client: &Client) {
     let balance = |account: daybook_contract::bank::v1::GetAccountResponse| {
         minor(&account.account.unwrap().balance.unwrap())
     };
-    let query = client.get_account("cyd-1").after(&before).max_wait(WAIT);
+    let query = client.get_account("cyd-1").after(&before);
     assert_eq!(balance(query.await.unwrap()), 0);
     for _ in 0..2 {
         let paused = client.projections().pause("account_balance").await.unwrap();
@@ -229,7 +226,7 @@ async fn pause_and_resume(client: &Client) {
     }
     let receipt = client.deposit("cyd-1", usd(5)).await.unwrap();
     // The others go on, this one serves what it has.
-    let rows = client.list_transactions("cyd-1").after(&receipt).max_wait(WAIT).await.unwrap();
+    let rows = client.list_transactions("cyd-1").after(&receipt).await.unwrap();
     assert_eq!(rows.transactions.len(), 1);
     assert_eq!(balance(client.get_account("cyd-1").await.unwrap()), 0);
     let status = client.projections().get("account_balance").await.unwrap();
@@ -238,7 +235,7 @@ async fn pause_and_resume(client: &Client) {
         let resumed = client.projections().resume("account_balance").await.unwrap();
         assert_ne!(resumed.state(), ProjectionState::Paused);
     }
-    let query = client.get_account("cyd-1").after(&receipt).max_wait(WAIT);
+    let query = client.get_account("cyd-1").after(&receipt);
     assert_eq!(balance(query.await.unwrap()), 5);
 }
 
@@ -257,7 +254,7 @@ async fn rebuild(client: &Client) {
         assert_eq!(differences, [0, 0, 0], "{name}: {report:?}");
     }
     let receipt = client.deposit("cyd-2", usd(5)).await.unwrap();
-    let query = client.get_account("cyd-2").after(&receipt).max_wait(WAIT);
+    let query = client.get_account("cyd-2").after(&receipt);
     assert_eq!(query.await.unwrap().account.unwrap().version, 2);
     let page = client.list_transactions("ada").page_size(500).await.unwrap();
     assert_eq!(page.transactions.len(), 41);
@@ -274,7 +271,7 @@ async fn the_bank_works_in_one_process() {
     // All of it is still there.
     let _process = site.start("dev", &[]);
     let client = site.client();
-    let account = client.get_account("ada").min_position(head).max_wait(WAIT).await.unwrap();
+    let account = client.get_account("ada").min_position(head).await.unwrap();
     assert_eq!(account.account.unwrap().version, 41);
 }
 
@@ -300,7 +297,7 @@ async fn the_bank_works_over_kafka_with_a_process_for_each_side() {
     assert!(query.terminate().success());
     let receipt = client.deposit("cyd-3", usd(5)).await.unwrap();
     let _query = reader.start("query", &flags);
-    let answer = client.get_account("cyd-3").after(&receipt).max_wait(WAIT).await.unwrap();
+    let answer = client.get_account("cyd-3").after(&receipt).await.unwrap();
     assert_eq!(answer.account.unwrap().version, 2);
     assert!(command.terminate().success());
     // The queries go on without the commands.
@@ -384,7 +381,7 @@ async fn a_session_reads_its_writes_of(account: &str, client: &Client) {
     let session = client.read_your_writes();
     for _ in 0..5 {
         let receipt = session.deposit(account, usd(1)).await.unwrap();
-        let answer = session.get_account(account).max_wait(WAIT).await.unwrap();
+        let answer = session.get_account(account).await.unwrap();
         assert_eq!(answer.account.unwrap().version, receipt.version);
     }
 }

@@ -1,7 +1,5 @@
 //! The catalogue as its users meet it.
 
-use std::time::Duration;
-
 use daybook_client::{Daybook as Client, Money};
 use daybook_contract::catalog::v1::{
     ChangePriceRequest, CreateProductRequest, DescribeProductRequest, DiscontinueProductRequest,
@@ -14,12 +12,9 @@ use crate::cli::Bench;
 use crate::common::{eur, head, usd};
 use crate::shop::Shop;
 
-/// How long a query may wait for a position here: a guard against hanging.
-const WAIT: Duration = Duration::from_secs(20);
-
 /// The ids of the products with these words.
 async fn found(client: &Client, text: &str) -> Vec<String> {
-    let query = client.search_products(text).min_position(head(client).await).max_wait(WAIT);
+    let query = client.search_products(text).min_position(head(client).await);
     let products: Vec<_> = query.page_size(2).all().try_collect().await.unwrap();
     products.into_iter().map(|product| product.product_id).collect()
 }
@@ -47,7 +42,7 @@ async fn a_product_is_described_priced_found_and_discontinued() {
     assert_eq!(found(client, "teapot").await, Vec::<String>::new());
     let last = client.discontinue_product(id).reason("replaced").await.unwrap();
     assert_eq!(found(client, "samovar").await, Vec::<String>::new());
-    let query = client.get_product(id).min_position(last.position).max_wait(WAIT);
+    let query = client.get_product(id).min_position(last.position);
     let answer = query.await.unwrap();
     let product = answer.product.unwrap();
     assert_eq!((product.name.as_str(), product.version), ("Samovar", 4));
@@ -68,7 +63,7 @@ async fn who_finds_not_everything_is_told_so() {
     let receipts = shop.client.execute_stream(futures::stream::iter(pots));
     receipts.try_for_each(async |_| Ok(())).await.unwrap();
     let query = |words| {
-        let query = shop.client.search_products(words).page_size(1).max_wait(WAIT);
+        let query = shop.client.search_products(words).page_size(1);
         query.min_position(1_001)
     };
     assert!(query("teapot").await.unwrap().more_matches);
@@ -99,7 +94,7 @@ async fn the_admin_sees_stock_and_sales_beside_each_product() {
     client.pay_order("1").await.unwrap();
     client.pay_order("2").await.unwrap();
     let last = client.cancel_order("3").await.unwrap();
-    let query = client.list_products_for_admin().min_position(last.position).max_wait(WAIT);
+    let query = client.list_products_for_admin().min_position(last.position);
     let products: Vec<_> = query.page_size(1).all().try_collect().await.unwrap();
     let [cup, teapot] = products.try_into().unwrap();
     assert_eq!((cup.on_hand, cup.sold_quantity, cup.revenue.len()), (0, 0, 0));

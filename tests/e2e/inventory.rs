@@ -1,7 +1,6 @@
 //! The inventory as its users meet it.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use daybook_contract::inventory::v1::watch_low_stock_response::Update;
 use daybook_contract::inventory::v1::{
@@ -15,14 +14,11 @@ use tonic::Code;
 use crate::common::{PATIENCE, head};
 use crate::shop::Shop;
 
-/// How long a query may wait for a position here: a guard against hanging.
-const WAIT: Duration = Duration::from_secs(20);
-
 impl Shop {
     /// The stock of a product, as it is now.
     async fn stock(&self, product: &str) -> Stock {
         let query = self.client.get_stock(product).min_position(head(&self.client).await);
-        query.max_wait(WAIT).await.unwrap().stock.unwrap()
+        query.await.unwrap().stock.unwrap()
     }
 
     /// Takes goods in without more ado.

@@ -1,7 +1,5 @@
 //! Orders as their users meet them.
 
-use std::time::Duration;
-
 use daybook_client::{CommandReceipt, Money};
 use daybook_contract::orders::v1::{
     AddItemRequest, CancelOrderRequest, CreateOrderRequest, Order, OrderStatus, PayOrderRequest,
@@ -13,14 +11,11 @@ use tonic::Code;
 use crate::common::{eur, everything, head, minor, usd};
 use crate::shop::Shop;
 
-/// How long a query may wait for a position here: a guard against hanging.
-const WAIT: Duration = Duration::from_secs(20);
-
 impl Shop {
     /// An order, as it is now.
     async fn order(&self, order: &str) -> Order {
         let query = self.client.get_order(order).min_position(head(&self.client).await);
-        query.max_wait(WAIT).await.unwrap().order.unwrap()
+        query.await.unwrap().order.unwrap()
     }
 
     /// Ada, teapots at 19.99 USD and cups at 4.50 USD.
@@ -322,8 +317,7 @@ async fn orders_are_found_by_user_status_time_and_product_and_summed_up() {
     let client = shop.client.read_your_writes();
     let all = CommandReceipt { position: last.position, ..Default::default() };
     let ids = async |query: daybook_client::Query<_>| -> Vec<String> {
-        let orders: Vec<Order> =
-            query.after(&all).max_wait(WAIT).page_size(2).all().try_collect().await.unwrap();
+        let orders: Vec<Order> = query.after(&all).page_size(2).all().try_collect().await.unwrap();
         orders.into_iter().map(|order| order.order_id).collect()
     };
     let everything = ids(client.list_orders()).await;
@@ -348,7 +342,7 @@ async fn orders_are_found_by_user_status_time_and_product_and_summed_up() {
     let first = shop.order("ada-0").await.created_time.unwrap().to_string();
     let day = last.recorded_time.unwrap().to_string();
     let query = client.daily_statistics(&first[..10], &day[..10]).currency("USD");
-    let days = query.after(&all).max_wait(WAIT).await.unwrap().days;
+    let days = query.after(&all).await.unwrap().days;
     let sum = |count: fn(&_) -> u64| days.iter().map(count).sum::<u64>();
     assert_eq!(sum(|day: &daybook_contract::orders::v1::DailyStatistics| day.orders_submitted), 4);
     assert_eq!(sum(|day| day.orders_paid), 3);

@@ -1,7 +1,5 @@
 //! All domains over a real broker, with a process for each side.
 
-use std::time::Duration;
-
 use daybook_client::Daybook as Client;
 use daybook_contract::orders::v1::OrderStatus;
 use daybook_testing::{Broker, Ports, eventually, http_get, unique};
@@ -13,9 +11,6 @@ use crate::bank::published;
 use crate::cli::{Bench, the_demo_ends_well};
 use crate::common::{DIVIDED, PATIENCE, Site, head, minor, over_kafka, usd};
 use crate::sagas::{order, orders_are_fulfilled_or_undone, saga_ended};
-
-/// How long a query may wait for a position here: a guard against hanging, and the most there is.
-const WAIT: Duration = Duration::from_secs(30);
 
 /// The topics of the shop.
 const TOPICS: [&str; 6] = [
@@ -91,7 +86,7 @@ async fn every_query_knows_the_orders(client: &Client, paid: u64) {
     let at = head(client).await;
     macro_rules! ask {
         ($query:expr) => {
-            $query.min_position(at).max_wait(WAIT).await.unwrap()
+            $query.min_position(at).await.unwrap()
         };
     }
     let user = ask!(client.get_user("ada")).user.unwrap();

@@ -1,7 +1,6 @@
 //! Users as their users meet them.
 
 use std::process::Command;
-use std::time::Duration;
 
 use daybook_contract::users::v1::{
     ActivityKind, ChangeEmailRequest, DeactivateUserRequest, RecordActionRequest,
@@ -14,9 +13,6 @@ use tonic::Code;
 use crate::cli::Bench;
 use crate::common::{eur, head, usd};
 use crate::shop::Shop;
-
-/// How long a query may wait for a position here: a guard against hanging.
-const WAIT: Duration = Duration::from_secs(20);
 
 fn register(user_id: &str, email: &str) -> RegisterUserRequest {
     let (user_id, name, email) = (user_id.to_owned(), "Ada".to_owned(), email.to_owned());
@@ -37,18 +33,18 @@ async fn a_user_lives_from_registration_to_deactivation() {
     let last = client.deactivate_user(id).reason("moved").await.unwrap();
     assert_eq!(last.version, 5);
 
-    let user = client.get_user(id).min_position(last.position).max_wait(WAIT).await.unwrap();
+    let user = client.get_user(id).min_position(last.position).await.unwrap();
     let user = user.user.unwrap();
     assert_eq!((user.name.as_str(), user.email.as_str()), ("Ada Lovelace", "ada@example.net"));
     assert_eq!((user.status(), user.version), (UserStatus::Deactivated, 5));
     let found = client.list_users().email("ADA@EXAMPLE.NET").min_position(last.position);
-    assert_eq!(found.max_wait(WAIT).await.unwrap().users, [user]);
-    let timeline = client.user_activity(id).page_size(2).min_position(last.position).max_wait(WAIT);
+    assert_eq!(found.await.unwrap().users, [user]);
+    let timeline = client.user_activity(id).page_size(2).min_position(last.position);
     let timeline: Vec<_> = timeline.all().try_collect().await.unwrap();
     let kinds: Vec<_> = timeline.iter().map(|entry| entry.kind()).collect();
     use ActivityKind::{Action, Deactivation, EmailChange, Login, Registration};
     assert_eq!(kinds, [Deactivation, EmailChange, Action, Login, Registration]);
-    let logins = client.user_activity(id).kind(Login).max_wait(WAIT).await.unwrap().activities;
+    let logins = client.user_activity(id).kind(Login).await.unwrap().activities;
     assert_eq!((logins.len(), logins[0].description.as_str()), (1, "phone"));
 }
 
@@ -214,7 +210,7 @@ async fn statistics_count_what_a_user_did_and_ordered() {
     client.pay_order("1").await.unwrap();
     client.pay_order("2").await.unwrap();
     let last = client.cancel_order("3").await.unwrap();
-    let query = client.user_statistics("ada").min_position(last.position).max_wait(WAIT);
+    let query = client.user_statistics("ada").min_position(last.position);
     let numbers = query.await.unwrap().statistics.unwrap();
     assert_eq!((numbers.login_count, numbers.action_count), (1, 1));
     let orders = (numbers.order_count, numbers.paid_order_count, numbers.cancelled_order_count);
