@@ -28,8 +28,8 @@ use crate::spread::Spread;
 /// The accounts of a load that is spread.
 pub const ACCOUNTS: u64 = 10_000;
 
-/// The commands in flight on one ExecuteStream.
-pub const WINDOW: usize = 1024;
+/// The commands in flight on one ExecuteStream: as many as the server takes of one.
+pub const WINDOW: usize = 2048;
 
 /// How long a query may wait for a projection before the run fails.
 const MAX_WAIT: Duration = Duration::from_secs(30);
