@@ -62,6 +62,7 @@ impl Site {
             .query_url(self.ports.query_url())
             .saga_url(self.ports.saga_url())
             .deadline(PATIENCE)
+            // The service cuts it to the longest that it waits, 30 s.
             .max_wait(PATIENCE)
             .max_attempts(attempts)
             .build()

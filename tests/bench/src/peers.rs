@@ -16,7 +16,7 @@ use daybook_testing::{TempDir, free_port};
 use crate::bank::{ACCOUNTS, Deposits, connections_for};
 use crate::load::{self, Asked, Times, Told, Window};
 use crate::report::Row;
-use crate::scenarios::{Bench, CLIENTS, EVENLY};
+use crate::scenarios::{Bench, CLIENTS, EVENLY, MANY_CLIENTS};
 use crate::{PLAIN_SERVER, noop};
 
 /// Where the program of the peers is, seen from the directory of this one.
@@ -50,10 +50,17 @@ impl Bench {
             let name = format!("Deposit, {clients} clients");
             if uma.is_some() {
                 let appended = self.summary(appended);
-                self.row(Row::beside(name.clone(), own.clone(), "UmaDB append", appended));
+                let row = Row::beside(name.clone(), own.clone(), "UmaDB append", appended);
+                self.share(&format!("Deposit by {clients} clients, of UmaDB"), &row, 130.0);
+                self.row(row);
             }
             let designed = self.summary(designed);
-            self.row(Row::beside(name, own, "plain design", designed));
+            let row = Row::beside(name, own, "plain design", designed);
+            if clients == MANY_CLIENTS {
+                let name = format!("Deposit by {clients} clients, of the plain design");
+                self.share(&name, &row, 1000.0);
+            }
+            self.row(row);
         }
         Ok(())
     }

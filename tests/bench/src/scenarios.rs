@@ -219,11 +219,15 @@ impl Bench {
     async fn latency(&mut self) -> Result<()> {
         let system = self.commands().await?;
         let durable = self.durable(MediumKind::Sqlite)?;
-        let highest = self.deposits(&system, MANY_CLIENTS, &EVENLY).await?.rate();
+        let mut highest: f64 = 0.0;
+        for clients in CLIENTS {
+            highest = highest.max(self.deposits(&system, clients, &EVENLY).await?.rate());
+        }
         let rate = (highest / 2.0) as u64;
         let url = system.ports.command_url();
-        let (mut own, mut alone) = (Vec::new(), Vec::new());
+        let (mut own, mut alone, mut noop) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..self.windows {
+            noop.push(self.open_deposits(&self.noop.url, &[self.noop.id()], rate).await?);
             alone.push(self.open_deposits(durable.url(), &durable.ids(), rate).await?);
             own.push(self.open_deposits(&url, &system.ids(), rate).await?);
         }
@@ -232,9 +236,11 @@ impl Bench {
         self.floor("a deposit at half of the rate", "p99 ≤ 5 ms", p99, p99 <= 5.0);
         let name = format!("Deposit, open loop, {rate}/s");
         self.row(Row { name, measured, beside: None });
-        let name = format!("durable in SQLite alone, open loop, {rate}/s");
-        let measured = self.summary(alone);
-        self.row(Row { name, measured, beside: None });
+        for (what, windows) in [("durable in SQLite alone", alone), ("no-op", noop)] {
+            let name = format!("{what}, open loop, {rate}/s");
+            let measured = self.summary(windows);
+            self.row(Row { name, measured, beside: None });
+        }
         Ok(())
     }
 
