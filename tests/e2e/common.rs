@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use daybook_client::{Daybook as Client, Error, Money, StoredEvent};
+use daybook_client::{Daybook as Client, Error, LONGEST_WAIT, Money, StoredEvent};
 use daybook_contract::bank::v1::command_service_client::CommandServiceClient as BankCommands;
 use daybook_contract::daybook::v1::ReadAllRequest;
 use daybook_contract::daybook::v1::event_log_service_client::EventLogServiceClient as EventLog;
@@ -62,8 +62,7 @@ impl Site {
             .query_url(self.ports.query_url())
             .saga_url(self.ports.saga_url())
             .deadline(PATIENCE)
-            // The service cuts it to the longest that it waits, 30 s.
-            .max_wait(PATIENCE)
+            .max_wait(LONGEST_WAIT)
             .max_attempts(attempts)
             .build()
             .unwrap()

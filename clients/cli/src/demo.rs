@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use daybook_client::{CommandReceipt, Daybook, Error};
+use daybook_client::{CommandReceipt, Daybook, Error, LONGEST_WAIT};
 use daybook_contract::orders::v1::{OrderStatus, ShipOrderRequest};
 use futures::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use crate::exit::Exit;
-use crate::flags::{Globals, LONGEST_WAIT};
+use crate::flags::Globals;
 use crate::output::{self, Format};
 use crate::problem::Problem;
 use crate::script::{Kind, Script, Step, script};

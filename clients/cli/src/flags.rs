@@ -202,9 +202,6 @@ impl QueryFlags {
     }
 }
 
-/// The longest that a query waits for a position.
-pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(30);
-
 /// The largest page that a query service gives.
 const LARGEST_PAGE: i32 = 500;
 

@@ -1,7 +1,7 @@
 //! `daybook saga list`, `show`, `watch`, `retry`, `compensate`: the sagas of a saga process.
 
 use clap::{Subcommand, ValueEnum};
-use daybook_client::{Daybook, QueryRequest};
+use daybook_client::{Daybook, LONGEST_WAIT, QueryRequest};
 use daybook_contract::daybook::v1::step_answer::Outcome;
 use daybook_contract::daybook::v1::{
     GetSagaRequest, GetSagaResponse, ListSagasRequest, ListSagasResponse, RetrySagaResponse, Saga,
@@ -11,7 +11,7 @@ use daybook_contract::daybook::v1::{
 use crate::account::{show_receipt, word};
 use crate::events::print_line;
 use crate::exit::Exit;
-use crate::flags::{Globals, LONGEST_WAIT, Pages, QueryFlags};
+use crate::flags::{Globals, Pages, QueryFlags};
 use crate::follow::{Follower, Subject};
 use crate::output::{self, Format};
 use crate::problem::Problem;

@@ -1,7 +1,7 @@
 //! `daybook transfer`: money from one account to another.
 
 use clap::{Args, Subcommand, ValueEnum};
-use daybook_client::{Daybook, QueryRequest};
+use daybook_client::{Daybook, LONGEST_WAIT, QueryRequest};
 use daybook_contract::bank::v1::{
     BankTransfer, CancelTransferRequest, GetTransferRequest, ListTransfersRequest, TransferRequest,
     TransferStatus,
@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::account::{parse_amount, show_receipt, word};
 use crate::events::print_line;
 use crate::exit::Exit;
-use crate::flags::{CommandFlags, Globals, LONGEST_WAIT, Pages, QueryFlags};
+use crate::flags::{CommandFlags, Globals, Pages, QueryFlags};
 use crate::follow::{Follower, Subject};
 use crate::output::{self, Format};
 use crate::problem::Problem;

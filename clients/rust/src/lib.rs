@@ -50,6 +50,6 @@ pub use daybook_contract::error::Error;
 pub use event_log::{EventLog, StoredEvent, Update};
 pub use failure::{UNREACHABLE, from_status};
 pub use projections::Projections;
-pub use query::{PagedRequest, Query, QueryRequest};
+pub use query::{LONGEST_WAIT, PagedRequest, Query, QueryRequest};
 pub use retry::Policy;
 pub use sagas::Sagas;

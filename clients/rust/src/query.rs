@@ -25,8 +25,8 @@ use crate::client::{Daybook, Service};
 /// How long a query waits for a position when it does not say; the server's default.
 const DEFAULT_WAIT: Duration = Duration::from_secs(5);
 
-/// The longest that the server waits for a position.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// The longest that the server waits for a position; a query that asks for more waits this long.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// The request of a query RPC.
 pub trait QueryRequest: Message + Default + Clone + 'static {
