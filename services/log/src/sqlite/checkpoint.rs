@@ -52,6 +52,10 @@ pub(super) struct Checkpoints {
     moved: mpsc::Receiver<rusqlite::Result<()>>,
     thread: Option<JoinHandle<()>>,
     under_way: bool,
+    /// How the part of the other thread went, until that is taken up.
+    ended: Option<rusqlite::Result<()>>,
+    /// How long the WAL is.
+    pages: i64,
     /// How long the WAL was when it was moved, 0 once it has begun anew.
     length: i64,
     /// How often it was moved again since.
@@ -70,33 +74,56 @@ impl Checkpoints {
         };
         let thread = std::thread::Builder::new().name("log-checkpoint".to_owned()).spawn(run)?;
         let (orders, thread) = (Some(orders), Some(thread));
-        Ok(Self { orders, moved, thread, under_way: false, length: 0, tries: 0 })
+        let (under_way, ended, pages, length, tries) = (false, None, 0, 0, 0);
+        Ok(Self { orders, moved, thread, under_way, ended, pages, length, tries })
     }
 
-    /// What there is to do after a group, on the thread that writes, with its connection, of which
-    /// pages are counted. After an error of input or output the file is not to be trusted.
-    pub fn go_on(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        let pages = WAL.get();
-        if self.under_way {
-            let moved = match self.moved.try_recv() {
-                Err(TryRecvError::Empty) => return Ok(()),
-                Ok(moved) => moved,
-                // The rest is then all of it.
-                Err(TryRecvError::Disconnected) => Ok(()),
-            };
-            (self.under_way, self.length, self.tries) = (false, pages, 0);
-            return moved.and_then(|()| checkpoint(connection, "PASSIVE")).map(drop);
-        }
+    /// Looks at the WAL after a commit on this thread, with a connection of which pages are
+    /// counted, and says whether there is something to do about it ([`Self::go_on`]).
+    pub fn is_due(&mut self) -> bool {
+        self.pages = WAL.get();
         // A group that is longer than the whole WAL before it is taken for more of the same, which
         // moves it sooner.
-        if pages < self.length {
+        if self.pages < self.length {
             self.length = 0;
         }
-        if self.length > 0 && pages > self.length && self.tries < TRIES {
-            (self.length, self.tries) = (pages, self.tries + 1);
+        if !self.under_way {
+            return self.is_longer() || self.is_long();
+        }
+        match self.moved.try_recv() {
+            Ok(moved) => self.ended = Some(moved),
+            // The rest is then all of it.
+            Err(TryRecvError::Disconnected) => self.ended = Some(Ok(())),
+            Err(TryRecvError::Empty) => {}
+        }
+        self.ended.is_some()
+    }
+
+    /// Whether the WAL did not begin anew when it was moved.
+    fn is_longer(&self) -> bool {
+        self.length > 0 && self.pages > self.length && self.tries < TRIES
+    }
+
+    /// Whether it is time to move the WAL.
+    fn is_long(&self) -> bool {
+        self.pages >= PAGES.max(self.length + PAGES_MORE)
+    }
+
+    /// Does what is due, with the connection that writes. After an error of input or output the
+    /// file is not to be trusted.
+    pub fn go_on(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        if let Some(moved) = self.ended.take() {
+            (self.under_way, self.length, self.tries) = (false, self.pages, 0);
+            return moved.and_then(|()| checkpoint(connection, "PASSIVE")).map(drop);
+        }
+        if self.under_way {
+            return Ok(());
+        }
+        if self.is_longer() {
+            (self.length, self.tries) = (self.pages, self.tries + 1);
             return checkpoint(connection, "PASSIVE").map(drop);
         }
-        if pages >= PAGES.max(self.length + PAGES_MORE) {
+        if self.is_long() {
             self.under_way = true;
             // A thread that has ended is noticed with the next group.
             let _ = self.orders.as_ref().map(|orders| orders.send(()));
@@ -107,7 +134,7 @@ impl Checkpoints {
     /// Waits for what is under way, ends the thread, and says how it went.
     pub fn end(mut self) -> rusqlite::Result<()> {
         self.join();
-        self.moved.try_iter().collect()
+        self.ended.take().into_iter().chain(self.moved.try_iter()).collect()
     }
 
     fn join(&mut self) {
