@@ -159,7 +159,8 @@ impl EventLog {
     /// no other process can open it.
     pub async fn open(config: Config) -> Result<Self, Error> {
         let Config { directory, max_pages, cache, index_after } = config;
-        let options = sqlite::Options { directory, max_pages, index_after };
+        let usual = sqlite::Options::new(directory);
+        let options = sqlite::Options { max_pages, index_after, ..usual };
         let Sqlite { info, writer, reader } = sqlite::open(options).await?;
         Self::start(info, Box::new(writer), Arc::new(reader), cache).await
     }

@@ -125,7 +125,7 @@ pub struct StoreInfo {
 /// The writing half; there is one.
 pub trait StorageWriter: Send + 'static {
     /// Commits a group. The work begins with the call, not with the first look at the future; the
-    /// next group comes after the end of this one.
+    /// next group comes after the end of this one. The call may take as long as a quick commit.
     ///
     /// Law: `Ok` says that all of it is durable. [`Error::DiskFull`] and [`Error::NotWritten`] say
     /// that nothing of it was written and that the next commit may be tried. Any other error is

@@ -90,11 +90,13 @@ impl Checkpoints {
         if !self.under_way {
             return self.is_longer() || self.is_long();
         }
-        match self.moved.try_recv() {
-            Ok(moved) => self.ended = Some(moved),
-            // The rest is then all of it.
-            Err(TryRecvError::Disconnected) => self.ended = Some(Ok(())),
-            Err(TryRecvError::Empty) => {}
+        if self.ended.is_none() {
+            self.ended = match self.moved.try_recv() {
+                Err(TryRecvError::Empty) => None,
+                Ok(moved) => Some(moved),
+                // The rest is then all of it.
+                Err(TryRecvError::Disconnected) => Some(Ok(())),
+            };
         }
         self.ended.is_some()
     }

@@ -79,6 +79,13 @@ pub(super) fn is_v7(id: &Uuid) -> bool {
     id.get_version_num() == 7
 }
 
+/// Thousands of small parts, which take a while to free.
+#[derive(Debug)]
+pub(super) struct Waste {
+    _merging: Arc<Merging>,
+    _requests: Vec<Arc<Requests>>,
+}
+
 /// What of the indexes is in memory. Clones are the same.
 #[derive(Debug, Clone)]
 pub(super) struct Index {
@@ -120,11 +127,11 @@ impl Index {
     /// What to merge: what is under way, or else what is full, or, when `all`, whatever there is.
     pub fn to_merge(&self, all: bool) -> Option<Arc<Merging>> {
         let mut parts = self.write();
+        let is_full = self.has_enough(&parts);
         let Parts { filling: Filling { places, requests, last }, merging, .. } = &mut *parts;
         let empty = places.len() == 0 && requests.rows.is_empty();
         let events_too = all || places.len() >= self.size;
-        let full = events_too || requests.rows.len() >= self.requests();
-        if merging.is_none() && !empty && full {
+        if merging.is_none() && !empty && (all || is_full) {
             let places = if events_too { std::mem::take(places).sorted() } else { Vec::new() };
             let requests = Arc::new(std::mem::take(requests));
             *merging = Some(Arc::new(Merging { places, requests, last: *last }));
@@ -132,15 +139,25 @@ impl Index {
         merging.clone()
     }
 
+    /// Whether something is full and nothing is merged: [`Self::to_merge`] then sorts it.
+    pub fn is_full(&self) -> bool {
+        let parts = self.read();
+        parts.merging.is_none() && self.has_enough(&parts)
+    }
+
+    fn has_enough(&self, Parts { filling, .. }: &Parts) -> bool {
+        filling.places.len() >= self.size || filling.requests.rows.len() >= self.requests()
+    }
+
     /// How many requests are merged at once, and stay in memory after that at least.
     fn requests(&self) -> usize {
         self.size.div_ceil(REQUESTS_MORE_OFTEN)
     }
 
-    /// What was under way is in the tables.
-    pub fn merged(&self) {
+    /// What was under way is in the tables. What is returned is no longer needed.
+    pub fn merged(&self) -> Option<Waste> {
         let mut parts = self.write();
-        let Some(merging) = parts.merging.take() else { return };
+        let merging = parts.merging.take()?;
         parts.merged.push_back(merging.requests.clone());
         let mut out = Vec::new();
         let later = |merged: &VecDeque<Arc<Requests>>| -> usize {
@@ -151,9 +168,7 @@ impl Index {
         }
         let newest = out.iter().filter_map(|requests| requests.newest()).max();
         parts.newest = newest.map_or(parts.newest, |newest| newest.max(parts.newest));
-        drop(parts);
-        // Thousands of small parts are freed here, outside of the lock.
-        drop((merging, out));
+        Some(Waste { _merging: merging, _requests: out })
     }
 
     /// The last version of a stream, if one of its events is in memory. It is then the last of all.

@@ -1,8 +1,9 @@
 //! The writing half: the one connection that appends, and a thread for it.
 //!
-//! The way to the thread and back takes as long as a small group takes to commit. So a small one is
-//! committed where it was decided, as long as the disk is quick: the caller is a thread that serves
-//! others, too, and must not wait for a slow one.
+//! The way to the thread and back takes a third of the time in which a small group is committed. So
+//! a small one is committed by whoever hands it over, as long as commits are quick: the caller is a
+//! thread that serves others, too, and must not wait for a slow disk. What may take longer is for
+//! the thread: a long group, one that failed, a turn of the index, a checkpoint.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,14 +14,14 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use tokio::sync::oneshot;
 use tracing::{error, warn};
 
 use super::checkpoint::{Checkpoints, checkpoint, count_pages};
 use super::disk_runs::{self, DiskRuns};
 use super::heads::Heads;
-use super::index::{Index, beside_the_log};
+use super::index::{Index, Waste, beside_the_log};
 use super::insert::Insert;
 use super::merge::{Merger, Slice, remember_newest};
 use super::{BUSY_TIMEOUT, FILE_NAME, LEAST_SQLITE, Options, request_column, signed};
@@ -30,15 +31,13 @@ use crate::storage::{ClaimKey, EventRow, Group, Holders, StorageWriter, StoredAn
 /// The prepared statements that are kept; there are fewer.
 const STATEMENTS: usize = 32;
 
-/// A group with no more events, answers and bytes is small. Of more, the thread commits one while
-/// the next is decided, which saves more than the way takes.
+/// A group with no more events, answers and bytes of records is small. Of longer ones, the thread
+/// commits one while the next is decided, which saves more than the way takes.
 const SMALL: usize = 100;
 const SMALL_BYTES: usize = 128 * 1024;
 
-/// The disk is quick when so many commits, one after the other, took no longer than this: ten times
-/// what one takes on a disk that syncs in a tenth of a millisecond.
+/// Commits are quick when so many, one after the other, were ([`Options::quick_commit`]).
 const QUICK_ONES: u32 = 8;
-const QUICK: Duration = Duration::from_millis(2);
 
 /// What a transaction merges that does nothing else, at the end. The chunks that are not needed for
 /// what is in memory compact runs, so that sessions that append little do not leave one each.
@@ -54,15 +53,15 @@ static EVENTS: LazyLock<Insert<6>> = LazyLock::new(|| {
 
 /// The writing half. It holds the lock of the store until it is closed or dropped.
 pub struct SqliteWriter {
-    /// Nobody else has it but the thread, while it works.
+    /// Shared with the thread.
     store: Arc<Mutex<Store>>,
     orders: Option<mpsc::Sender<Order>>,
     thread: Option<JoinHandle<()>>,
 }
 
 enum Order {
-    Commit(Arc<Group>, oneshot::Sender<Result<(), Error>>),
-    Checkpoint,
+    /// With what went wrong when it was tried before, if it was.
+    Commit(Arc<Group>, Option<Problem>, oneshot::Sender<Result<(), Error>>),
     Close(oneshot::Sender<()>),
 }
 
@@ -87,7 +86,8 @@ impl SqliteWriter {
             merger: None,
             full: false,
             quick: 0,
-            begun: false,
+            untidy: false,
+            waste: None,
             stopped: None,
             _lock: lock,
         };
@@ -101,18 +101,22 @@ impl SqliteWriter {
         Ok(Self { store, orders: Some(orders), thread: Some(thread) })
     }
 
-    /// Commits a group on this thread if that is likely to be short.
-    fn commit_here(&self, group: &Group) -> Option<Result<(), Error>> {
-        // Where it is taken, the thread is at a checkpoint; after a panic nothing goes on.
-        let mut store = self.store.try_lock().ok()?;
-        if !is_small(group) || !store.begin_at_once() {
-            return None;
+    /// Commits a group on this thread, if that is likely to be short. Otherwise it is for the other
+    /// one, which then begins with what went wrong here, if it was tried.
+    fn commit_here(&self, group: &Group) -> Result<(), Option<Problem>> {
+        if !is_small(group) {
+            return Err(None);
         }
-        let committed = store.commit(group);
-        if store.is_checkpoint_due() {
-            self.order(Order::Checkpoint);
+        // The thread may be tidying up; after a panic nothing goes on.
+        let mut store = self.store.try_lock().map_err(|_| None)?;
+        let began = Instant::now();
+        if !store.is_quick() || !store.begin_at_once()? {
+            return Err(None);
         }
-        Some(committed)
+        store.try_commit(group, true)?;
+        store.take_up(group);
+        store.took(began.elapsed());
+        Ok(())
     }
 
     fn order(&self, order: Order) {
@@ -125,11 +129,12 @@ impl SqliteWriter {
 
 impl StorageWriter for SqliteWriter {
     fn commit(&mut self, group: Arc<Group>) -> BoxFuture<'static, Result<(), Error>> {
-        if let Some(committed) = self.commit_here(&group) {
-            return Box::pin(std::future::ready(committed));
-        }
+        let problem = match self.commit_here(&group) {
+            Ok(()) => return Box::pin(std::future::ready(Ok(()))),
+            Err(problem) => problem,
+        };
         let (reply, answer) = oneshot::channel();
-        self.order(Order::Commit(group, reply));
+        self.order(Order::Commit(group, problem, reply));
         Box::pin(async move {
             let ended =
                 || Error::Stopped { problem: "the thread that writes has ended".to_owned() };
@@ -149,7 +154,7 @@ impl StorageWriter for SqliteWriter {
 
 impl Drop for SqliteWriter {
     fn drop(&mut self) {
-        // The lock is free when this returns.
+        // The lock is free once the store is dropped after this, since the thread has ended.
         self.orders = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -217,8 +222,10 @@ struct Store {
     full: bool,
     /// How many of the last commits were quick, one after the other.
     quick: u32,
-    /// The transaction of the next commit has begun.
-    begun: bool,
+    /// There is something to do before the next commit: the thread does it.
+    untidy: bool,
+    /// What is not needed any more, to be freed there.
+    waste: Option<Waste>,
     /// Why nothing may be written any more.
     stopped: Option<String>,
     _lock: File,
@@ -230,16 +237,22 @@ fn run(store: &Mutex<Store>, inbox: &mpsc::Receiver<Order>) {
         // After a panic elsewhere the thread ends, which answers the order.
         let Ok(mut store) = store.lock() else { return };
         match order {
-            Order::Commit(group, reply) => {
-                let committed = store.commit(&group);
+            Order::Commit(group, problem, reply) => {
+                if store.untidy {
+                    // After a group that this thread did not commit.
+                    store.tidy_up();
+                }
+                let committed = store.commit(&group, problem);
                 // Whoever gets the answer is then the only one who has the group.
                 drop(group);
+                // The next one may come before this returns.
+                let untidy = store.untidy;
+                let store = untidy.then_some(store);
                 let _ = reply.send(committed);
-                if store.is_checkpoint_due() {
-                    store.checkpoint();
+                if let Some(mut store) = store {
+                    store.tidy_up();
                 }
             }
-            Order::Checkpoint => store.checkpoint(),
             Order::Close(reply) => {
                 store.close();
                 let _ = reply.send(());
@@ -255,37 +268,56 @@ fn is_small(group: &Group) -> bool {
 }
 
 impl Store {
-    /// Begins the transaction of the next commit, if that is likely to be short: the disk is quick,
-    /// and no other process writes to the file.
-    fn begin_at_once(&mut self) -> bool {
-        let is_quick = self.quick >= QUICK_ONES && self.stopped.is_none();
-        if let Some(connection) = self.connection.as_ref().filter(|_| is_quick) {
-            let begun = connection.busy_timeout(Duration::ZERO).and_then(|()| begin(connection));
-            self.begun = connection.busy_timeout(BUSY_TIMEOUT).and(begun).is_ok();
-        }
-        self.begun
+    /// Whether the next commit is likely to be short.
+    fn is_quick(&self) -> bool {
+        let goes_on = self.stopped.is_none() && !self.untidy && !self.index.is_full();
+        goes_on && self.quick >= QUICK_ONES
     }
 
-    fn commit(&mut self, group: &Group) -> Result<(), Error> {
+    /// Begins a transaction, unless another process is writing.
+    fn begin_at_once(&self) -> Result<bool, Problem> {
+        let Some(connection) = &self.connection else { return Ok(false) };
+        connection.busy_timeout(Duration::ZERO)?;
+        let begun = begin(connection);
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        match begun {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(false),
+            begun => Ok(begun.map(|()| true)?),
+        }
+    }
+
+    /// Commits a group, or goes on after a problem that it met.
+    fn commit(&mut self, group: &Group, problem: Option<Problem>) -> Result<(), Error> {
         if let Some(problem) = self.stopped.clone() {
             return Err(Error::Stopped { problem });
         }
         let began = Instant::now();
         let rested = self.full || self.merger.as_ref().is_some_and(Merger::is_resting);
-        let committed = match self.commit_or_ask(group) {
+        let tried = problem.map_or_else(|| self.try_commit(group, false), Err);
+        let committed = match self.take_up_or_ask(group, tried) {
             // What was merged by the way may have taken the room; now that rests.
-            Err(Error::DiskFull) if !rested => self.commit_or_ask(group),
+            Err(Error::DiskFull) if !rested => {
+                let tried = self.try_commit(group, false);
+                self.take_up_or_ask(group, tried)
+            }
             committed => committed,
         };
-        let was_quick = committed.is_ok() && began.elapsed() <= QUICK;
-        self.quick = if was_quick { self.quick.saturating_add(1) } else { 0 };
+        match committed {
+            Ok(()) => self.took(began.elapsed()),
+            Err(_) => self.quick = 0,
+        }
         committed
     }
 
-    /// Commits a group; after an error the store is asked whether it is in it.
-    fn commit_or_ask(&mut self, group: &Group) -> Result<(), Error> {
-        let rows = group.events.len().max(group.requests.len());
-        let error = match self.try_commit(group, rows) {
+    /// Notes how long a commit took.
+    fn took(&mut self, time: Duration) {
+        let was_quick = time <= self.options.quick_commit;
+        self.quick = if was_quick { self.quick.saturating_add(1) } else { 0 };
+    }
+
+    /// After an error the store is asked whether the group is in it.
+    fn take_up_or_ask(&mut self, group: &Group, tried: Result<(), Problem>) -> Result<(), Error> {
+        let error = match tried {
             Ok(()) => {
                 self.take_up(group);
                 return Ok(());
@@ -329,10 +361,14 @@ impl Store {
         for row in &group.events {
             self.heads.set(row.stream_id, row.version);
         }
+        let is_due = self.checkpoints.as_mut().is_some_and(Checkpoints::is_due);
+        self.untidy |= is_due || self.waste.is_some();
     }
 
-    fn is_checkpoint_due(&mut self) -> bool {
-        self.checkpoints.as_mut().is_some_and(Checkpoints::is_due)
+    /// What follows a commit and may take long.
+    fn tidy_up(&mut self) {
+        (self.untidy, self.waste) = (false, None);
+        self.checkpoint();
     }
 
     /// Moves what is in the WAL into the main file, as far as it is due. Nothing that is durable
@@ -364,14 +400,15 @@ impl Store {
         Error::Stopped { problem }
     }
 
-    /// Writes a group, and merges by the way what a group of so many rows may.
-    fn try_commit(&mut self, group: &Group, rows: usize) -> Result<(), Problem> {
+    /// Writes a group, in a transaction that has begun or not, and merges by the way what a group of
+    /// so many rows may.
+    fn try_commit(&mut self, group: &Group, has_begun: bool) -> Result<(), Problem> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => none.insert(connect(&self.options)?),
         };
         let merging = self.index.to_merge(false);
-        if !std::mem::take(&mut self.begun) {
+        if !has_begun {
             begin(connection)?;
         }
         let mut merger = match &self.merger {
@@ -381,7 +418,7 @@ impl Store {
         if self.full {
             merger.rest(connection)?;
         }
-        let slice = merger.slice(rows);
+        let slice = merger.slice(group.events.len().max(group.requests.len()));
         merger.make_room(connection, slice)?;
         check_versions(connection, &self.heads, &self.index, group)?;
         write(connection, group)?;
@@ -389,7 +426,7 @@ impl Store {
         commit(connection)?;
         (self.merger, self.full) = (Some(merger), false);
         if merged {
-            self.index.merged();
+            self.waste = self.index.merged();
         }
         Ok(())
     }

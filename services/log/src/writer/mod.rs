@@ -4,7 +4,7 @@
 //! told → (if a stream that it needs is not in memory: waits until the stream is loaded) → decided
 //! against the latest accepted states (if it claims something whose holder is not in memory: waits
 //! again) → committed with its group → answered. Nothing is answered before the commit, not even a
-//! refusal, since it was decided on what the group adds. While one group commits, the next is
+//! refusal, since it was decided on what the group adds. While a long group commits, the next is
 //! decided; if the commit fails, so does everything that was decided on top of it.
 
 mod answers;

@@ -1,5 +1,7 @@
 //! What every storage must do. SQLite is one; another adds a line to `every_storage!`.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use daybook_log::record::leaf_hash;
 use daybook_log::sqlite::{self, Options};
@@ -17,11 +19,20 @@ struct Opened {
     _files: tempfile::TempDir,
 }
 
-async fn sqlite() -> Opened {
+/// SQLite, where commits of up to a time are quick.
+async fn sqlite(quick_commit: Duration) -> Opened {
     let files = tempfile::tempdir().unwrap();
-    let options = Options::new(files.path());
+    let options = Options { quick_commit, ..Options::new(files.path()) };
     let opened = sqlite::open(options).await.unwrap();
     Opened { writer: Box::new(opened.writer), reader: Box::new(opened.reader), _files: files }
+}
+
+/// Commits small groups until commits are quick.
+async fn warm_up(storage: &mut Opened) {
+    for id in 1_000_000..1_000_020 {
+        let requests = vec![request(id, StoredAnswer::Other(Bytes::from_static(b"no")))];
+        storage.writer.commit(Group { requests, ..Group::default() }.into()).await.unwrap();
+    }
 }
 
 fn event(position: u64, stream_id: i64, version: u64) -> EventRow {
@@ -192,7 +203,16 @@ async fn takes_a_group_of_any_size(mut storage: Opened) {
 macro_rules! every_storage {
     ($($law:ident),* $(,)?) => {
         mod over_sqlite {
-            $(#[tokio::test] async fn $law() { super::$law(super::sqlite().await).await; })*
+            $(#[tokio::test] async fn $law() {
+                super::$law(super::sqlite(super::Duration::ZERO).await).await;
+            })*
+        }
+        mod over_sqlite_that_commits_within_the_call {
+            $(#[tokio::test] async fn $law() {
+                let mut opened = super::sqlite(super::Duration::MAX).await;
+                super::warm_up(&mut opened).await;
+                super::$law(opened).await;
+            })*
         }
     };
 }
