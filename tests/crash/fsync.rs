@@ -50,12 +50,25 @@ async fn ends_by_itself(process: &mut Process) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_fsync_is_answered_with_no_receipt_and_ends_the_process() {
+    a_sync_fails_after(1).await;
+}
+
+/// By then small groups are committed where they are decided, where the disk is quick.
+#[tokio::test(flavor = "multi_thread")]
+async fn so_is_one_that_fails_after_many_that_were_quick() {
+    a_sync_fails_after(50).await;
+}
+
+/// All syncs fail after so many deposits.
+async fn a_sync_fails_after(deposits: usize) {
     let site = Site::new();
     let broken = site.data.path().join("broken");
     let mut process = start(&site, &broken, None).await;
     let strict = site.strict_client();
     strict.open_account("Ada").account_id("ada").await.unwrap();
-    strict.deposit("ada", usd(5)).await.unwrap();
+    for _ in 0..deposits {
+        strict.deposit("ada", usd(5)).await.unwrap();
+    }
 
     std::fs::write(&broken, "").unwrap();
     let id = Uuid::now_v7().to_string();
@@ -71,21 +84,34 @@ async fn a_failed_fsync_is_answered_with_no_receipt_and_ends_the_process() {
     let client = site.client();
     client.deposit("ada", usd(7)).request_id(&id).await.unwrap();
     let log = everything(&client).await;
-    assert_eq!(log.len(), 3, "{log:?}");
-    let refused = client.withdraw("ada", usd(13)).await.unwrap_err();
-    assert_eq!(refused.metadata()["balance"], "0.12 USD");
+    assert_eq!(log.len(), 2 + deposits, "{log:?}");
+    let balance = 5 * deposits as i64 + 7;
+    let refused = client.withdraw("ada", usd(balance + 1)).await.unwrap_err();
+    let balance = format!("{}.{:02} USD", balance / 100, balance % 100);
+    assert_eq!(refused.metadata()["balance"], balance);
 }
 
 /// What is in the WAL is moved into the main file beside the thread that writes: when that file
 /// cannot be synced, the WAL must stay as it is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_main_file_that_cannot_be_synced_ends_the_process_and_loses_nothing() {
+    the_main_file_cannot_be_synced(200_000).await;
+}
+
+/// Groups of such events are small, and committed where they are decided while the disk is quick.
+#[tokio::test(flavor = "multi_thread")]
+async fn so_does_one_beside_groups_that_are_small() {
+    the_main_file_cannot_be_synced(100_000).await;
+}
+
+/// The main file cannot be synced while events of so many bytes are appended.
+async fn the_main_file_cannot_be_synced(bytes: usize) {
     let site = Site::new();
     let broken = site.data.path().join("broken");
     let mut process = start(&site, &broken, Some("/log.db")).await;
     let strict = site.strict_client();
     std::fs::write(&broken, "").unwrap();
-    let raw = RawPayload { content_type: "text/plain".into(), data: vec![b' '; 200_000].into() };
+    let raw = RawPayload { content_type: "text/plain".into(), data: vec![b' '; bytes].into() };
     let payload = Some(new_event::Payload::Raw(raw));
     let event = NewEvent { event_name: "Noted".into(), event_version: 1, payload };
     let mut noted = 0;
@@ -94,7 +120,7 @@ async fn a_main_file_that_cannot_be_synced_ends_the_process_and_loses_nothing() 
         noted += 1;
         assert!(noted < 1000, "it goes on: {}", process.log_lines());
     }
-    assert!(noted >= 70, "the WAL alone could be written: {noted}");
+    assert!(noted * bytes >= 14_000_000, "the WAL alone could be written: {noted}");
     ends_by_itself(&mut process).await;
     let lines = process.log_lines();
     let why = "the WAL could not be moved into the main file; the log stops";
