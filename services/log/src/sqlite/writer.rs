@@ -1,6 +1,6 @@
 //! The writing half: the one connection that appends, and a thread for it.
 //!
-//! The way to the thread and back takes a third of the time in which a small group is committed. So
+//! The way to the thread and back is a quarter of the time that a small group takes with it. So
 //! a small one is committed by whoever hands it over, as long as commits are quick: the caller is a
 //! thread that serves others, too, and must not wait for a slow disk. What may take longer is for
 //! the thread: a long group, one that failed, a turn of the index, a checkpoint.
