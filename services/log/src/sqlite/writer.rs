@@ -36,8 +36,13 @@ const STATEMENTS: usize = 32;
 const SMALL: usize = 100;
 const SMALL_BYTES: usize = 128 * 1024;
 
-/// Commits are quick when so many, one after the other, were ([`Options::quick_commit`]).
-const QUICK_ONES: u32 = 8;
+/// The next commit is taken to be quick when the score is at least this. A commit that was quick
+/// ([`Options::quick_commit`]) adds one to it, up to a most; one that was not takes several. So it
+/// falls when every third commit is late, and a single one, whose thread had to wait for a
+/// processor, changes nothing; on a disk that has become slow, five are late before it shows.
+const QUICK_SCORE: u32 = 8;
+const MOST_SCORE: u32 = 16;
+const LATE_COSTS: u32 = 2;
 
 /// What a transaction merges that does nothing else, at the end. The chunks that are not needed for
 /// what is in memory compact runs, so that sessions that append little do not leave one each.
@@ -85,7 +90,7 @@ impl SqliteWriter {
             heads: Heads::new(),
             merger: None,
             full: false,
-            quick: 0,
+            score: 0,
             untidy: false,
             waste: None,
             stopped: None,
@@ -220,8 +225,8 @@ struct Store {
     merger: Option<Merger>,
     /// The last group did not fit on the disk.
     full: bool,
-    /// How many of the last commits were quick, one after the other.
-    quick: u32,
+    /// How quick the last commits were: [`QUICK_SCORE`].
+    score: u32,
     /// There is something to do before the next commit: the thread does it.
     untidy: bool,
     /// What is not needed any more, to be freed there.
@@ -271,7 +276,7 @@ impl Store {
     /// Whether the next commit is likely to be short.
     fn is_quick(&self) -> bool {
         let goes_on = self.stopped.is_none() && !self.untidy && !self.index.is_full();
-        goes_on && self.quick >= QUICK_ONES
+        goes_on && self.score >= QUICK_SCORE
     }
 
     /// Begins a transaction, unless another process is writing.
@@ -304,15 +309,17 @@ impl Store {
         };
         match committed {
             Ok(()) => self.took(began.elapsed()),
-            Err(_) => self.quick = 0,
+            Err(_) => self.score = 0,
         }
         committed
     }
 
     /// Notes how long a commit took.
     fn took(&mut self, time: Duration) {
-        let was_quick = time <= self.options.quick_commit;
-        self.quick = if was_quick { self.quick.saturating_add(1) } else { 0 };
+        self.score = match time <= self.options.quick_commit {
+            true => (self.score + 1).min(MOST_SCORE),
+            false => self.score.saturating_sub(LATE_COSTS),
+        };
     }
 
     /// After an error the store is asked whether the group is in it.

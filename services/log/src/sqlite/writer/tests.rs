@@ -11,11 +11,11 @@ use super::*;
 use crate::Record;
 use crate::storage::RequestRow;
 
-/// A store in which every commit is quick, and so many were.
-async fn store(directory: &TempDir, quick: u32) -> SqliteWriter {
+/// A store in which every commit is quick, with a score of the last ones.
+async fn store(directory: &TempDir, score: u32) -> SqliteWriter {
     let options = Options { quick_commit: Duration::MAX, ..Options::new(directory.path()) };
     let Sqlite { writer, .. } = open(options).await.unwrap();
-    writer.store.lock().unwrap().quick = quick;
+    writer.store.lock().unwrap().score = score;
     writer
 }
 
@@ -56,7 +56,7 @@ fn count(directory: &TempDir) -> usize {
 async fn a_small_group_is_committed_within_the_call_once_commits_are_quick() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = store(&directory, 0).await;
-    for position in 1..=u64::from(QUICK_ONES) {
+    for position in 1..=u64::from(QUICK_SCORE) {
         assert!(writer.commit_here(&group(position, 1, 10)).is_err());
         writer.commit(group(position, 1, 10)).await.unwrap();
     }
@@ -76,7 +76,7 @@ async fn what_is_large_is_for_the_thread() {
     for large in [group(1, SMALL as u64 + 1, 10), answers(SMALL + 1), group(1, 1, SMALL_BYTES + 1)]
     {
         let directory = tempfile::tempdir().unwrap();
-        let mut writer = store(&directory, QUICK_ONES).await;
+        let mut writer = store(&directory, QUICK_SCORE).await;
         assert!(matches!(writer.commit_here(&large), Err(None)));
         let rows = large.events.len() + large.requests.len();
         writer.commit(large).await.unwrap();
@@ -89,7 +89,7 @@ async fn after_a_commit_that_is_not_quick_the_next_ones_are_for_the_thread() {
     let directory = tempfile::tempdir().unwrap();
     let options = Options { quick_commit: Duration::ZERO, ..Options::new(directory.path()) };
     let Sqlite { mut writer, .. } = open(options).await.unwrap();
-    writer.store.lock().unwrap().quick = QUICK_ONES;
+    writer.store.lock().unwrap().score = QUICK_SCORE;
     assert!(writer.commit(group(1, 1, 10)).now_or_never().is_some());
     for position in 2..30 {
         assert!(matches!(writer.commit_here(&group(position, 1, 10)), Err(None)));
@@ -98,9 +98,41 @@ async fn after_a_commit_that_is_not_quick_the_next_ones_are_for_the_thread() {
 }
 
 #[tokio::test]
+async fn commits_are_quick_while_less_than_a_third_of_them_is_late() {
+    let directory = tempfile::tempdir().unwrap();
+    let options =
+        Options { quick_commit: Duration::from_millis(1), ..Options::new(directory.path()) };
+    let Sqlite { writer, .. } = open(options).await.unwrap();
+    let mut store = writer.store.lock().unwrap();
+    let (quick, late) = (Duration::from_millis(1), Duration::from_secs(9));
+    let mut quick_after = |times: &[Duration]| {
+        times.iter().for_each(|time| store.took(*time));
+        store.is_quick()
+    };
+    assert!(!quick_after(&[quick; 7]));
+    assert!(quick_after(&[quick; 1]));
+    assert!(quick_after(&[quick; 100]));
+    // One of four is late: that stays so.
+    for _ in 0..100 {
+        assert!(quick_after(&[late, quick, quick, quick]));
+    }
+    // All are late, and it takes as many quick ones as at first.
+    assert!(quick_after(&[late; 4]));
+    assert!(!quick_after(&[late; 1]));
+    assert!(!quick_after(&[late; 100]));
+    assert!(!quick_after(&[quick; 7]));
+    assert!(quick_after(&[quick; 1]));
+    // Two of three are late.
+    for _ in 0..10 {
+        quick_after(&[late, late, quick]);
+    }
+    assert!(!quick_after(&[]));
+}
+
+#[tokio::test]
 async fn nobody_waits_within_the_call_for_another_process_that_writes() {
     let directory = tempfile::tempdir().unwrap();
-    let mut writer = store(&directory, QUICK_ONES).await;
+    let mut writer = store(&directory, QUICK_SCORE).await;
     writer.commit(group(1, 1, 10)).await.unwrap();
     let other = other(&directory);
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -116,18 +148,18 @@ async fn nobody_waits_within_the_call_for_another_process_that_writes() {
 #[tokio::test]
 async fn what_goes_wrong_within_the_call_is_settled_by_the_thread() {
     let directory = tempfile::tempdir().unwrap();
-    let mut writer = store(&directory, QUICK_ONES).await;
+    let mut writer = store(&directory, QUICK_SCORE).await;
     let refused = writer.commit(group(3, 1, 10));
     let refused = refused.await;
     assert!(matches!(refused, Err(Error::NotWritten { .. })), "{refused:?}");
-    assert_eq!(writer.store.lock().unwrap().quick, 0);
+    assert_eq!(writer.store.lock().unwrap().score, 0);
     writer.commit(group(1, 2, 10)).await.unwrap();
     // A full disk: the group is refused, and the one before is there.
     let pages: u32 =
         other(&directory).query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
     {
         let mut store = writer.store.lock().unwrap();
-        store.quick = QUICK_ONES;
+        store.score = QUICK_SCORE;
         let connection = store.connection.as_ref().unwrap();
         connection.execute_batch(&format!("PRAGMA max_page_count = {pages}")).unwrap();
         store.options.max_pages = Some(pages);
@@ -145,7 +177,7 @@ async fn what_goes_wrong_within_the_call_is_settled_by_the_thread() {
 #[tokio::test]
 async fn the_thread_tidies_up_after_groups_that_it_did_not_commit() {
     let directory = tempfile::tempdir().unwrap();
-    let mut writer = store(&directory, QUICK_ONES).await;
+    let mut writer = store(&directory, QUICK_SCORE).await;
     let wal = directory.path().join(format!("{FILE_NAME}-wal"));
     let mut here = 0;
     for position in 1..=800 {
