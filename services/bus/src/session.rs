@@ -41,9 +41,10 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(20);
 const UNDER_WAY: usize = 5;
 
 /// After so many records at once, the next ones are gathered for so long from then on: a busy
-/// broker needs fewer requests, not sooner ones.
-const CROWDED: u64 = 32;
-const GATHER: Duration = Duration::from_millis(20);
+/// broker needs fewer requests, not sooner ones. The more come, the longer, unless enough for a
+/// group are waiting already.
+const GATHER: [(u64, Duration); 2] =
+    [(160, Duration::from_millis(50)), (32, Duration::from_millis(20))];
 
 /// The bytes with which a group is complete, but for what one read of the log brings.
 const GROUP_BYTES: usize = 8 << 20;
@@ -259,7 +260,7 @@ impl<O: Outbox> Running<'_, O> {
                 return Ok(Outcome::Done);
             }
             let waiting = until.unwrap_or(head).saturating_sub(sent);
-            let next_group = (waiting > 0 && has_room).then(|| self.next_group());
+            let next_group = (waiting > 0 && has_room).then(|| self.next_group(waiting));
             if next_group.is_some_and(|at| at <= Instant::now()) {
                 self.send_group(sent, waiting).await?;
                 continue;
@@ -271,9 +272,12 @@ impl<O: Outbox> Running<'_, O> {
     }
 
     /// When records may be given to the producer again, if few enough are on their way.
-    fn next_group(&self) -> Instant {
-        let is_crowded = self.sent_count >= CROWDED;
-        if is_crowded { self.sent_at + GATHER } else { self.sent_at }
+    fn next_group(&self, waiting: u64) -> Instant {
+        if waiting >= self.session.config.max_group {
+            return self.sent_at;
+        }
+        let pause = GATHER.into_iter().find(|(records, _)| self.sent_count >= *records);
+        self.sent_at + pause.map_or(Duration::ZERO, |(_, pause)| pause)
     }
 
     /// Waits until there is something to do. When events are waiting, more of them are no news.
@@ -339,19 +343,14 @@ impl<O: Outbox> Running<'_, O> {
         }
         self.sent_at = Instant::now();
         self.sent_count = group.len() as u64;
-        for event in group {
-            self.send(event).await?;
+        for (position, event) in (after + 1..).zip(group) {
+            self.send(position, event).await?;
         }
         Ok(())
     }
 
-    async fn send(&mut self, bytes: Bytes) -> Result<(), String> {
-        let position = {
-            let mut state = self.shared.lock();
-            let position = state.prefix.sent() + 1;
-            state.prefix.send(position);
-            position
-        };
+    /// Sends the event at a position, the one after those sent before.
+    async fn send(&mut self, position: u64, bytes: Bytes) -> Result<(), String> {
         let event = match Content::of(&bytes) {
             Content::Event(event) if event.event_id().is_none() || event.type_name().is_none() => {
                 return Err(format!(
@@ -376,12 +375,16 @@ impl<O: Outbox> Running<'_, O> {
             .iter_mut()
             .find(|topic| topic.name == name)
             .expect("all topics were looked up at the start");
-        if position <= topic.skip_until {
-            self.shared.lock().prefix.deliver(position);
-            return Ok(());
-        }
         let partition = partition_of(event.stream(), topic.partitions);
-        self.shared.lock().offsets.sent(&topic.name, partition);
+        {
+            let mut state = self.shared.lock();
+            state.prefix.send(position);
+            if position <= topic.skip_until {
+                state.prefix.deliver(position);
+                return Ok(());
+            }
+            state.offsets.sent(&topic.name, partition);
+        }
         let opaque = usize::try_from(position).map_err(|error| error.to_string())?;
         let record = BaseRecord::with_opaque_to(&topic.name, opaque)
             .partition(partition)

@@ -77,7 +77,7 @@ impl Settings {
             rebuild_batch_size: 10_000,
             waiting_rows: 100_000,
             gathering: Duration::from_millis(500),
-            rest: Duration::from_millis(250),
+            rest: Duration::from_millis(500),
             waiting_streams: 16_384,
             attempts: 3,
             readers: 4,
