@@ -41,10 +41,17 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(20);
 const UNDER_WAY: usize = 5;
 
 /// After so many records at once, the next ones are gathered for so long from then on: a busy
-/// broker needs fewer requests, not sooner ones. The more come, the longer, unless enough for a
-/// group are waiting already.
+/// broker needs fewer requests, not sooner ones. The longer one begins at some 15,000 events a
+/// second and ends below 6,000, so that fewer than 300 who each wait for their own event do not
+/// keep it up. The most records first.
 const GATHER: [(u64, Duration); 2] =
-    [(160, Duration::from_millis(50)), (32, Duration::from_millis(20))];
+    [(300, Duration::from_millis(50)), (32, Duration::from_millis(20))];
+
+/// How long the next records are gathered after so many at once.
+fn pause_after(sent: u64) -> Duration {
+    let found = GATHER.into_iter().find(|(records, _)| sent >= *records);
+    found.map_or(Duration::ZERO, |(_, pause)| pause)
+}
 
 /// The bytes with which a group is complete, but for what one read of the log brings.
 const GROUP_BYTES: usize = 8 << 20;
@@ -260,7 +267,7 @@ impl<O: Outbox> Running<'_, O> {
                 return Ok(Outcome::Done);
             }
             let waiting = until.unwrap_or(head).saturating_sub(sent);
-            let next_group = (waiting > 0 && has_room).then(|| self.next_group(waiting));
+            let next_group = (waiting > 0 && has_room).then(|| self.next_group());
             if next_group.is_some_and(|at| at <= Instant::now()) {
                 self.send_group(sent, waiting).await?;
                 continue;
@@ -272,12 +279,8 @@ impl<O: Outbox> Running<'_, O> {
     }
 
     /// When records may be given to the producer again, if few enough are on their way.
-    fn next_group(&self, waiting: u64) -> Instant {
-        if waiting >= self.session.config.max_group {
-            return self.sent_at;
-        }
-        let pause = GATHER.into_iter().find(|(records, _)| self.sent_count >= *records);
-        self.sent_at + pause.map_or(Duration::ZERO, |(_, pause)| pause)
+    fn next_group(&self) -> Instant {
+        self.sent_at + pause_after(self.sent_count)
     }
 
     /// Waits until there is something to do. When events are waiting, more of them are no news.
@@ -556,4 +559,34 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {
     spawn_blocking(work).await.map_err(|error| error.to_string())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long the records are gathered in the end that come so often, when the broker needs a time
+    /// for each group and so many came at once at first.
+    fn settles_at(per_second: u64, broker_ms: u64, first: u64) -> Duration {
+        let mut sent = first;
+        for _ in 0..100 {
+            let group = pause_after(sent).max(Duration::from_millis(broker_ms));
+            sent = per_second * u64::try_from(group.as_millis()).unwrap() / 1000;
+        }
+        pause_after(sent)
+    }
+
+    #[test]
+    fn the_more_records_come_the_longer_they_are_gathered() {
+        let [none, short, long] = [0, 20, 50].map(Duration::from_millis);
+        let after = [0, 31, 32, 299, 300, 5_000].map(pause_after);
+        assert_eq!(after, [none, none, short, short, long, long]);
+        // Few do not stay gathered, however many came once.
+        for first in [1, 100, 10_000] {
+            assert_eq!(settles_at(1_000, 5, first), none);
+            assert_eq!(settles_at(5_000, 10, first), short);
+            assert_eq!(settles_at(16_000, 10, first), long);
+        }
+        assert_eq!([1, 10_000].map(|first| settles_at(10_000, 10, first)), [short, long]);
+    }
 }

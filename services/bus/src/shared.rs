@@ -210,7 +210,10 @@ impl Seat {
         if let Some((_, batch)) = usize::try_from(index).ok().and_then(|at| state.kept.get(at)) {
             *next += 1;
             self.hub.taken.notify_one();
-            return Found::Batch(Arc::clone(batch));
+            // More may have come since it was read.
+            let newest = state.kept.back().map_or(0, |(_, newest)| newest.head);
+            let head = batch.head.max(newest);
+            return Found::Batch(Batch { head, ..Batch::clone(batch) });
         }
         match &state.failed {
             Some(error) => Found::Failed(error.clone()),
@@ -228,7 +231,7 @@ impl Drop for Seat {
 
 /// What is known of a batch.
 enum Found {
-    Batch(Arc<Batch>),
+    Batch(Batch),
     NotYet,
     Gone,
     Failed(Error),
@@ -281,7 +284,7 @@ impl Source for SharedSource {
                         match seat.take() {
                             Found::Batch(batch) => {
                                 self.cursor.clone_from(&batch.cursor);
-                                return Ok(batch.as_ref().clone());
+                                return Ok(batch);
                             }
                             // It keeps its sender as long as somebody holds it.
                             Found::NotYet => drop(news.changed().await),

@@ -28,7 +28,7 @@ const WARM_UP: u64 = 300_000;
 
 /// How many records are written as rows at once at most, and how long they gather.
 const BATCH: usize = 4_000;
-const GATHERED: Duration = Duration::from_millis(250);
+const GATHERED: Duration = Duration::from_millis(500);
 
 /// How long the broker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -90,8 +90,8 @@ fn client(brokers: &str) -> ClientConfig {
 const UNDER_WAY: i32 = 5;
 
 /// After so many at once, the next ones gather for so long from then on, as in daybook.
-const CROWDED: usize = 32;
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: [(usize, Duration); 2] =
+    [(300, Duration::from_millis(50)), (32, Duration::from_millis(20))];
 
 /// A producer with the settings of daybook's, which nobody waits for.
 pub struct Sink {
@@ -119,7 +119,8 @@ impl Sink {
     /// Hands records over, or keeps them for the next call. Says whether some are kept.
     pub fn send(&mut self, contents: impl IntoIterator<Item = Vec<u8>>) -> bool {
         self.waiting.extend(contents);
-        let gathers = self.sent_count >= CROWDED && self.sent_at.elapsed() < GATHER;
+        let gather = GATHER.into_iter().find(|(records, _)| self.sent_count >= *records);
+        let gathers = gather.is_some_and(|(_, pause)| self.sent_at.elapsed() < pause);
         if self.waiting.is_empty() || gathers || self.producer.in_flight_count() >= UNDER_WAY {
             return !self.waiting.is_empty();
         }

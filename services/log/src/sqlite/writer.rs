@@ -1,7 +1,7 @@
 //! The writing half: the one connection that appends, and a thread for it.
 //!
 //! The way to the thread and back is a quarter of the time that a small group takes with it. So
-//! a small one is committed by whoever hands it over, as long as commits are quick: the caller is a
+//! a small one is committed by whoever hands it over, as long as most are quick: the caller is a
 //! thread that serves others, too, and must not wait for a slow disk. What may take longer is for
 //! the thread: a long group, one that failed, a turn of the index, a checkpoint.
 
@@ -37,12 +37,13 @@ const SMALL: usize = 100;
 const SMALL_BYTES: usize = 128 * 1024;
 
 /// The next commit is taken to be quick when the score is at least this. A commit that was quick
-/// ([`Options::quick_commit`]) adds one to it, up to a most; one that was not takes several. So it
-/// falls when every third commit is late, and a single one, whose thread had to wait for a
-/// processor, changes nothing; on a disk that has become slow, five are late before it shows.
+/// ([`Options::quick_commit`]) adds one to it, up to a most. One that was late takes two, which may
+/// be since its thread had to wait for a processor: the score falls when more than a third are late.
+/// One that took many times as long, as on a disk that is slow, takes all.
 const QUICK_SCORE: u32 = 8;
 const MOST_SCORE: u32 = 16;
 const LATE_COSTS: u32 = 2;
+const VERY_LATE: u32 = 10;
 
 /// What a transaction merges that does nothing else, at the end. The chunks that are not needed for
 /// what is in memory compact runs, so that sessions that append little do not leave one each.
@@ -316,9 +317,13 @@ impl Store {
 
     /// Notes how long a commit took.
     fn took(&mut self, time: Duration) {
-        self.score = match time <= self.options.quick_commit {
-            true => (self.score + 1).min(MOST_SCORE),
-            false => self.score.saturating_sub(LATE_COSTS),
+        let quick = self.options.quick_commit;
+        self.score = if time <= quick {
+            (self.score + 1).min(MOST_SCORE)
+        } else if time <= quick.saturating_mul(VERY_LATE) {
+            self.score.saturating_sub(LATE_COSTS)
+        } else {
+            0
         };
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-/// How long a question waits for the batch at most; it is one of few records.
+/// How long a question waits at most for what has come in a rest to be applied.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// When a projection rests, and who wants it not to.

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use daybook_bus::SharedSourceFactory;
+use daybook_bus::source::SourceFactory;
 use daybook_contract::daybook::v1::projection_service_server::ProjectionService;
 use daybook_contract::daybook::v1::{PauseProjectionRequest, ProjectionState};
 use daybook_query::ProjectionServer;
@@ -16,15 +18,19 @@ use crate::sums::*;
 /// How long a position must stand still to be that of a projection that rests.
 const STANDS_STILL: Duration = Duration::from_millis(300);
 
-fn run_resting(dir: &tempfile::TempDir, log: &Log) -> Host {
+fn run_resting(dir: &tempfile::TempDir, log: &Log, source: Arc<dyn SourceFactory>) -> Host {
     let settings = Settings { rest: Duration::from_secs(3600), ..settings(dir) };
-    let (source, reader) = (Arc::new(log.clone()), Arc::new(log.clone()));
-    Host::open(settings, source, reader, start_sums::<NONE, 1>).unwrap()
+    Host::open(settings, source, Arc::new(log.clone()), start_sums::<NONE, 1>).unwrap()
 }
 
 /// A projection that rests although there are events that it has not applied.
 async fn resting(dir: &tempfile::TempDir, log: &Log) -> Host {
-    let host = run_resting(dir, log);
+    resting_over(Arc::new(log.clone()), dir, log).await
+}
+
+/// The same over a source.
+async fn resting_over(source: Arc<dyn SourceFactory>, dir: &tempfile::TempDir, log: &Log) -> Host {
+    let host = run_resting(dir, log, source);
     log.append("a", opened("A", usd(1)));
     loop {
         log.append("a", deposited(usd(1)));
@@ -66,6 +72,22 @@ async fn an_answer_has_all_that_came_in_a_rest_also_if_that_is_many_batches() {
     for _ in 0..2_000 {
         log.append("a", deposited(usd(1)));
     }
+    assert_eq!(asked(handle(&host, "sums")).await, log.position());
+    host.shutdown().await;
+}
+
+/// A shared source is read while a projection rests: the first of its batches was read when there
+/// were no more.
+#[tokio::test]
+async fn an_answer_has_all_that_a_shared_source_has_read_in_a_rest() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    let source = Arc::new(SharedSourceFactory::new(Arc::new(log.clone())));
+    let host = resting_over(source, &dir, &log).await;
+    for _ in 0..2_000 {
+        log.append("a", deposited(usd(1)));
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(STANDS_STILL).await;
     assert_eq!(asked(handle(&host, "sums")).await, log.position());
     host.shutdown().await;
 }
@@ -119,7 +141,7 @@ async fn who_is_behind_does_not_rest() {
     for _ in 0..1_000 {
         log.append("a", deposited(usd(1)));
     }
-    let host = run_resting(&dir, &log);
+    let host = run_resting(&dir, &log, Arc::new(log.clone()));
     until_position(&host, log.position()).await;
     host.shutdown().await;
 }

@@ -11,7 +11,7 @@ use super::*;
 use crate::Record;
 use crate::storage::RequestRow;
 
-/// A store in which every commit is quick, with a score of the last ones.
+/// A store in which every commit is quick, with the score that those before are to have left.
 async fn store(directory: &TempDir, score: u32) -> SqliteWriter {
     let options = Options { quick_commit: Duration::MAX, ..Options::new(directory.path()) };
     let Sqlite { writer, .. } = open(options).await.unwrap();
@@ -85,11 +85,11 @@ async fn what_is_large_is_for_the_thread() {
 }
 
 #[tokio::test]
-async fn after_a_commit_that_is_not_quick_the_next_ones_are_for_the_thread() {
+async fn after_a_commit_that_took_very_long_the_next_ones_are_for_the_thread() {
     let directory = tempfile::tempdir().unwrap();
     let options = Options { quick_commit: Duration::ZERO, ..Options::new(directory.path()) };
     let Sqlite { mut writer, .. } = open(options).await.unwrap();
-    writer.store.lock().unwrap().score = QUICK_SCORE;
+    writer.store.lock().unwrap().score = MOST_SCORE;
     assert!(writer.commit(group(1, 1, 10)).now_or_never().is_some());
     for position in 2..30 {
         assert!(matches!(writer.commit_here(&group(position, 1, 10)), Err(None)));
@@ -98,13 +98,13 @@ async fn after_a_commit_that_is_not_quick_the_next_ones_are_for_the_thread() {
 }
 
 #[tokio::test]
-async fn commits_are_quick_while_less_than_a_third_of_them_is_late() {
+async fn commits_are_quick_while_no_more_than_a_third_of_them_is_late() {
     let directory = tempfile::tempdir().unwrap();
     let options =
         Options { quick_commit: Duration::from_millis(1), ..Options::new(directory.path()) };
     let Sqlite { writer, .. } = open(options).await.unwrap();
     let mut store = writer.store.lock().unwrap();
-    let (quick, late) = (Duration::from_millis(1), Duration::from_secs(9));
+    let [quick, late, very_late] = [1, 10, 11].map(Duration::from_millis);
     let mut quick_after = |times: &[Duration]| {
         times.iter().for_each(|time| store.took(*time));
         store.is_quick()
@@ -122,11 +122,21 @@ async fn commits_are_quick_while_less_than_a_third_of_them_is_late() {
     assert!(!quick_after(&[late; 100]));
     assert!(!quick_after(&[quick; 7]));
     assert!(quick_after(&[quick; 1]));
+    // One of three is late: it stays as it is, whatever that is.
+    assert!(quick_after(&[quick; 100]));
+    for _ in 0..100 {
+        assert!(quick_after(&[late, quick, quick]));
+    }
     // Two of three are late.
     for _ in 0..10 {
         quick_after(&[late, late, quick]);
     }
     assert!(!quick_after(&[]));
+    // A single one that is very late is enough.
+    assert!(quick_after(&[quick; 100]));
+    assert!(!quick_after(&[very_late]));
+    assert!(!quick_after(&[quick; 7]));
+    assert!(quick_after(&[quick; 1]));
 }
 
 #[tokio::test]
