@@ -75,8 +75,8 @@ pub struct Options {
     /// How many events are appended before they become a run of their index; requests are merged
     /// four times as often.
     pub index_after: NonZeroUsize,
-    /// A commit that takes no longer is quick. While most commits are, a small group is committed within
-    /// the call of [`StorageWriter::commit`](crate::storage::StorageWriter::commit); zero for never.
+    /// A commit that takes no longer is quick. While most are, a small group is committed within the
+    /// call of [`StorageWriter::commit`](crate::storage::StorageWriter::commit); zero for never.
     pub quick_commit: Duration,
 }
 
