@@ -210,7 +210,8 @@ impl Seat {
         if let Some((_, batch)) = usize::try_from(index).ok().and_then(|at| state.kept.get(at)) {
             *next += 1;
             self.hub.taken.notify_one();
-            // More may have come since it was read.
+            // A reader that has rested answers when it is at the end of what came meanwhile, which
+            // the batch did not know when it was read.
             let newest = state.kept.back().map_or(0, |(_, newest)| newest.head);
             let head = batch.head.max(newest);
             return Found::Batch(Batch { head, ..Batch::clone(batch) });
