@@ -2,6 +2,7 @@
 //! same scenario passes over both.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use daybook_client::{CommandReceipt, Daybook as Client, StoredEvent};
@@ -296,12 +297,33 @@ async fn the_bank_works_over_kafka_with_a_process_for_each_side() {
 
     assert!(query.terminate().success());
     let receipt = client.deposit("cyd-3", usd(5)).await.unwrap();
-    let _query = reader.start("query", &flags);
+    // It comes back as a process that gives way to all others, in all of its threads.
+    let query = reader.start_giving_way("query", &flags);
     let answer = client.get_account("cyd-3").after(&receipt).await.unwrap();
     assert_eq!(answer.account.unwrap().version, 2);
+    let policies = policies(query.id());
+    assert!(
+        policies.len() > 3 && policies.iter().all(|policy| policy == SCHED_IDLE),
+        "{policies:?}"
+    );
     assert!(command.terminate().success());
     // The queries go on without the commands.
     client.get_account("ada").await.unwrap();
+}
+
+/// What `stat` says of a thread that gives way to all others (sched(7)).
+const SCHED_IDLE: &str = "5";
+
+/// The scheduling policy of each thread of a process: the 41st field of its `stat`, proc_pid_stat(5).
+fn policies(process: u32) -> Vec<String> {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let policy = |thread: PathBuf| {
+        let stat = std::fs::read_to_string(thread.join("stat")).ok()?;
+        // The second field is a name in brackets, which may have spaces.
+        let after_name = &stat[stat.rfind(')')? + 1..];
+        after_name.split_whitespace().nth(41 - 3).map(str::to_owned)
+    };
+    threads.filter_map(|thread| policy(thread.unwrap().path())).collect()
 }
 
 /// Where an event is published.

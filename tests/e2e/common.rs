@@ -6,7 +6,7 @@ use daybook_client::{Daybook as Client, Error, LONGEST_WAIT, Money, StoredEvent}
 use daybook_contract::bank::v1::command_service_client::CommandServiceClient as BankCommands;
 use daybook_contract::daybook::v1::ReadAllRequest;
 use daybook_contract::daybook::v1::event_log_service_client::EventLogServiceClient as EventLog;
-use daybook_testing::{Broker, Daybook as Process, Ports, TempDir, tempdir};
+use daybook_testing::{Broker, Daybook as Process, Ports, TempDir, giving_way, tempdir};
 use futures::TryStreamExt;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -38,6 +38,12 @@ impl Site {
     /// Starts `daybook MODE` here and waits until it is ready.
     pub fn start(&self, mode: &str, more: &[&str]) -> Process {
         Process::start(&binary(), mode, self.data.path(), self.ports, more)
+    }
+
+    /// Starts it as a process that gives way to all others, and waits until it is ready.
+    pub fn start_giving_way(&self, mode: &str, more: &[&str]) -> Process {
+        let command = giving_way(&binary());
+        Process::spawn_as(command, mode, self.data.path(), self.ports, more).until_ready()
     }
 
     /// Starts it without waiting.

@@ -101,8 +101,13 @@ impl Bench {
         let Some(kafka) = self.kafka().await? else { return Ok(()) };
         self.publish_alone(&kafka, false).await?;
         self.publish_alone(&kafka, true).await?;
-        let whole = self.programs.over_kafka(&kafka.bootstrap)?;
-        self.publish_in(&whole, "Kafka and projections", true).await
+        for (gives_way, what) in
+            [(false, "Kafka and projections"), (true, "Kafka and projections that give way")]
+        {
+            let whole = self.programs.over_kafka(&kafka.bootstrap, gives_way)?;
+            self.publish_in(&whole, what, true).await?;
+        }
+        Ok(())
     }
 
     /// The ceiling of what publishes: commands made durable, published and consumed, written as rows or
@@ -132,17 +137,24 @@ impl Bench {
         reached(&whole.ports.query_url(), position).await.with_context(|| whole.log_lines())?;
         for clients in [MANY_CLIENTS, 256] {
             let (mut own, mut log_only, mut ceiling) = (Vec::new(), Vec::new(), Vec::new());
-            let mut behind = 0;
+            let (mut unpublished, mut unprojected) = (0, 0);
             for _ in 0..self.windows {
                 ceiling.push(self.noop_deposits(clients).await?);
                 log_only.push(self.deposits(&alone, clients, &EVENLY).await?);
                 own.push(self.deposits(whole, clients, &EVENLY).await?);
-                behind = behind.max(self.settle(whole, publishes).await?);
+                let behind = self.settle(whole, publishes).await?;
+                unpublished = unpublished.max(behind.unpublished);
+                unprojected = unprojected.max(behind.unprojected);
             }
             let (own, log_only) = (self.summary(own), self.summary(log_only));
             let ceiling = self.summary(ceiling);
             let name = format!("Deposit, {clients} clients, {what}");
-            self.figure(&format!("{name}: most events behind"), behind as f64, "events");
+            if publishes {
+                let figure = format!("{name}: most events not published");
+                self.figure(&figure, unpublished as f64, "events");
+            }
+            let figure = format!("{name}: most events not projected");
+            self.figure(&figure, unprojected as f64, "events");
             let row = Row::beside(name.clone(), own.clone(), "no-op unary", ceiling);
             self.share(&format!("{name}, of no-op"), &row, 40.0);
             self.row(row);
@@ -151,20 +163,23 @@ impl Bench {
         Ok(())
     }
 
-    /// Waits until what was recorded is published and projected. Says how many events were not
-    /// published (or, without a broker, not projected) when the load ended.
-    async fn settle(&self, system: &System, publishes: bool) -> Result<u64> {
+    /// Waits until what was recorded is published and projected. Says how many events were not when
+    /// the load ended.
+    async fn settle(&self, system: &System, publishes: bool) -> Result<Behind> {
         let url = system.ports.command_url();
         let mut log = EventLogServiceClient::new(connect(&url).await?);
         let info = log.get_log_info(GetLogInfoRequest {}).await?.into_inner();
         let head = info.head_position;
         let lowest = crate::projections::lowest(&system.ports.query_url()).await?;
-        let reached_now = if publishes { info.published_position } else { lowest };
+        let behind = Behind {
+            unpublished: head.saturating_sub(info.published_position),
+            unprojected: head.saturating_sub(lowest),
+        };
         if publishes {
             published(&url, head).await?;
         }
         reached(&system.ports.query_url(), head).await?;
-        Ok(head.saturating_sub(reached_now))
+        Ok(behind)
     }
 
     /// Aggregates that are not in memory.
@@ -190,6 +205,12 @@ impl Bench {
         self.row(Row::beside(name, own, "10,000 in memory", known));
         Ok(())
     }
+}
+
+/// How many events were not everywhere when a load ended.
+struct Behind {
+    unpublished: u64,
+    unprojected: u64,
 }
 
 /// Appends events to streams of no aggregate.

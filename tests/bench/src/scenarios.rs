@@ -262,8 +262,12 @@ impl Bench {
         let embedded = self.programs.single("dev")?;
         self.visible_in(embedded, "embedded", [3.0, 15.0]).await?;
         let Some(kafka) = self.kafka().await? else { return Ok(()) };
-        let separate = self.programs.over_kafka(&kafka.bootstrap)?;
-        self.visible_in(separate, "over Kafka", [8.0, 30.0]).await?;
+        for (gives_way, how) in
+            [(false, "over Kafka"), (true, "over Kafka, by queries that give way")]
+        {
+            let separate = self.programs.over_kafka(&kafka.bootstrap, gives_way)?;
+            self.visible_in(separate, how, [8.0, 30.0]).await?;
+        }
         self.visible_alone(&kafka).await
     }
 

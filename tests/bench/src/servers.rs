@@ -1,10 +1,11 @@
 //! The `daybook` processes of a run, each with a directory and ports of its own.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use daybook_testing::{Daybook, Ports, TempDir, free_port, unique};
+use daybook_testing::{Daybook, Ports, TempDir, free_port, giving_way, unique};
 
 /// How long a process may take to start; with a full store it builds its projections first.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -45,9 +46,19 @@ impl Programs {
 
     /// Starts `daybook MODE` and waits until it is ready. Says how long that took.
     pub fn start(&self, mode: &str, data: &Path, ports: Ports, more: &[&str]) -> Started {
+        self.start_as(Command::new(&self.binary), mode, data, ports, more)
+    }
+
+    fn start_as(
+        &self,
+        command: Command,
+        mode: &str,
+        data: &Path,
+        ports: Ports,
+        more: &[&str],
+    ) -> Started {
         let started = Instant::now();
-        let binary = self.binary.to_string_lossy();
-        let mut daybook = Daybook::spawn(&binary, mode, data, ports, more);
+        let mut daybook = Daybook::spawn_as(command, mode, data, ports, more);
         while !daybook.is_ready() {
             let ended = daybook.ended();
             assert!(
@@ -77,15 +88,20 @@ impl Programs {
         Ok(System { ports, processes: vec![process], _data: data })
     }
 
-    /// Separate command and query processes with a broker between them.
-    pub fn over_kafka(&self, brokers: &str) -> Result<System> {
+    /// Separate command and query processes with a broker between them. The query process may give
+    /// way to all others of the machine.
+    pub fn over_kafka(&self, brokers: &str, gives_way: bool) -> Result<System> {
         let data = self.fresh()?;
         let prefix = format!("{}-", unique("bench"));
         let flags = ["--brokers", brokers, "--topic-prefix", &prefix];
         let ports = Ports::free();
         let command = self.start("command", data.path(), ports, &flags).daybook;
         let beside = Ports { http: free_port(), ..ports };
-        let query = self.start("query", data.path(), beside, &flags).daybook;
+        let query = match gives_way {
+            true => giving_way(&self.binary.to_string_lossy()),
+            false => Command::new(&self.binary),
+        };
+        let query = self.start_as(query, "query", data.path(), beside, &flags).daybook;
         Ok(System { ports, processes: vec![command, query], _data: data })
     }
 }

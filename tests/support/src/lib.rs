@@ -8,7 +8,7 @@ pub mod topic;
 pub mod wait;
 
 pub use broker::Broker;
-pub use server::{Daybook, Ports, http_get};
+pub use server::{Daybook, Ports, giving_way, http_get};
 pub use tempfile::{TempDir, tempdir};
 pub use topic::{TopicReader, TopicRecord};
 pub use wait::{eventually, free_port, unique};

@@ -59,6 +59,14 @@ impl Ports {
     }
 }
 
+/// A command that starts `binary` as a process that gives way to all others of the machine, as the
+/// README says it (`SCHED_IDLE`, sched(7)).
+pub fn giving_way(binary: &str) -> Command {
+    let mut command = Command::new("chrt");
+    command.args(["--idle", "0", binary]);
+    command
+}
+
 /// A running `daybook`. It is killed when dropped.
 pub struct Daybook {
     /// Where it listens.
@@ -74,20 +82,23 @@ impl Daybook {
     /// # Panics
     /// When it ends or does not get ready; with its log lines.
     pub fn start(binary: &str, mode: &str, data: &Path, ports: Ports, more: &[&str]) -> Self {
-        let mut daybook = Self::spawn(binary, mode, data, ports, more);
+        Self::spawn(binary, mode, data, ports, more).until_ready()
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Panics
+    /// When it ends or does not get ready; with its log lines.
+    pub fn until_ready(mut self) -> Self {
         let started = Instant::now();
-        while !daybook.is_ready() {
-            if let Some(status) = daybook.ended() {
-                panic!("daybook {mode} ended with {status}:\n{}", daybook.log_lines());
+        while !self.is_ready() {
+            if let Some(status) = self.ended() {
+                panic!("daybook ended with {status}:\n{}", self.log_lines());
             }
-            assert!(
-                started.elapsed() < PATIENCE,
-                "daybook {mode} is not ready:\n{}",
-                daybook.log_lines()
-            );
+            assert!(started.elapsed() < PATIENCE, "daybook is not ready:\n{}", self.log_lines());
             std::thread::sleep(Duration::from_millis(10));
         }
-        daybook
+        self
     }
 
     /// Starts `daybook MODE` without waiting.
