@@ -40,9 +40,9 @@ impl Site {
         Process::start(&binary(), mode, self.data.path(), self.ports, more)
     }
 
-    /// Starts it as a process that gives way to all others, and waits until it is ready.
+    /// Starts it as a process that gives way to others, and waits until it is ready.
     pub fn start_giving_way(&self, mode: &str, more: &[&str]) -> Process {
-        let command = giving_way(&binary());
+        let command = giving_way(binary());
         Process::spawn_as(command, mode, self.data.path(), self.ports, more).until_ready()
     }
 

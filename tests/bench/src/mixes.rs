@@ -102,7 +102,7 @@ impl Bench {
         self.publish_alone(&kafka, false).await?;
         self.publish_alone(&kafka, true).await?;
         for (gives_way, what) in
-            [(false, "Kafka and projections"), (true, "Kafka and projections that give way")]
+            [(false, "Kafka and projections"), (true, "Kafka and projections, which give way")]
         {
             let whole = self.programs.over_kafka(&kafka.bootstrap, gives_way)?;
             self.publish_in(&whole, what, true).await?;

@@ -263,7 +263,7 @@ impl Bench {
         self.visible_in(embedded, "embedded", [3.0, 15.0]).await?;
         let Some(kafka) = self.kafka().await? else { return Ok(()) };
         for (gives_way, how) in
-            [(false, "over Kafka"), (true, "over Kafka, by queries that give way")]
+            [(false, "over Kafka"), (true, "over Kafka, by projections which give way")]
         {
             let separate = self.programs.over_kafka(&kafka.bootstrap, gives_way)?;
             self.visible_in(separate, how, [8.0, 30.0]).await?;

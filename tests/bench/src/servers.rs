@@ -89,7 +89,7 @@ impl Programs {
     }
 
     /// Separate command and query processes with a broker between them. The query process may give
-    /// way to all others of the machine.
+    /// way to the others.
     pub fn over_kafka(&self, brokers: &str, gives_way: bool) -> Result<System> {
         let data = self.fresh()?;
         let prefix = format!("{}-", unique("bench"));
@@ -97,10 +97,7 @@ impl Programs {
         let ports = Ports::free();
         let command = self.start("command", data.path(), ports, &flags).daybook;
         let beside = Ports { http: free_port(), ..ports };
-        let query = match gives_way {
-            true => giving_way(&self.binary.to_string_lossy()),
-            false => Command::new(&self.binary),
-        };
+        let query = if gives_way { giving_way(&self.binary) } else { Command::new(&self.binary) };
         let query = self.start_as(query, "query", data.path(), beside, &flags).daybook;
         Ok(System { ports, processes: vec![command, query], _data: data })
     }

@@ -1,5 +1,6 @@
 //! The `daybook` binary as a process of a test.
 
+use std::ffi::OsStr;
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -59,11 +60,11 @@ impl Ports {
     }
 }
 
-/// A command that starts `binary` as a process that gives way to all others of the machine, as the
-/// README says it (`SCHED_IDLE`, sched(7)).
-pub fn giving_way(binary: &str) -> Command {
+/// A command that starts `binary` as a process that gives way to the others of its session and
+/// cgroup, as the README says it (`SCHED_IDLE`, sched(7)). It needs `chrt` of util-linux.
+pub fn giving_way(binary: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("chrt");
-    command.args(["--idle", "0", binary]);
+    command.args(["--idle", "0"]).arg(binary);
     command
 }
 
@@ -71,6 +72,7 @@ pub fn giving_way(binary: &str) -> Command {
 pub struct Daybook {
     /// Where it listens.
     pub ports: Ports,
+    mode: String,
     child: Child,
     lines: PathBuf,
 }
@@ -93,7 +95,7 @@ impl Daybook {
         let started = Instant::now();
         while !self.is_ready() {
             if let Some(status) = self.ended() {
-                panic!("daybook ended with {status}:\n{}", self.log_lines());
+                panic!("daybook {} ended with {status}:\n{}", self.mode, self.log_lines());
             }
             assert!(started.elapsed() < PATIENCE, "daybook is not ready:\n{}", self.log_lines());
             std::thread::sleep(Duration::from_millis(10));
@@ -134,9 +136,9 @@ impl Daybook {
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a file can be shared"))
             .stderr(file)
-            .spawn()
-            .expect("the binary can be started");
-        Self { ports, child, lines }
+            .spawn();
+        let child = child.unwrap_or_else(|error| panic!("{command:?} did not start: {error}"));
+        Self { ports, mode: mode.to_owned(), child, lines }
     }
 
     /// The id of the process.
