@@ -97,7 +97,12 @@ impl Daybook {
             if let Some(status) = self.ended() {
                 panic!("daybook {} ended with {status}:\n{}", self.mode, self.log_lines());
             }
-            assert!(started.elapsed() < PATIENCE, "daybook is not ready:\n{}", self.log_lines());
+            assert!(
+                started.elapsed() < PATIENCE,
+                "daybook {} is not ready:\n{}",
+                self.mode,
+                self.log_lines()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
         self
